@@ -1,0 +1,273 @@
+"""Run folders: the full config, tidy tables, checkpoints, and going on after a kill.
+
+A run lives in `<out_dir>/<study>/<dataset>-<hash of the resolved config>/`. Two runs share a folder only if every
+resolved setting is equal. Files are whole or absent; nothing in them depends on when, or how often interrupted, the
+run was.
+"""
+
+import contextlib
+import csv
+import importlib.metadata
+import io as text
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+import ntkgen
+from ntkgen import io
+
+PyTree = Any
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+FINISHED = "finished.json"
+
+
+class RecordError(ValueError):
+    """A run folder cannot be used; the message is one line that says why."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a number may depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"ntkgen": ntkgen.__version__, "python": platform.python_version(), **found}
+
+
+def device() -> dict[str, Any]:
+    """Return backend, kind and number of the devices that a run uses."""
+    devices = jax.local_devices()
+    return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, with `-dirty` if tracked files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Run:
+    """An open run folder. Make it with `open_run`.
+
+    Attributes:
+      folder: where everything is written.
+      finished: True if an earlier call completed the run.
+    """
+
+    def __init__(self, folder: Path, finished: bool) -> None:
+        """Wrap a folder that `open_run` prepared."""
+        self.folder, self.finished = folder, finished
+
+    def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
+        """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
+        return write_table(self.folder / name, rows)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a value as indented JSON."""
+        path = self.folder / name
+        io.atomic_write(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+        return path
+
+    def checkpointer(self, name: str, every_seconds: float = 20.0) -> "Checkpointer":
+        """Return the checkpoints of one part of the run."""
+        return Checkpointer(self.folder / "checkpoints" / name, every_seconds)
+
+    def finish(self) -> None:
+        """Mark the run as complete: the same command will not do it again."""
+        names = sorted(p.name for p in self.folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        sums = {name: io.sha256_bytes((self.folder / name).read_bytes()) for name in names if name != FINISHED}
+        self.write_json(FINISHED, sums)
+        self.finished = True
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
+    if not rows:
+        raise ValueError(f"{path.name}: expected at least one row, got none")
+    buffer = text.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    io.atomic_write(path, buffer.getvalue().encode())
+    return path
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV table that `write_table` wrote; every cell is text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _cell(value: Any) -> Any:
+    return repr(float(value)) if isinstance(value, float | np.floating) else value
+
+
+@contextlib.contextmanager
+def open_run(
+    out_dir: str | os.PathLike, study: str, dataset: str, config: dict[str, Any], *, force: bool = False
+) -> Iterator[Run]:
+    """Open the folder of a run, new or begun, and hold it.
+
+    Args:
+      out_dir: root of all results.
+      study: name of the study.
+      dataset: name of the dataset.
+      config: the complete resolved config, JSON types only. The device's platform and count, on which rounding
+        depends, are added to it.
+      force: delete what an earlier call left, and begin anew.
+
+    Yields:
+      The run.
+
+    Raises:
+      RecordError: the folder cannot be written, is in use, or holds a run of another config or version.
+    """
+    resolved = {**config, "device": {key: value for key, value in device().items() if key != "kind"}}
+    folder = Path(out_dir) / study / f"{dataset}-{io.config_hash(resolved)}"
+    _check_writable(folder)
+    try:
+        with io.lock(folder):
+            if force:
+                _clear(folder)
+            _check_same(folder, resolved)
+            run = Run(folder, (folder / FINISHED).exists())
+            if not (folder / "config.json").exists():
+                run.write_json("config.json", {
+                    "study": study, "dataset": dataset, "config": resolved,
+                    "versions": versions(), "device": device(), "commit": commit(),
+                })  # fmt: skip
+            yield run
+    except io.LockedError as error:
+        raise RecordError(f"out_dir: {error}") from None
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to write where the folder is or will be, and leave nothing behind."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise RecordError(f"out_dir: cannot write in {existing}: {error.strerror}") from None
+
+
+def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text())
+        differing = {
+            "config": (found["config"], json.loads(io.canonical_json(resolved))),
+            **{name: (found["versions"].get(name), version) for name, version in versions().items()},
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RecordError(f"out_dir: {path} is damaged; --force begins the run anew") from None
+    for name, (theirs, ours) in differing.items():
+        if theirs != ours:
+            detail = "another config" if name == "config" else f"{name} {theirs}, this is {ours}"
+            raise RecordError(f"out_dir: {folder} holds a run of {detail}; --force begins it anew, or choose another")
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+class Checkpointer:
+    """Keeps the latest two states of an ensemble's training with Orbax; only the last once it is final.
+
+    Orbax makes each checkpoint appear whole, by renaming. A digest over all arrays is stored with it, so that
+    damage done later is found too.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float = 20.0) -> None:
+        """Keep checkpoints below `folder`, one every so many seconds at most."""
+        self.folder, self.every_seconds = folder, every_seconds
+        self._last = time.monotonic()
+        logging.getLogger("absl").addFilter(_not_orbax)
+
+    def scope(self, name: str) -> "Checkpointer":
+        """Return the checkpoints of a part of this run."""
+        return Checkpointer(self.folder / name, self.every_seconds)
+
+    def save(self, epoch: int, tree: PyTree, *, final: bool) -> None:
+        """Keep the state of an epoch, unless the last one is fresh; a final one always."""
+        if not final and time.monotonic() - self._last < self.every_seconds:
+            return
+        leaves = _named(tree)
+        leaves["digest"] = np.frombuffer(bytes.fromhex(_digest(epoch, leaves)), np.uint8)
+        path = self.folder / str(epoch)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            writer.save(path.absolute(), args=ocp.args.StandardSave(leaves), force=True)
+        for old in self._epochs()[: -1 if final else -2]:
+            shutil.rmtree(self.folder / str(old))
+        self._last = time.monotonic()
+
+    def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+        """Return the last intact (epoch, tree of numpy arrays), or None; damaged ones are set aside with a warning."""
+        for epoch in reversed(self._epochs()):
+            path = self.folder / str(epoch)
+            try:
+                return epoch, self._load(path, epoch, like)
+            except Exception as error:  # a damaged checkpoint fails in as many ways as there are bytes
+                aside = path.with_name(f"damaged-{epoch}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                reason = " ".join(str(error).split())[:200]
+                warnings.warn(f"checkpoint {path} is damaged ({reason}); set aside as {aside.name}", stacklevel=2)
+        return None
+
+    def _epochs(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    @staticmethod
+    def _load(path: Path, epoch: int, like: PyTree) -> PyTree:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _named(like).items()}
+            target["digest"] = np.zeros(32, np.uint8)
+            leaves = reader.restore(path.absolute(), args=ocp.args.StandardRestore(target))
+        stored = np.asarray(leaves.pop("digest")).tobytes().hex()
+        if stored != _digest(epoch, leaves):
+            raise ValueError("its checksum does not match")
+        return jax.tree.unflatten(jax.tree.structure(like), [np.array(leaves[name]) for name in _named(like)])
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """Drop Orbax's running commentary, which would tear the progress bar apart; keep its warnings."""
+    return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+
+
+def _named(tree: PyTree) -> dict[str, np.ndarray]:
+    return {f"leaf{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def _digest(epoch: int, leaves: dict[str, np.ndarray]) -> str:
+    return io.digest({**leaves, "epoch": np.int64(epoch)})

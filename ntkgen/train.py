@@ -1,0 +1,245 @@
+"""One training run as pure functions: configuration, state, one epoch, evaluation. Everything is for one seed."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkgen import models, objectives, optim
+
+Array = jax.Array
+PyTree = Any
+
+# update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state)
+Update = Callable[..., tuple[PyTree, PyTree]]
+
+EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
+VARY = ("both", "init", "order")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The choices that define a training run; checked when made.
+
+    Attributes:
+      epochs: passes over the training set.
+      batch_size: examples a step; the last step of an epoch takes what is left. Ignored by "gd".
+      learning_rate: initial rate of the schedule.
+      optimizer: "sgd", "adam" or "gd" (full batch).
+      momentum: of sgd and gd; None means 0.9 for sgd (appendix A) and 0 for gd.
+      schedule: "cosine" (stepped once an epoch) or "constant".
+      weight_decay: L2 coefficient; the paper uses none.
+      loss: "cross_entropy" or "mse".
+      vary: what differs between seeds: "init", "order" (of the batches) or "both" (section IV-D).
+
+    Raises:
+      ValueError: a value is outside its range; the message names it.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    optimizer: str = "sgd"
+    momentum: float | None = None
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    loss: str = "cross_entropy"
+    vary: str = "both"
+
+    def __post_init__(self) -> None:
+        """Check every value and resolve the default momentum."""
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        _check_choice("optimizer", self.optimizer, optim.OPTIMIZERS)
+        _check_choice("schedule", self.schedule, optim.SCHEDULES)
+        _check_choice("loss", self.loss, tuple(objectives.LOSSES))
+        _check_choice("vary", self.vary, VARY)
+        if self.momentum is None:
+            object.__setattr__(self, "momentum", 0.9 if self.optimizer == "sgd" else 0.0)
+        _check_number("learning_rate", self.learning_rate, "a positive number", lambda v: v > 0)
+        _check_number("momentum", self.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
+        _check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: v >= 0)
+
+    def rate(self, epoch: int) -> float:
+        """Give the learning rate of epoch 0 ... epochs - 1."""
+        return optim.learning_rate_at(epoch, base=self.learning_rate, epochs=self.epochs, schedule=self.schedule)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) -> None:
+    real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not real or not math.isfinite(value) or not ok(value):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+class Program(NamedTuple):
+    """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing."""
+
+    model: nn.Module
+    batch_size: int
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    loss: str
+    update: Update | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, config: Config, num_train: int, update: Update | None = None) -> "Program":
+        """Take the static part of a configuration."""
+        batch_size = num_train if config.optimizer == "gd" else config.batch_size
+        if batch_size > num_train:
+            raise ValueError(f"batch_size: expected at most the {num_train} training examples, got {batch_size}")
+        assert config.momentum is not None  # resolved by Config
+        return cls(model, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
+
+    def direction(self) -> Any:
+        """Build the optimizer, without its learning rate."""
+        return optim.make(self.optimizer, self.momentum, self.weight_decay)
+
+
+class TrainState(NamedTuple):
+    """What an epoch carries: the network's variables and the optimizer's buffers."""
+
+    variables: dict[str, Any]
+    opt_state: PyTree
+
+
+class Batch(NamedTuple):
+    """One step's examples: x (b, h, w, c), integer labels y (b,)."""
+
+    x: Array
+    y: Array
+
+
+class Keys(NamedTuple):
+    """A run's two sources of randomness."""
+
+    init: Array
+    order: Array
+
+
+def run_keys(seed: int | Array, vary: str = "both") -> Keys:
+    """Derive a run's keys from its seed; the source that does not vary is seed 0's for every run."""
+    source = {"init": (seed, 0), "order": (0, seed), "both": (seed, seed)}[vary]
+    return Keys(*(jax.random.fold_in(jax.random.key(s), i) for i, s in enumerate(source)))
+
+
+def batch_order(order_key: Array, epoch: int | Array, num_train: int) -> Array:
+    """Give the order (num_train,) in which epoch 0, 1, ... visits the examples."""
+    return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_train)
+
+
+def init_state(program: Program, variables: dict[str, Any], mask: PyTree | None = None) -> TrainState:
+    """Start from given variables, masked if there is a mask (pytree like params; 1 keeps an entry)."""
+    if mask is not None:
+        variables = {**variables, "params": _masked(variables["params"], mask)}
+    return TrainState(variables, program.direction().init(variables["params"]))
+
+
+def _masked(tree: PyTree, mask: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, keep: leaf * keep.astype(leaf.dtype), tree, mask)
+
+
+def train_step(
+    program: Program, state: TrainState, batch: Batch, rate: Array, mask: PyTree | None, key: Array | None
+) -> TrainState:
+    """Take one step of the optimizer on one batch.
+
+    Args:
+      program: static choices.
+      state: variables and buffers before the step.
+      batch: examples of the step.
+      rate: learning rate, scalar.
+      mask: pytree like params or None. Masking the gradient keeps pruned weights *and* their momentum at
+        exactly zero in every optimizer, since they start there.
+      key: this step's randomness, for `program.update`; None without one.
+
+    Returns:
+      The state after the step.
+    """
+    per_example = objectives.LOSSES[program.loss]
+    params = state.variables["params"]
+    frozen = {name: value for name, value in state.variables.items() if name != "params"}
+
+    def loss(params: PyTree, batch: Batch, weights: Array | None = None) -> tuple[Array, dict[str, Any]]:
+        logits, model_state = models.forward_train(program.model, {"params": params, **frozen}, batch.x)
+        losses = per_example(logits, batch.y)
+        return jnp.mean(losses if weights is None else losses * weights), model_state
+
+    if program.update is None:
+        gradient, model_state = jax.grad(loss, has_aux=True)(params, batch)
+    else:
+        gradient, model_state = program.update(loss, params, batch, key)
+    if mask is not None:
+        gradient = _masked(gradient, mask)
+    direction, opt_state = program.direction().update(gradient, state.opt_state, params)
+    params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+    return TrainState({"params": params, **model_state}, opt_state)
+
+
+def train_epoch(
+    program: Program, state: TrainState, order_key: Array, epoch: Array, rate: Array, data: Batch,
+    mask: PyTree | None = None,
+) -> TrainState:  # fmt: skip
+    """Pass once over the training set, the last partial batch included.
+
+    Args:
+      program: static choices.
+      state: state at the start of the epoch.
+      order_key: the run's key for batch orders; the epoch is folded in, then the step.
+      epoch: 0-based, scalar integer.
+      rate: the epoch's learning rate, scalar.
+      data: the whole training set, x (n, h, w, c), y (n,).
+      mask: pytree like params or None.
+
+    Returns:
+      The state at the end of the epoch.
+    """
+    num_train = data.y.shape[0]
+    order = batch_order(order_key, epoch, num_train)
+    steps, rest = divmod(num_train, program.batch_size)
+    noise_key = jax.random.fold_in(jax.random.fold_in(order_key, epoch), 1)
+
+    def step(state: TrainState, i: Array, rows: Array) -> TrainState:
+        key = None if program.update is None else jax.random.fold_in(noise_key, i)
+        batch = Batch(jnp.take(data.x, rows, 0), jnp.take(data.y, rows, 0))
+        return train_step(program, state, batch, rate, mask, key)
+
+    full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
+    state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))
+    if rest:
+        state = step(state, jnp.asarray(steps), order[steps * program.batch_size :])
+    return state
+
+
+def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[Array, Array]:
+    """Give mean loss and accuracy (a fraction) over a dataset in evaluation mode; NaN where outputs are not finite."""
+    per_example = objectives.LOSSES[program.loss]
+    f = models.apply_fn(program.model, variables)
+    num = data.y.shape[0]
+
+    def sums(start: Array | int, size: int) -> Array:
+        x, y = (jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in data)
+        logits = f(variables["params"], x)
+        return jnp.stack([jnp.sum(per_example(logits, y)), jnp.sum(objectives.correct(logits, y))])
+
+    steps, rest = divmod(num, EVAL_BATCH)
+    total = jnp.zeros(2)
+    if steps:
+        parts = jax.lax.map(lambda i: sums(i * EVAL_BATCH, EVAL_BATCH), jnp.arange(steps))
+        total = parts.sum(0)
+    if rest:
+        total = total + sums(steps * EVAL_BATCH, rest)
+    loss, accuracy = total / num
+    return loss, accuracy
