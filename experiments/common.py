@@ -67,16 +67,27 @@ def define(parser: flags.ArgumentParser, name: str, default: Any, text: str) -> 
 def define_shared(datasets: tuple[str, ...], num_train: flags.ArgumentParser = COUNT) -> None:
     """Define the flags of every study."""
     flags.DEFINE_enum("dataset", None, datasets, "What to train on. Default: mnist; digits with --preset=quick.")
-    flags.DEFINE_string("data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.")
+    flags.DEFINE_string(
+        "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder."
+    )
     define(num_train, "num_train", None, "Training examples, a seeded random subset. Default: the preset's.")
     define(COUNT, "num_seeds", None, "Seeds of every network. Default: the preset's.")
     define(SEED, "seed", 0, "First seed; also of the training subset and the label noise.")
     define(COUNT, "epochs", None, "Passes over the training set. Default: the preset's.")
-    flags.DEFINE_enum("preset", "paper", PRESETS, "quick: embedded data, about a minute on two cores. small: real data, "
-                      "reduced. paper: the published protocol.")  # fmt: skip
+    flags.DEFINE_enum(
+        "preset",
+        "paper",
+        PRESETS,
+        "quick: embedded data, about a minute on two cores. small: real data, reduced. paper: the published protocol.",
+    )
     flags.DEFINE_string("out_dir", "results", "Where run folders go.")
     flags.DEFINE_string("figures_dir", None, "Where figures go, with the table behind them. Default: the run folder.")
-    define(NOISE, "label_noise", None, "Probability that a training label is replaced by a wrong one. Default: the preset's.")
+    define(
+        NOISE,
+        "label_noise",
+        None,
+        "Probability that a training label is replaced by a wrong one. Default: the preset's.",
+    )
     flags.DEFINE_boolean("force", False, "Do a run anew that is finished or begun.")
 
 

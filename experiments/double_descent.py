@@ -1,4 +1,6 @@
-"""Does test error fall again beyond the interpolation threshold? (H4; sections V-A and V-D)
+"""Does test error fall again beyond the interpolation threshold?
+
+Hypothesis H4; sections V-A and V-D.
 
     python experiments/double_descent.py --preset=quick          # embedded digits, about a minute on two cores
     python experiments/double_descent.py --dataset=mnist         # the published protocol, under 25 minutes
@@ -16,23 +18,25 @@ from typing import Any
 import common
 import numpy as np
 from absl import flags
+from double_descent_tables import Table, curve, judge, summarise
 
-from ntkgen import data, ensemble, models, optim, paper, plotting, records, seedaxis, stats, train
+from ntkgen import data, ensemble, models, optim, paper, plotting, records, seedaxis, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
 FLAGS = flags.FLAGS
-NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
-ALPHA = 0.05
-
 common.define_shared(tuple(SOURCES), num_train=common.COUNTS)
 flags.DEFINE_enum("model", None, ("mlp", "cnn"), "Network. Default: cnn for cifar10, else mlp.")
 common.define(common.COUNTS, "widths", None, "Hidden widths of the MLP. Default: the preset's.")
 common.define(common.COUNTS, "channels", None, "Base channels of the CNN. Default: the preset's.")
 common.define(common.COUNT, "depth", None, "Dense layers of the MLP. Default: 4, the paper's; 2 with --preset=quick.")
 flags.DEFINE_boolean("affine_norm", False, "The usual CNN: bias-free convolutions, affine batch norm.")
-common.define(common.POSITIVE, "lr", None, "Learning rate. Default: recovered 0.05 for the MLP (BUILD_NOTES.md); the "
-              "appendix's is 0.01.")  # fmt: skip
+common.define(
+    common.POSITIVE,
+    "lr",
+    None,
+    "Learning rate. Default: recovered 0.05 for the MLP (BUILD_NOTES.md); the appendix's is 0.01.",
+)
 common.define(common.COUNT, "batch_size", 128, "Examples a step.")
 flags.DEFINE_enum("optimizer", "sgd", optim.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
 common.define(common.MOMENTUM, "momentum", None, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
@@ -45,19 +49,48 @@ flags.DEFINE_enum("strategy", "auto", seedaxis.STRATEGIES, "How seeds are traine
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # Learning rate recovered by search; with the appendix's 0.01 width 32 stays 0.7 points below the table.
-    ("paper", "mlp"): dict(widths=tuple(paper.DOUBLE_DESCENT["mlp", "mnist"]), depth=4, num_train=(10_000,), num_seeds=5,
-                           epochs=80, lr=0.05, label_noise=0.0),
-    # Number of images, epochs and rate are not given for the CNN; 10,000 is what fits the published 72 % at 96 channels.
-    ("paper", "cnn"): dict(channels=tuple(paper.DOUBLE_DESCENT["cnn", "cifar10"]), num_train=(10_000,), num_seeds=5,
-                           epochs=80, lr=0.01, label_noise=0.0),
-    ("small", "mlp"): dict(widths=(4, 8, 16, 32, 64, 128, 256), depth=4, num_train=(4_000,), num_seeds=3, epochs=40,
-                           lr=0.05, label_noise=0.0),
-    ("small", "cnn"): dict(channels=(4, 8, 16, 32), num_train=(2_000,), num_seeds=3, epochs=20, lr=0.01, label_noise=0.0),
+    ("paper", "mlp"): dict(
+        widths=tuple(paper.DOUBLE_DESCENT["mlp", "mnist"]),
+        depth=4,
+        num_train=(10_000,),
+        num_seeds=5,
+        epochs=80,
+        lr=0.05,
+        label_noise=0.0,
+    ),
+    # Images, epochs and rate are not given for the CNN; 10,000 images fit the published 72 % at 96 channels.
+    ("paper", "cnn"): dict(
+        channels=tuple(paper.DOUBLE_DESCENT["cnn", "cifar10"]),
+        num_train=(10_000,),
+        num_seeds=5,
+        epochs=80,
+        lr=0.01,
+        label_noise=0.0,
+    ),
+    ("small", "mlp"): dict(
+        widths=(4, 8, 16, 32, 64, 128, 256),
+        depth=4,
+        num_train=(4_000,),
+        num_seeds=3,
+        epochs=40,
+        lr=0.05,
+        label_noise=0.0,
+    ),
+    ("small", "cnn"): dict(
+        channels=(4, 8, 16, 32), num_train=(2_000,), num_seeds=3, epochs=20, lr=0.01, label_noise=0.0
+    ),
     # One hidden layer and noisy labels: the threshold lies among small widths and the peak is real.
-    ("quick", "mlp"): dict(widths=(4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512), depth=2, num_train=(None,), num_seeds=3,
-                           epochs=200, lr=0.05, label_noise=0.2),
+    ("quick", "mlp"): dict(
+        widths=(4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512),
+        depth=2,
+        num_train=(None,),
+        num_seeds=3,
+        epochs=200,
+        lr=0.05,
+        label_noise=0.2,
+    ),
     ("quick", "cnn"): dict(channels=(1, 2, 4, 8), num_train=(None,), num_seeds=3, epochs=20, lr=0.01, label_noise=0.2),
-}  # fmt: skip
+}
 EMBEDDED = ("digits", "mnist1d")
 
 
@@ -93,13 +126,26 @@ def build(config: dict[str, Any], size: int) -> Any:
 def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Dataset], dict[int, int]]:
     """Check everything that can be wrong before anything is written."""
     training = train.Config(
-        epochs=config["epochs"], batch_size=config["batch_size"], learning_rate=config["lr"],
-        optimizer=config["optimizer"], momentum=config["momentum"], schedule=config["schedule"],
-        weight_decay=config["weight_decay"], vary=config["vary"],
-    )  # fmt: skip
+        epochs=config["epochs"],
+        batch_size=config["batch_size"],
+        learning_rate=config["lr"],
+        optimizer=config["optimizer"],
+        momentum=config["momentum"],
+        schedule=config["schedule"],
+        weight_decay=config["weight_decay"],
+        vary=config["vary"],
+    )
     config["momentum"] = training.momentum
-    loaded = [data.load(config["dataset"], data_dir=FLAGS.data_dir, num_train=count, label_noise=config["label_noise"],
-                        seed=config["seed"]) for count in config["num_train"]]  # fmt: skip
+    loaded = [
+        data.load(
+            config["dataset"],
+            data_dir=FLAGS.data_dir,
+            num_train=count,
+            label_noise=config["label_noise"],
+            seed=config["seed"],
+        )
+        for count in config["num_train"]
+    ]
     datasets = {dataset.num_train: dataset for dataset in loaded}
     config["num_train"] = sorted(datasets)
     config["data_digests"] = [datasets[count].digest for count in config["num_train"]]
@@ -114,9 +160,12 @@ def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Datase
 
 
 def train_all(
-    run: records.Run, config: dict[str, Any], training: train.Config, datasets: dict[int, data.Dataset],
+    run: records.Run,
+    config: dict[str, Any],
+    training: train.Config,
+    datasets: dict[int, data.Dataset],
     params: dict[int, int],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Train every size on every number of examples; return the tidy rows of runs.csv (accuracies in percent)."""
     rows = []
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
@@ -132,137 +181,48 @@ def train_all(
                 progress.update(total, own, f"{label}, epoch {epoch}/{training.epochs}", metrics["train_loss"])
 
             result = ensemble.fit(
-                build(config, size), datasets[count], training, seeds, strategy=config["strategy"],
-                checkpoint=run.checkpointer(f"{config['model']}{size}_n{count}"), progress=report,
-            )  # fmt: skip
+                build(config, size),
+                datasets[count],
+                training,
+                seeds,
+                strategy=config["strategy"],
+                checkpoint=run.checkpointer(f"{config['model']}{size}_n{count}"),
+                progress=report,
+            )
             for s, seed in enumerate(seeds):
                 for epoch in range(training.epochs):
                     at = {name: float(values[s, epoch]) for name, values in result.history.items()}
-                    rows.append({
-                        "num_train": count, "size": size, "num_params": params[size], "seed": seed, "epoch": epoch + 1,
-                        "learning_rate": at["learning_rate"], "train_loss": at["train_loss"],
-                        "train_acc": 100 * at["train_accuracy"], "test_loss": at["test_loss"],
-                        "test_acc": 100 * at["test_accuracy"], "diverged": int(result.diverged[s]),
-                    })  # fmt: skip
+                    rows.append(
+                        {
+                            "num_train": count,
+                            "size": size,
+                            "num_params": params[size],
+                            "seed": seed,
+                            "epoch": epoch + 1,
+                            "learning_rate": at["learning_rate"],
+                            "train_loss": at["train_loss"],
+                            "train_acc": 100 * at["train_accuracy"],
+                            "test_loss": at["test_loss"],
+                            "test_acc": 100 * at["test_accuracy"],
+                            "diverged": int(result.diverged[s]),
+                        }
+                    )
     return rows
-
-
-class Table:
-    """runs.csv as arrays: metric -> (num_train, size, seed, epoch), NaN for diverged seeds."""
-
-    def __init__(self, rows: list[dict[str, str]]) -> None:
-        """Sort the rows of the tidy table into arrays."""
-        axes = {name: sorted({int(row[name]) for row in rows}) for name in ("num_train", "size", "seed", "epoch")}
-        self.counts, self.sizes, self.seeds, self.epochs = axes.values()
-        params = {int(row["size"]): int(row["num_params"]) for row in rows}
-        self.params = np.array([params[size] for size in self.sizes])
-        place = {name: {value: i for i, value in enumerate(values)} for name, values in axes.items()}
-        shape = tuple(len(values) for values in axes.values())
-        self.error = {split: np.full(shape, np.nan) for split in ("train", "test")}
-        self.diverged = np.zeros(shape[:3], bool)
-        for row in rows:
-            at = tuple(place[name][int(row[name])] for name in place)
-            self.diverged[at[:3]] |= row["diverged"] == "1"
-            for split in self.error:
-                self.error[split][at] = 100 - float(row[f"{split}_acc"])
-        for values in self.error.values():
-            values[self.diverged] = np.nan
-
-
-def curve(x: Any, errors: np.ndarray) -> plotting.Curve:
-    """Mean and t-interval over seeds of errors (k, seeds); NaN where no seed is left, a bare mean where one is."""
-    points = []
-    for values in errors:
-        if np.isnan(values).all():
-            points.append((np.nan, np.nan, np.nan))
-        else:
-            t = stats.interval(values, "t", on_too_few="nan")
-            points.append((stats.mean_std(values).mean, t.low, t.high))
-    return plotting.Curve(list(x), *zip(*points, strict=True))
-
-
-def summarise(table: Table) -> list[dict[str, Any]]:
-    """Make summary.csv: for each number of examples and size the final accuracies in percent, with intervals."""
-    rows = []
-    for c, count in enumerate(table.counts):
-        for k, size in enumerate(table.sizes):
-            row: dict[str, Any] = {
-                "num_train": count, "size": size, "num_params": int(table.params[k]),
-                "params_per_example": float(table.params[k] / count), "num_seeds": len(table.seeds),
-                "num_diverged": int(table.diverged[c, k].sum()),
-            }  # fmt: skip
-            for split, error in table.error.items():
-                final = 100 - error[c, k, :, -1]
-                row |= dict.fromkeys(f"{split}_acc_{n}" for n in ("mean", "std", "boot_low", "boot_high", "t_low", "t_high"))
-                if np.isnan(final).all():
-                    continue  # every seed diverged: num_diverged says so, and there is no number to print
-                summary = stats.mean_std(final)
-                row[f"{split}_acc_mean"], row[f"{split}_acc_std"] = summary.mean, summary.std
-                for method, short in (("bootstrap", "boot"), ("t", "t")):
-                    ends = stats.interval(final, method, on_too_few="nan")
-                    row[f"{split}_acc_{short}_low"], row[f"{split}_acc_{short}_high"] = ends.low, ends.high
-            mean_by_epoch = table.error["test"][c, k][~table.diverged[c, k]].mean(0) if not row["num_diverged"] else None
-            best = None if mean_by_epoch is None else int(mean_by_epoch.argmin())
-            row["best_epoch"] = None if best is None else table.epochs[best]
-            row["best_epoch_test_acc"] = None if best is None else float(100 - mean_by_epoch[best])
-            rows.append(row)
-    return rows
-
-
-def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
-    """Find the threshold from training error and test for a peak near it and a fall beyond it, by numbers of examples."""
-    verdicts = []
-    several = len(table.seeds) > 1 and len(table.sizes) > 2
-    for c, count in enumerate(table.counts):
-        training, test = (table.error[split][c, :, :, -1].T for split in ("train", "test"))  # (seed, size)
-        verdict: dict[str, Any] = {"num_train": count, "criterion": criterion, "alpha": ALPHA}
-        verdicts.append(verdict)
-        if len(table.sizes) < 2 or np.isnan(training).any(1).all():
-            verdict["verdict"] = "undecided: needs two sizes, and one seed that diverges at none of them"
-            continue
-        found = stats.threshold(table.params, training / 100, criterion)
-        verdict["threshold"] = {
-            "params": _finite(found.value), "low": _finite(found.low), "high": _finite(found.high),
-            "params_per_example": _finite(found.value / count), "num_never": found.num_never,
-            "num_at_smallest": found.num_at_smallest,
-            "first_size_below": None if found.index is None else table.sizes[found.index],
-        }  # fmt: skip
-        if found.index is None:
-            verdict["verdict"] = "undecided: no size interpolates; raise the sizes or the epochs"
-            continue
-        centre = found.value if np.isfinite(found.value) else table.params[found.index]
-        near = (table.params >= centre / NEAR) & (table.params <= centre * NEAR)
-        verdict["sizes_near_threshold"] = [size for size, inside in zip(table.sizes, near, strict=True) if inside]
-        if not several or (~np.isnan(test).any(1)).sum() < 2 or not near[1:-1].any():
-            verdict["verdict"] = "undecided: a test needs two seeds that do not diverge, three sizes and one near the threshold"
-            continue
-        peak = stats.peak_test(test, near)
-        verdict["peak"] = {"size": table.sizes[peak.location], "rise": peak.rise, "fall": peak.fall, "pvalue": peak.pvalue}
-        seen = peak.pvalue <= ALPHA
-        words = f"test error {'peaks' if seen else 'has no peak that the test can see'} near the threshold"
-        if found.index < len(table.sizes) - 1:
-            fall = stats.falls_beyond(test, found.index)
-            verdict["beyond"] = {
-                "from_size": table.sizes[found.index], "to_size": table.sizes[-1], "fall": fall.mean_difference,
-                "low": fall.low, "high": fall.high, "pvalue": fall.pvalue,
-            }  # fmt: skip
-            falls = "falls" if fall.mean_difference > 0 else "rises"
-            words += f"; beyond it test error {falls if fall.pvalue <= ALPHA else 'does not change measurably'}"
-        verdict["verdict"] = words
-    return verdicts
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def compare(config: dict[str, Any], summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make comparison.csv: published accuracies beside ours with t-intervals, where the setting is the published one."""
+    """Make comparison.csv: published accuracies beside ours, with t-intervals."""
     published = paper.DOUBLE_DESCENT.get((config["model"], config["dataset"]), {})
     rows = []
     for count in config["num_train"]:
-        ours = {row["size"]: {f"{split}_acc": tuple(row[f"{split}_acc_{end}"] for end in ("mean", "t_low", "t_high"))
-                              for split in ("train", "test")} for row in summary if row["num_train"] == count}  # fmt: skip
+        ours = {
+            row["size"]: {
+                f"{split}_acc": tuple(row[f"{split}_acc_{end}"] for end in ("mean", "t_low", "t_high"))
+                for split in ("train", "test")
+            }
+            for row in summary
+            if row["num_train"] == count
+        }
         known = {size: published.get(size, {}) for size in ours}
         rows += [{"num_train": count, **row} for row in paper.compare(known, ours)]
     return rows
@@ -280,22 +240,31 @@ def draw(folder: Path, stem: str, config: dict[str, Any], table: Table, verdicts
         final = {split: curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
         points = {}
         for split in ("test", "train"):
-            known = [(table.params[k], 100 - published[size][f"{split}_acc"]) for k, size in enumerate(table.sizes)
-                     if published.get(size, {}).get(f"{split}_acc") is not None]  # fmt: skip
+            known = [
+                (table.params[k], 100 - published[size][f"{split}_acc"])
+                for k, size in enumerate(table.sizes)
+                if published.get(size, {}).get(f"{split}_acc") is not None
+            ]
             points[split] = ([p for p, _ in known], [e for _, e in known])
         found = verdicts[c].get("threshold", {})
         line = None
         if found.get("params") is not None:
             line = tuple(np.nan if found[end] is None else found[end] for end in ("params", "low", "high"))
-        figure = plotting.model_wise(final["test"], final["train"], table.sizes, unit, f"{about}\n{count:,} examples",
-                                     line, points)  # fmt: skip
+        figure = plotting.model_wise(
+            final["test"], final["train"], table.sizes, unit, f"{about}\n{count:,} examples", line, points
+        )
         paths.append(plotting.save(figure, folder / f"{stem}_model_wise{suffix}.png"))
-        curves = {str(size): tuple(curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train"))
-                  for k, size in enumerate(table.sizes) if k in spread(len(table.sizes))}  # fmt: skip
+        curves = {
+            str(size): tuple(curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train"))
+            for k, size in enumerate(table.sizes)
+            if k in spread(len(table.sizes))
+        }
         figure = plotting.epoch_wise(curves, f"{about}, {count:,} examples", unit)
         paths.append(plotting.save(figure, folder / f"{stem}_epoch_wise{suffix}.png"))
     if len(table.counts) > 1:
-        curves = {str(size): curve(table.counts, table.error["test"][:, k, :, -1]) for k, size in enumerate(table.sizes)}
+        curves = {
+            str(size): curve(table.counts, table.error["test"][:, k, :, -1]) for k, size in enumerate(table.sizes)
+        }
         figure = plotting.sample_wise(curves, about, unit)
         paths.append(plotting.save(figure, folder / f"{stem}_sample_wise.png"))
     return paths
@@ -323,28 +292,39 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[d
     unit = "width" if config["model"] == "mlp" else "channels"
     for verdict in verdicts:
         count = verdict["num_train"]
-        print(f"\n{config['model'].upper()} on {config['dataset']}, {count:,} examples, accuracies in percent, 95 % t-intervals")
-        print(f"{unit:>8} {'parameters':>11} {'per example':>11} {'train':>21} {'published':>9} {'test':>21} {'published':>9}")
+        print(f"\n{config['model'].upper()} on {config['dataset']}, {count:,} examples; percent, 95 % t-intervals")
+        print(
+            f"{unit:>8} {'parameters':>11} {'per example':>11} "
+            f"{'train':>21} {'published':>9} {'test':>21} {'published':>9}"
+        )
         for row in (row for row in summary if row["num_train"] == count):
             cells = []
             for split in ("train", "test"):
                 known = published.get(row["size"], {}).get(f"{split}_acc")
                 cells += [_cell(row, split), "-" if known is None else f"{known:.1f}"]
             lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
-            print(f"{row['size']:>8} {row['num_params']:>11,} {row['params_per_example']:>11.2f} "
-                  f"{cells[0]:>21} {cells[1]:>9} {cells[2]:>21} {cells[3]:>9}{lost}")  # fmt: skip
+            print(
+                f"{row['size']:>8} {row['num_params']:>11,} {row['params_per_example']:>11.2f} "
+                f"{cells[0]:>21} {cells[1]:>9} {cells[2]:>21} {cells[3]:>9}{lost}"
+            )
         found = verdict.get("threshold")
         if found:
-            print("interpolation threshold (training error "
-                  f"{100 * verdict['criterion']:g} %): {_threshold_words(found)}")  # fmt: skip
+            print(
+                f"interpolation threshold (training error {100 * verdict['criterion']:g} %): {_threshold_words(found)}"
+            )
         if "peak" in verdict:
             peak = verdict["peak"]
-            print(f"peak near it: largest at {unit} {peak['size']}, {peak['rise']:.2f} points above the best smaller, "
-                  f"{peak['fall']:.2f} above the largest network, p = {peak['pvalue']:.4f}")  # fmt: skip
+            print(
+                f"peak near it: largest at {unit} {peak['size']}, {peak['rise']:.2f} points above the best smaller, "
+                f"{peak['fall']:.2f} above the largest network, p = {peak['pvalue']:.4f}"
+            )
         if "beyond" in verdict:
             fall = verdict["beyond"]
-            print(f"beyond it: test error falls by {fall['fall']:.2f} points [{fall['low']:.2f}, {fall['high']:.2f}] from "
-                  f"{unit} {fall['from_size']} to {fall['to_size']}, paired p = {fall['pvalue']:.2g}")  # fmt: skip
+            print(
+                f"beyond it: test error falls by {fall['fall']:.2f} points "
+                f"[{fall['low']:.2f}, {fall['high']:.2f}] from "
+                f"{unit} {fall['from_size']} to {fall['to_size']}, paired p = {fall['pvalue']:.2g}"
+            )
         print(f"verdict: {verdict['verdict']}")
 
 

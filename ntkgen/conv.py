@@ -1,3 +1,5 @@
 """placeholder"""
+
 from jax import lax
+
 conv_general_dilated = lax.conv_general_dilated

@@ -7,8 +7,9 @@ float32 and `dataset.train.y` (10000,) int32.
 import math
 import operator
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,8 +109,10 @@ def load(
     source = SOURCES[name]
     raw, version = source.read(data_dir)
     total = len(raw.train_y)
+    used_subset: str = subset
+    rows: Any
     if num_train is None:
-        subset, rows = "all", slice(None)  # a view: CIFAR-10 twice in memory would be a waste
+        used_subset, rows = "all", slice(None)  # a view: CIFAR-10 twice in memory would be a waste
     elif num_train > total:
         raise ValueError(f"num_train: expected at most {total}, all of {name}, got {num_train}")
     elif subset == "first":
@@ -129,7 +132,7 @@ def load(
         name=name,
         num_classes=source.num_classes,
         version=version,
-        subset=subset,
+        subset=used_subset,
         num_train=len(train_y),
         label_noise=label_noise,
         num_flipped=int(np.sum(train_y != raw.train_y[rows])),
@@ -153,14 +156,14 @@ def _channel_stats(x: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]
     channels = x.shape[-1]
     blocks = np.array_split(x.reshape(len(x), -1), math.ceil(len(x) / 1000))
 
-    def channel_means(rows) -> np.ndarray:
-        total = sum(np.sum(row, axis=0, dtype=np.float64) for row in rows)
+    def channel_means(rows: Iterable[np.ndarray]) -> np.ndarray:
+        total: Any = sum(np.sum(row, axis=0, dtype=np.float64) for row in rows)
         return total.reshape(-1, channels).sum(axis=0) / (x.size // channels)
 
     mean = channel_means(blocks)
     mean_image = np.tile(mean, blocks[0].shape[1] // channels)
     std = np.sqrt(channel_means((block - mean_image) ** 2 for block in blocks)) / scale
-    return np.float32(mean / scale), np.float32(np.where(std > 0, std, 1))
+    return (mean / scale).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32)
 
 
 def _split(x: np.ndarray, y: np.ndarray, scale: float, mean: np.ndarray, std: np.ndarray) -> Split:
@@ -178,7 +181,7 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
 
 
-def _integer(name: str, value: object, low: int) -> int:
+def _integer(name: str, value: Any, low: int) -> int:
     try:
         if not isinstance(value, bool | np.bool_) and operator.index(value) >= low:
             return operator.index(value)
@@ -187,7 +190,7 @@ def _integer(name: str, value: object, low: int) -> int:
     raise ValueError(f"{name}: expected an integer of at least {low}, got {value!r}")
 
 
-def _probability(name: str, value: object) -> float:
+def _probability(name: str, value: Any) -> float:
     try:
         if not isinstance(value, bool | np.bool_ | str | bytes) and 0 <= float(value) < 1:
             return float(value)

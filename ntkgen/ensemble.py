@@ -88,9 +88,15 @@ def _start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTre
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def _epoch(
-    layout: Plan, program: train.Program, state: train.TrainState, keys: Array, epoch: Array, rate: Array,
-    data: train.Batch, masks: PyTree | None,
-) -> train.TrainState:  # fmt: skip
+    layout: Plan,
+    program: train.Program,
+    state: train.TrainState,
+    keys: Array,
+    epoch: Array,
+    rate: Array,
+    data: train.Batch,
+    masks: PyTree | None,
+) -> train.TrainState:
     axes = (0, 0, None, None, None, None if masks is None else 0)
     return over_seeds(layout, functools.partial(train.train_epoch, program), axes)(
         state, keys, epoch, rate, data, masks
@@ -98,9 +104,7 @@ def _epoch(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(
-    layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch
-) -> Array:
+def _evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
     def one(variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
         return jnp.stack([*train.evaluate(program, variables, data), *train.evaluate(program, variables, test)])
 
@@ -108,7 +112,9 @@ def _evaluate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _probe(layout: Plan, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array) -> PyTree:
+def _probe(
+    layout: Plan, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array
+) -> PyTree:
     takes_context = _num_arguments(fn) > 1
 
     def one(params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array) -> PyTree:
@@ -192,16 +198,26 @@ def fit(
         else:
             scope = checkpoint
         report = None if progress is None else functools.partial(progress, start)
-        own_init, own_masks = (jax.tree.map(lambda leaf: leaf[rows], tree) for tree in (init, masks))
+        own_init, own_masks = (_rows(tree, rows) for tree in (init, masks))
         parts.append(_fit_chunk(layout, program, dataset, config, own, own_init, own_masks, pairs, scope, report))
 
     seconds = {key: sum(part.seconds[key] for part in parts) for key in ("train", "evaluate")}
     first = parts[0]
     if len(parts) > 1:
-        first = Result(*(jax.tree.map(lambda *leaves: np.concatenate(leaves), *column) for column in
-                         zip(*(part[:5] for part in parts), strict=True)), {}, {})  # fmt: skip
+        arrays = [part._replace(strategy={}, seconds={}) for part in parts]
+        first = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     how = {"strategy": layout.strategy, "devices": layout.num_devices, "seeds_per_chunk": min(chunk, len(seeds))}
     return first._replace(probes=first.probes[0] if single else first.probes, strategy=how, seconds=seconds)
+
+
+def _rows(tree: PyTree, rows: slice) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _store(values: PyTree, index: int, new: PyTree) -> None:
+    """Write one probe's value into its column of preallocated arrays."""
+    for out, leaf in zip(jax.tree.leaves(values), jax.tree.leaves(new), strict=True):
+        out[:, index] = leaf
 
 
 def _pixels(input_shape: tuple[int, ...]) -> int:
@@ -212,9 +228,9 @@ def _check_tree(name: str, tree: PyTree | None, shapes: PyTree, num_seeds: int) 
     """Hold a given pytree against the network's own, leading seed axis included."""
     if tree is None:
         return
-    if jax.tree.structure(tree) != jax.tree.structure(shapes):
-        raise ValueError(f"{name}: expected the network's structure {jax.tree.structure(shapes)}, "
-                         f"got {jax.tree.structure(tree)}")  # fmt: skip
+    ours, theirs = str(jax.tree.structure(shapes)), str(jax.tree.structure(tree))
+    if theirs != ours:
+        raise ValueError(f"{name}: expected the network's structure {ours}, got {theirs}")
     for leaf, shape in zip(jax.tree.leaves(tree), jax.tree.leaves(shapes), strict=True):
         if leaf.shape != (num_seeds, *shape.shape):
             raise ValueError(f"{name}: expected a leaf of shape {(num_seeds, *shape.shape)}, got {leaf.shape}")
@@ -230,15 +246,25 @@ def _probe_pairs(probes: Any, epochs: int) -> tuple[bool, tuple[tuple[tuple[int,
 
 
 def _fit_chunk(
-    layout: Plan, program: train.Program, dataset: Any, config: train.Config, seeds: list[int], init: PyTree | None,
-    masks: PyTree | None, pairs: tuple, checkpoint: Checkpoint | None, progress: Callable | None,
-) -> Result:  # fmt: skip
+    layout: Plan,
+    program: train.Program,
+    dataset: Any,
+    config: train.Config,
+    seeds: list[int],
+    init: PyTree | None,
+    masks: PyTree | None,
+    pairs: tuple,
+    checkpoint: Checkpoint | None,
+    progress: Callable | None,
+) -> Result:
     """Train seeds that fit in memory together."""
     num_seeds = len(seeds)
     keys = jax.vmap(functools.partial(train.run_keys, vary=config.vary))(jnp.asarray(seeds))
     keys, init, masks = (place(layout, tree, seeds=True) for tree in (keys, init, masks))
-    data, test = (place(layout, train.Batch(jnp.asarray(split.x), jnp.asarray(split.y)), seeds=False)
-                  for split in (dataset.train, dataset.test))  # fmt: skip
+    data, test = (
+        place(layout, train.Batch(jnp.asarray(split.x), jnp.asarray(split.y)), seeds=False)
+        for split in (dataset.train, dataset.test)
+    )
     variables = _init(layout, program.model, tuple(data.x.shape[1:]), keys.init) if init is None else init
     state = _start(layout, program, variables, masks)
     initial = state.variables
@@ -251,9 +277,14 @@ def _fit_chunk(
         return jax.tree.map(np.asarray, trim(value, num_seeds))
 
     def empty(fn: Callable, when: tuple[int, ...]) -> PyTree:
-        shapes = jax.eval_shape(functools.partial(_probe, layout, fn), state.variables["params"],
-                                {k: v for k, v in state.variables.items() if k != "params"}, initial["params"],
-                                jnp.asarray(0), jnp.asarray(0.0))  # fmt: skip
+        shapes = jax.eval_shape(
+            functools.partial(_probe, layout, fn),
+            state.variables["params"],
+            {k: v for k, v in state.variables.items() if k != "params"},
+            initial["params"],
+            jnp.asarray(0),
+            jnp.asarray(0.0),
+        )
         return jax.tree.map(lambda s: np.zeros((num_seeds, len(when), *s.shape[1:]), s.dtype), shapes)
 
     history = {name: np.full((num_seeds, config.epochs), np.nan) for name in METRICS}
@@ -263,8 +294,7 @@ def _fit_chunk(
     def run_probes(epoch: int) -> None:
         for (when, fn), values in zip(pairs, probes, strict=True):
             if epoch in when:
-                index = when.index(epoch)
-                jax.tree.map(lambda out, new: out.__setitem__((slice(None), index), new), values, measure(fn, epoch))
+                _store(values, when.index(epoch), measure(fn, epoch))
 
     first = 0
     restored = None if checkpoint is None else checkpoint.restore((state, history, probes))

@@ -21,7 +21,7 @@ class LockedError(ValueError):
     """The folder is in use by another process."""
 
 
-def atomic_write(path: str | os.PathLike, data: bytes) -> None:
+def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
 
     Args:
@@ -74,7 +74,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
         array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         # The header fixes how many bytes follow it, so no two sets of arrays feed the same stream.
         sha.update(canonical_json([name, str(array.dtype), list(array.shape)]).encode() + b"\n")
-        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()
 
 

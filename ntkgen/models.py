@@ -134,10 +134,15 @@ class CNN(nn.Module):
                 name = f"{block}_{half}"
                 init = pytorch_uniform(9 * x.shape[-1])
                 x = nn.Conv(
-                    self.channels * 2**block, (3, 3), padding=1, use_bias=not self.affine_norm,
-                    kernel_init=init, bias_init=init, name=f"conv{name}",
+                    self.channels * 2**block,
+                    (3, 3),
+                    padding=1,
+                    use_bias=not self.affine_norm,
+                    kernel_init=init,
+                    bias_init=init,
+                    name=f"conv{name}",
                     conv_general_dilated=conv.conv_general_dilated,
-                )(x)  # fmt: skip
+                )(x)
                 x = nn.relu(BatchNorm(affine=self.affine_norm, name=f"norm{name}")(x, train))
             x = max_pool(x)
         x = x.reshape(x.shape[0], -1)
@@ -161,12 +166,12 @@ def takes_train(model: nn.Module) -> bool:
 
 def init(model: nn.Module, key: Array, input_shape: tuple[int, ...]) -> dict[str, Any]:
     """Draw a network's variables for inputs of `input_shape` (without batch axis)."""
-    return model.init(key, jnp.zeros((1, *input_shape), jnp.float32))
+    return dict(model.init(key, jnp.zeros((1, *input_shape), jnp.float32)))
 
 
 def forward_train(model: nn.Module, variables: dict[str, Any], x: Array) -> tuple[Array, dict[str, Any]]:
     """Apply the model in training mode; return logits and the updated non-parameter collections."""
-    kwargs = {"train": True} if takes_train(model) else {}
+    kwargs: dict[str, Any] = {"train": True} if takes_train(model) else {}
     state = [name for name in variables if name != "params"]
     logits, new_state = model.apply(variables, x, mutable=state, **kwargs)
     return logits, dict(new_state)
@@ -183,9 +188,9 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       f(params, x) -> outputs (n, k), evaluation mode, not jitted.
     """
     frozen = {name: value for name, value in variables.items() if name != "params"}
-    kwargs = {"train": False} if takes_train(model) else {}
+    kwargs: dict[str, Any] = {"train": False} if takes_train(model) else {}
 
-    def f(params: Any, x: Array) -> Array:
+    def f(params: Any, x: Array) -> Any:
         return model.apply({"params": params, **frozen}, x, **kwargs)
 
     return f

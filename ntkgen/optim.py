@@ -53,7 +53,9 @@ def learning_rate_at(epoch: int, *, base: float, epochs: int, schedule: str) -> 
     raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def scaled_learning_rate(batch_size: int, *, base: float = 0.01, base_batch: int = 128, scaling: str = "table") -> float:
+def scaled_learning_rate(
+    batch_size: int, *, base: float = 0.01, base_batch: int = 128, scaling: str = "table"
+) -> float:
     """Give the rate for a batch size under a scaling rule.
 
     Args:

@@ -11,9 +11,17 @@ SOURCE = "arXiv:2604.07603v1"
 
 # Sections V-A and V-E: learned numbers of the MLP 784-w-w-w-10 by width, and of the CNN by base channels.
 MLP_PARAMS = {
-    8: 6514, 16: 13274, 32: 27562, 64: 59210, 128: 134794, 256: 335114,
-    512: 932362, 1024: 2913290, 2048: 10020874, 4096: 36818954,
-}  # fmt: skip
+    8: 6514,
+    16: 13274,
+    32: 27562,
+    64: 59210,
+    128: 134794,
+    256: 335114,
+    512: 932362,
+    1024: 2913290,
+    2048: 10020874,
+    4096: 36818954,
+}
 CNN_PARAMS = {4: 72990, 8: 152082, 16: 337050, 32: 814122, 64: 2196810, 96: 4150890}
 
 # Section V-A, accuracies by width or channels. Test accuracies come from sections V-D and VI-C: width 8 is 100 minus
@@ -59,8 +67,16 @@ def compare(published: Mapping[int, Mapping[str, float | None]], ours: Mapping[i
             value = theirs.get(metric)
             mean, low, high = own.get(metric, (None, None, None))
             both = value is not None and mean is not None
-            rows.append({
-                "setting": setting, "metric": metric, "published": value, "ours": mean, "low": low, "high": high,
-                "difference": mean - value if both else None, "inside": low <= value <= high if both else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "setting": setting,
+                    "metric": metric,
+                    "published": value,
+                    "ours": mean,
+                    "low": low,
+                    "high": high,
+                    "difference": mean - value if both else None,
+                    "inside": low <= value <= high if both else None,
+                }
+            )
     return rows

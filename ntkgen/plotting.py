@@ -15,10 +15,17 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = {"test": "#0072B2", "train": "#E69F00", "published": "#000000", "threshold": "#7F7F7F"}
-STYLE = {
-    "font.size": 10, "axes.titlesize": 10.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.3, "legend.frameon": False, "figure.dpi": 150, "savefig.dpi": 150,
-}  # fmt: skip
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+}
 
 
 class Curve(NamedTuple):
@@ -51,9 +58,14 @@ def _sizes_axis(ax: Axes, params: Sequence[float], names: Sequence[int], size_na
 
 
 def model_wise(
-    test: Curve, train: Curve, sizes: Sequence[int], size_name: str, title: str,
-    threshold: tuple[float, float, float] | None = None, published: dict[str, tuple[list[float], list[float]]] | None = None,
-) -> Figure:  # fmt: skip
+    test: Curve,
+    train: Curve,
+    sizes: Sequence[int],
+    size_name: str,
+    title: str,
+    threshold: tuple[float, float, float] | None = None,
+    published: dict[str, tuple[list[float], list[float]]] | None = None,
+) -> Figure:
     """Draw test and training error (percent) against parameters, the threshold with its interval, published points.
 
     Args:
@@ -75,8 +87,16 @@ def model_wise(
         for name, marker in (("test", "o"), ("train", "s")):
             if published and published.get(name, ([], []))[0]:
                 kind = "training" if name == "train" else name
-                ax.plot(*published[name], linestyle="none", marker=marker, markersize=8, markerfacecolor="none",
-                        color=COLOURS["published"], label=f"published {kind} error", zorder=4)  # fmt: skip
+                ax.plot(
+                    *published[name],
+                    linestyle="none",
+                    marker=marker,
+                    markersize=8,
+                    markerfacecolor="none",
+                    color=COLOURS["published"],
+                    label=f"published {kind} error",
+                    zorder=4,
+                )
         if threshold is not None:
             value, low, high = threshold
             ax.axvline(value, color=COLOURS["threshold"], linestyle="--", label="interpolation threshold", zorder=1)

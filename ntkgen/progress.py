@@ -25,8 +25,13 @@ class Progress:
         self._measured = 0
         self._bar: Any = None
         if self.stream.isatty():
-            self._bar = tqdm(total=total, unit="epoch", file=self.stream, dynamic_ncols=True,
-                             bar_format="{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}")  # fmt: skip
+            self._bar = tqdm(
+                total=total,
+                unit="epoch",
+                file=self.stream,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}",
+            )
 
     def __enter__(self) -> "Progress":
         """Return itself."""
@@ -56,8 +61,11 @@ class Progress:
             self._bar.set_postfix_str(f"{shown}, {_clock(left)} left")
         elif now - self._said > PLAIN_SECONDS or done == self.total:
             self._said = now
-            print(f"{done}/{self.total} seeds x epochs, {shown}, {_clock(spent)} spent, {_clock(left)} left",
-                  file=self.stream, flush=True)  # fmt: skip
+            print(
+                f"{done}/{self.total} seeds x epochs, {shown}, {_clock(spent)} spent, {_clock(left)} left",
+                file=self.stream,
+                flush=True,
+            )
 
 
 def _clock(seconds: float) -> str:

@@ -56,7 +56,8 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
@@ -152,10 +153,17 @@ def open_run(
             _check_same(folder, resolved)
             run = Run(folder, (folder / FINISHED).exists())
             if not (folder / "config.json").exists():
-                run.write_json("config.json", {
-                    "study": study, "dataset": dataset, "config": resolved,
-                    "versions": versions(), "device": device(), "commit": commit(),
-                })  # fmt: skip
+                run.write_json(
+                    "config.json",
+                    {
+                        "study": study,
+                        "dataset": dataset,
+                        "config": resolved,
+                        "versions": versions(),
+                        "device": device(),
+                        "commit": commit(),
+                    },
+                )
             yield run
     except io.LockedError as error:
         raise RecordError(f"out_dir: {error}") from None
@@ -270,4 +278,4 @@ def _named(tree: PyTree) -> dict[str, np.ndarray]:
 
 
 def _digest(epoch: int, leaves: dict[str, np.ndarray]) -> str:
-    return io.digest({**leaves, "epoch": np.int64(epoch)})
+    return io.digest({**leaves, "epoch": np.asarray(epoch, np.int64)})

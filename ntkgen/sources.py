@@ -14,8 +14,9 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,12 +39,12 @@ class Raw(NamedTuple):
 class Source(NamedTuple):
     """How to get one data set: `read(data_dir)` returns (Raw, version); pixels / `scale` lie in [0, 1]."""
 
-    read: Callable[[str | os.PathLike | None], tuple[Raw, str]]
+    read: Callable[[Any], tuple[Raw, str]]
     scale: float
     num_classes: int = 10
 
 
-def _digits(data_dir) -> tuple[Raw, str]:
+def _digits(data_dir: Any) -> tuple[Raw, str]:
     """scikit-learn's 1,797 digits of 8 x 8; the test set is the first 500 of a permutation fixed for ever."""
     del data_dir  # embedded
     with _needs("digits", "scikit-learn"):
@@ -56,7 +57,7 @@ def _digits(data_dir) -> tuple[Raw, str]:
     return Raw(x[500:], y[500:], x[:500], y[:500]), "sklearn-" + importlib.metadata.version("scikit-learn")
 
 
-def _mnist1d(data_dir) -> tuple[Raw, str]:
+def _mnist1d(data_dir: Any) -> tuple[Raw, str]:
     """MNIST-1D (Greydanus and Kobak 2024) with its authors' defaults: 4,000 + 1,000 signals of length 40."""
     del data_dir  # embedded
     with _needs("mnist1d", "mnist1d"):
@@ -77,7 +78,8 @@ def _mnist1d(data_dir) -> tuple[Raw, str]:
     return _cached(f"mnist1d-{version}", generate), version
 
 
-class _Tfds(NamedTuple):
+@dataclass(frozen=True)
+class _Tfds:
     """Reader of a prepared TFDS folder, `<data_dir>/<name>/<version>/*.array_record*`, without TensorFlow."""
 
     name: str
@@ -86,7 +88,7 @@ class _Tfds(NamedTuple):
     num_test: int
     num_classes: int = 10
 
-    def __call__(self, data_dir) -> tuple[Raw, str]:
+    def __call__(self, data_dir: Any) -> tuple[Raw, str]:
         """Return the decoded data set and its version."""
         folder = self._find(data_dir)
         try:
@@ -97,7 +99,7 @@ class _Tfds(NamedTuple):
         fingerprint = io.config_hash({"folder": str(folder.resolve()), "files": files})
         return _cached(f"{self.name}-{folder.name}-{fingerprint}", lambda: self._decode(folder)), folder.name
 
-    def _find(self, data_dir) -> Path:
+    def _find(self, data_dir: Any) -> Path:
         """Return the folder of the newest version."""
         candidates = {
             "data_dir": data_dir,
@@ -142,7 +144,7 @@ class _Tfds(NamedTuple):
             train_x, train_y = self._decode_split(train, self.num_train, decode)
             return Raw(train_x, train_y, *self._decode_split(test, self.num_test, decode))
 
-    def _decode_split(self, shards, count: int, decode: Callable) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_split(self, shards: Any, count: int, decode: Callable) -> tuple[np.ndarray, np.ndarray]:
         images = np.empty((count, *self.shape), np.uint8)
         labels = np.empty(count, np.int64)
         row = 0
@@ -201,9 +203,7 @@ class _Tfds(NamedTuple):
 # A further source is a line here: a function of data_dir that returns (Raw, version).
 SOURCES: dict[str, Source] = {
     "mnist": Source(_Tfds("mnist", (28, 28, 1), num_train=60_000, num_test=10_000), scale=255),
-    "fashion_mnist": Source(
-        _Tfds("fashion_mnist", (28, 28, 1), num_train=60_000, num_test=10_000), scale=255
-    ),
+    "fashion_mnist": Source(_Tfds("fashion_mnist", (28, 28, 1), num_train=60_000, num_test=10_000), scale=255),
     "cifar10": Source(_Tfds("cifar10", (32, 32, 3), num_train=50_000, num_test=10_000), scale=255),
     "digits": Source(_digits, scale=16),
     "mnist1d": Source(_mnist1d, scale=1),

@@ -189,9 +189,14 @@ def train_step(
 
 
 def train_epoch(
-    program: Program, state: TrainState, order_key: Array, epoch: Array, rate: Array, data: Batch,
+    program: Program,
+    state: TrainState,
+    order_key: Array,
+    epoch: Array,
+    rate: Array,
+    data: Batch,
     mask: PyTree | None = None,
-) -> TrainState:  # fmt: skip
+) -> TrainState:
     """Pass once over the training set, the last partial batch included.
 
     Args:

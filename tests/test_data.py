@@ -3,6 +3,7 @@
 The real-data tests need NTKGEN_DATA_DIR to hold mnist and cifar10.
 """
 
+import dataclasses
 import io as bytesio
 import json
 import logging
@@ -121,7 +122,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     source = sources.SOURCES["fashion_mnist"]
-    read = source.read._replace(num_train=COUNTS["train"], num_test=COUNTS["test"])
+    read = dataclasses.replace(source.read, num_train=COUNTS["train"], num_test=COUNTS["test"])
     monkeypatch.setitem(sources.SOURCES, "fashion_mnist", source._replace(read=read))
     write_tfds(tmp_path, "fashion_mnist")
     return tmp_path

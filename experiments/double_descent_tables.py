@@ -1,0 +1,140 @@
+"""The tables of the double-descent study: final accuracies with intervals, the threshold, and the verdict on a peak."""
+
+from typing import Any
+
+import numpy as np
+
+from ntkgen import peaks, plotting, stats
+
+NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
+ALPHA = 0.05
+
+
+class Table:
+    """runs.csv as arrays: metric -> (num_train, size, seed, epoch), NaN for diverged seeds."""
+
+    def __init__(self, rows: list[dict[str, str]]) -> None:
+        """Sort the rows of the tidy table into arrays."""
+        axes = {name: sorted({int(row[name]) for row in rows}) for name in ("num_train", "size", "seed", "epoch")}
+        self.counts, self.sizes, self.seeds, self.epochs = axes.values()
+        params = {int(row["size"]): int(row["num_params"]) for row in rows}
+        self.params = np.array([params[size] for size in self.sizes])
+        place = {name: {value: i for i, value in enumerate(values)} for name, values in axes.items()}
+        shape = tuple(len(values) for values in axes.values())
+        self.error = {split: np.full(shape, np.nan) for split in ("train", "test")}
+        self.diverged = np.zeros(shape[:3], bool)
+        for row in rows:
+            at = tuple(place[name][int(row[name])] for name in place)
+            self.diverged[at[:3]] |= row["diverged"] == "1"
+            for split in self.error:
+                self.error[split][at] = 100 - float(row[f"{split}_acc"])
+        for values in self.error.values():
+            values[self.diverged] = np.nan
+
+
+def curve(x: Any, errors: np.ndarray) -> plotting.Curve:
+    """Mean and t-interval over seeds of errors (k, seeds); NaN where no seed is left, a bare mean where one is."""
+    points = []
+    for values in errors:
+        if np.isnan(values).all():
+            points.append((np.nan, np.nan, np.nan))
+        else:
+            t = stats.interval(values, "t", on_too_few="nan")
+            points.append((stats.mean_std(values).mean, t.low, t.high))
+    return plotting.Curve(list(x), *zip(*points, strict=True))
+
+
+def summarise(table: Table) -> list[dict[str, Any]]:
+    """Make summary.csv: for each number of examples and size the final accuracies in percent, with intervals."""
+    rows = []
+    for c, count in enumerate(table.counts):
+        for k, size in enumerate(table.sizes):
+            row: dict[str, Any] = {
+                "num_train": count,
+                "size": size,
+                "num_params": int(table.params[k]),
+                "params_per_example": float(table.params[k] / count),
+                "num_seeds": len(table.seeds),
+                "num_diverged": int(table.diverged[c, k].sum()),
+            }
+            for split, error in table.error.items():
+                final = 100 - error[c, k, :, -1]
+                row |= dict.fromkeys(
+                    f"{split}_acc_{n}" for n in ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
+                )
+                if np.isnan(final).all():
+                    continue  # every seed diverged: num_diverged says so, and there is no number to print
+                summary = stats.mean_std(final)
+                row[f"{split}_acc_mean"], row[f"{split}_acc_std"] = summary.mean, summary.std
+                for method, short in (("bootstrap", "boot"), ("t", "t")):
+                    ends = stats.interval(final, method, on_too_few="nan")
+                    row[f"{split}_acc_{short}_low"], row[f"{split}_acc_{short}_high"] = ends.low, ends.high
+            mean_by_epoch = (
+                table.error["test"][c, k][~table.diverged[c, k]].mean(0) if not row["num_diverged"] else None
+            )
+            best = None if mean_by_epoch is None else int(mean_by_epoch.argmin())
+            row["best_epoch"] = None if best is None else table.epochs[best]
+            row["best_epoch_test_acc"] = None if best is None else float(100 - mean_by_epoch[best])
+            rows.append(row)
+    return rows
+
+
+def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
+    """Find the threshold from training error, test for a peak near it and a fall beyond it; by numbers of examples."""
+    verdicts = []
+    several = len(table.seeds) > 1 and len(table.sizes) > 2
+    for c, count in enumerate(table.counts):
+        training, test = (table.error[split][c, :, :, -1].T for split in ("train", "test"))  # (seed, size)
+        verdict: dict[str, Any] = {"num_train": count, "criterion": criterion, "alpha": ALPHA}
+        verdicts.append(verdict)
+        if len(table.sizes) < 2 or np.isnan(training).any(1).all():
+            verdict["verdict"] = "undecided: needs two sizes, and one seed that diverges at none of them"
+            continue
+        found = peaks.threshold(table.params, training / 100, criterion)
+        verdict["threshold"] = {
+            "params": _finite(found.value),
+            "low": _finite(found.low),
+            "high": _finite(found.high),
+            "params_per_example": _finite(found.value / count),
+            "num_never": found.num_never,
+            "num_at_smallest": found.num_at_smallest,
+            "first_size_below": None if found.index is None else table.sizes[found.index],
+        }
+        if found.index is None:
+            verdict["verdict"] = "undecided: no size interpolates; raise the sizes or the epochs"
+            continue
+        centre = found.value if np.isfinite(found.value) else table.params[found.index]
+        near = (table.params >= centre / NEAR) & (table.params <= centre * NEAR)
+        verdict["sizes_near_threshold"] = [size for size, inside in zip(table.sizes, near, strict=True) if inside]
+        if not several or (~np.isnan(test).any(1)).sum() < 2 or not near[1:-1].any():
+            verdict["verdict"] = (
+                "undecided: a test needs two seeds that do not diverge, three sizes and one near the threshold"
+            )
+            continue
+        peak = peaks.peak_test(test, near)
+        verdict["peak"] = {
+            "size": table.sizes[peak.location],
+            "rise": peak.rise,
+            "fall": peak.fall,
+            "pvalue": peak.pvalue,
+        }
+        seen = peak.pvalue <= ALPHA
+        words = f"test error {'peaks' if seen else 'has no peak that the test can see'} near the threshold"
+        if found.index < len(table.sizes) - 1:
+            fall = peaks.falls_beyond(test, found.index)
+            verdict["beyond"] = {
+                "from_size": table.sizes[found.index],
+                "to_size": table.sizes[-1],
+                "fall": fall.mean_difference,
+                "low": fall.low,
+                "high": fall.high,
+                "pvalue": fall.pvalue,
+            }
+            falls = "falls" if fall.mean_difference > 0 else "rises"
+            words += f"; beyond it test error {falls if fall.pvalue <= ALPHA else 'does not change measurably'}"
+        verdict["verdict"] = words
+    return verdicts
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
