@@ -10,6 +10,8 @@ from absl import app, flags, logging
 
 PRESETS = ("quick", "small", "paper")
 
+flags.disclaim_key_flags()  # flags defined through this module belong to the study, whose --help then lists them
+
 
 class _Number(flags.ArgumentParser):
     """Parses a number and checks it; absl puts the flag and what came before the message."""
@@ -23,7 +25,7 @@ class _Number(flags.ArgumentParser):
             value = self.kind(argument)
         except (ValueError, TypeError):
             raise ValueError(f"expected {self.expected}") from None
-        if not math.isfinite(value) or not self.ok(value):
+        if (self.kind is float and not math.isfinite(value)) or not self.ok(value):
             raise ValueError(f"expected {self.expected}")
         return value
 
@@ -49,8 +51,9 @@ class _List(flags.ArgumentParser):
         return f"comma-separated {self.item.flag_type()}s"
 
 
-COUNT = _Number(int, "a whole number of at least 1", lambda value: value >= 1)
-SEED = _Number(int, "a whole number of at least 0", lambda value: value >= 0)
+# A billion: seeds are 32-bit numbers on the device, and larger counts are typing errors.
+COUNT = _Number(int, "a whole number from 1 to 1000000000", lambda value: 1 <= value <= 10**9)
+SEED = _Number(int, "a whole number from 0 to 1000000000", lambda value: 0 <= value <= 10**9)
 POSITIVE = _Number(float, "a positive number", lambda value: value > 0)
 NOISE = _Number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = _Number(float, "a number between 0 and 1", lambda value: 0 < value < 1)
@@ -122,7 +125,7 @@ def run(main: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
         try:
             rest = flags.FLAGS(argv)
-        except flags.Error as error:
+        except (flags.Error, ValueError) as error:  # absl raises the latter for --noforce=1
             fail(str(error))
         if rest[1:]:
             fail(f"expected flags only, got {rest[1]!r}")

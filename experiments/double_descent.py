@@ -169,17 +169,11 @@ def train_all(
     """Train every size on every number of examples; return the tidy rows of runs.csv (accuracies in percent)."""
     rows = []
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
-    part = len(seeds) * training.epochs
     arms = [(count, size) for count in datasets for size in config["sizes"]]
-    with Progress(part * len(arms)) as progress:
+    # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
+    costs = [count * (50_000 + params[size]) for count, size in arms]
+    with Progress(costs, len(seeds), training.epochs) as progress:
         for index, (count, size) in enumerate(arms):
-            label = f"{config['model']} {size}, {count} examples"
-
-            def report(start: int, epoch: int, metrics: dict, done: int = index * part, label: str = label) -> None:
-                own = len(metrics["train_loss"])
-                total = done + start * training.epochs + own * epoch
-                progress.update(total, own, f"{label}, epoch {epoch}/{training.epochs}", metrics["train_loss"])
-
             result = ensemble.fit(
                 build(config, size),
                 datasets[count],
@@ -187,7 +181,7 @@ def train_all(
                 seeds,
                 strategy=config["strategy"],
                 checkpoint=run.checkpointer(f"{config['model']}{size}_n{count}"),
-                progress=report,
+                progress=progress.part(index, f"{config['model']} {size}, {count} examples"),
             )
             for s, seed in enumerate(seeds):
                 for epoch in range(training.epochs):

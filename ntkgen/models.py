@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ntkgen import conv
+from ntkgen import conv, norm
 
 Array = jax.Array
 
@@ -46,43 +46,46 @@ def _dense(x: Array, features: int, name: str) -> Array:
     return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(x)
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation over all but the last axis, as `torch.nn.BatchNorm2d` computes it.
+class BatchNormRelu(nn.Module):
+    """Batch normalisation over all but the last axis as `torch.nn.BatchNorm2d` computes it, then ReLU, then pooling.
 
-    Unlike Flax's module: momentum is the weight of the *new* value (0.1), and the running variance is fed
-    with the unbiased batch variance while the batch itself is normalised with the biased one.
-    Variables: `batch_stats/{mean, var}` of shape (features,); with `affine` also params `{scale, bias}`.
+    Unlike Flax's BatchNorm, `MOMENTUM` is the weight of the *new* value, and the running variance is fed with the
+    unbiased batch variance while the batch itself is normalised with the biased one. Variables:
+    `batch_stats/{mean, var}` of shape (c,); with `affine` also params `{scale, bias}`.
+
+    Attributes:
+      affine: learn a scale and a shift.
+      pool: end with the maximum over 2x2 windows.
     """
 
-    momentum: float = 0.1
-    epsilon: float = 1e-5
+    MOMENTUM = 0.1  # PyTorch's
+
     affine: bool = False
+    pool: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Normalise x (..., features); with `train` by the batch's statistics, which update the running ones."""
-        features = x.shape[-1]
-        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(features, jnp.float32))
-        running_var = self.variable("batch_stats", "var", lambda: jnp.ones(features, jnp.float32))
-        if train:
-            # One pass over memory: sum and sum of squares together. Convolution outputs have means of the
-            # order of their deviations, so the cancellation costs a few ulps, not digits.
-            axes, count = tuple(range(x.ndim - 1)), x.size // features
-            mean = jnp.mean(x, axes)
-            var = jnp.maximum(jnp.mean(x * x, axes) - mean * mean, 0.0)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
+        """Map x (n, h, w, c); with `train` by the batch's statistics, which also update the running ones."""
+        channels = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, jnp.float32))
+        running_var = self.variable("batch_stats", "var", lambda: jnp.ones(channels, jnp.float32))
+        if train and not self.affine:
+            y, mean, var = norm.norm_relu(x, self.pool)
         else:
-            mean, var = running_mean.value, running_var.value
-        scale = jax.lax.rsqrt(var + self.epsilon)
-        shift = -mean * scale
-        if self.affine:
-            gamma = self.param("scale", nn.initializers.ones, (features,))
-            beta = self.param("bias", nn.initializers.zeros, (features,))
-            scale, shift = scale * gamma, shift * gamma + beta
-        return x * scale.astype(x.dtype) + shift.astype(x.dtype)
+            mean, var = norm.statistics(x) if train else (running_mean.value, running_var.value)
+            scale = jax.lax.rsqrt(var + norm.EPSILON)
+            shift = -mean * scale
+            if self.affine:
+                gamma = self.param("scale", nn.initializers.ones, (channels,))
+                beta = self.param("bias", nn.initializers.zeros, (channels,))
+                scale, shift = scale * gamma, shift * gamma + beta
+            z = x * scale.astype(x.dtype) + shift.astype(x.dtype)
+            y = nn.relu(norm.max_pool(z) if self.pool else z)
+        if train and not self.is_initializing():
+            count = x.size // channels
+            running_mean.value += self.MOMENTUM * (mean - running_mean.value)
+            running_var.value += self.MOMENTUM * (var * (count / max(count - 1, 1)) - running_var.value)
+        return y
 
 
 class MLP(nn.Module):
@@ -143,20 +146,10 @@ class CNN(nn.Module):
                     name=f"conv{name}",
                     conv_general_dilated=conv.conv_general_dilated,
                 )(x)
-                x = nn.relu(BatchNorm(affine=self.affine_norm, name=f"norm{name}")(x, train))
-            x = max_pool(x)
+                pair = BatchNormRelu(affine=self.affine_norm, pool=half == 1, name=f"norm{name}")
+                x = pair(x, train)
         x = x.reshape(x.shape[0], -1)
         return _dense(nn.relu(_dense(x, 256, "dense0")), self.num_classes, "dense1")
-
-
-def max_pool(x: Array) -> Array:
-    """Max over 2x2 windows of x (n, h, w, c), odd rows and columns dropped as PyTorch does.
-
-    A reshape and a maximum, because on CPU the gradient of `reduce_window` is an order of magnitude slower.
-    """
-    n, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
 def takes_train(model: nn.Module) -> bool:

@@ -4,6 +4,7 @@ Accuracies are in percent. None marks a value that the paper's text no longer sh
 published ones is named in the comment beside it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,8 +58,8 @@ def compare(published: Mapping[int, Mapping[str, float | None]], ours: Mapping[i
 
     Returns:
       A row for each setting and metric that either side has: setting, metric, published, ours, low, high,
-      difference (ours - published), and inside (whether the interval holds the published value); None where a side
-      is missing.
+      difference (ours - published), and inside (whether the interval holds the published value); None where a side,
+      or the interval, is missing.
     """
     rows = []
     for setting in sorted({*published, *ours}):
@@ -67,6 +68,7 @@ def compare(published: Mapping[int, Mapping[str, float | None]], ours: Mapping[i
             value = theirs.get(metric)
             mean, low, high = own.get(metric, (None, None, None))
             both = value is not None and mean is not None
+            bounded = both and not (math.isnan(low) or math.isnan(high))  # one seed has no interval
             rows.append(
                 {
                     "setting": setting,
@@ -76,7 +78,7 @@ def compare(published: Mapping[int, Mapping[str, float | None]], ours: Mapping[i
                     "low": low,
                     "high": high,
                     "difference": mean - value if both else None,
-                    "inside": low <= value <= high if both else None,
+                    "inside": low <= value <= high if bounded else None,
                 }
             )
     return rows

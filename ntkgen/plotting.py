@@ -1,5 +1,6 @@
 """Tables to figures. Nothing is computed here; one quantity has one colour in all figures."""
 
+import io as bytesio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ntkgen import io
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = {"test": "#0072B2", "train": "#E69F00", "published": "#000000", "threshold": "#7F7F7F"}
@@ -42,9 +45,15 @@ def _band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") ->
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0, zorder=2)
 
 
+def _logarithmic(ax: Axes, x: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic; it covers all of x, also where every mean is NaN."""
+    ax.update_datalim([(value, 0.0) for value in x], updatey=False)
+    ax.set_xscale("log")
+
+
 def _sizes_axis(ax: Axes, params: Sequence[float], names: Sequence[int], size_name: str) -> None:
     """Label a logarithmic parameter axis, with the sizes themselves along the top where they do not collide."""
-    ax.set_xscale("log")
+    _logarithmic(ax, params)
     ax.set_xlabel("parameters")
     top = ax.secondary_xaxis("top")
     chosen: list[int] = []
@@ -132,9 +141,9 @@ def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title:
                 curve = pair[side]
                 ax.plot(curve.x, curve.mean, color=colour, label=label, linewidth=1.5)
                 ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
-                top = max(top, np.nanmax(curve.mean[len(curve.mean) // 10 :], initial=0.0))
+                top = max(top, np.nanmax(np.asarray(curve.mean)[len(curve.mean) // 10 :], initial=0.0))
+                _logarithmic(ax, curve.x)
             ax.set_ylim(0, min(100, 1.33 * top) or 1)
-            ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("epochs")
             ax.set_ylabel(name)
@@ -154,7 +163,7 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
         figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
             _band(ax, curve, colour, label)
-        ax.set_xscale("log")
+            _logarithmic(ax, curve.x)
         ax.set_xlabel("training examples")
         ax.set_ylabel("test error (%)")
         figure.suptitle(title, fontsize=10.5)
@@ -165,6 +174,8 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, without the time and version that would make two runs' files differ."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    buffer = bytesio.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
     plt.close(figure)
+    io.atomic_write(path, buffer.getvalue())
     return path

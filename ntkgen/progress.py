@@ -1,7 +1,9 @@
 """Progress of a sweep: one bar in a terminal, a plain line now and then elsewhere."""
 
+import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -11,27 +13,28 @@ PLAIN_SECONDS = 15.0  # between plain lines
 
 
 class Progress:
-    """Counts seeds x epochs over all parts of a run; a context manager.
+    """Counts seeds x epochs over the parts of a run; a context manager.
+
+    The time left weighs each part by its cost, since the widest network of a sweep takes longer than all others.
 
     Attributes:
-      total: seeds x epochs of the whole run, what an earlier call did included.
+      costs: relative cost of a seed's epoch in each part.
+      num_seeds: seeds of each part.
+      epochs: epochs of each part.
       stream: where to write: a bar if it is a terminal, else lines.
     """
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, costs: Sequence[float], num_seeds: int, epochs: int, stream: TextIO | None = None) -> None:
         """Begin with nothing done."""
-        self.total, self.stream = total, stream or sys.stderr
+        self.costs, self.num_seeds, self.epochs = list(costs), num_seeds, epochs
+        self.stream = stream or sys.stderr
         self._begun = self._said = time.monotonic()
-        self._measured = 0
+        self._spent_cost = 0.0  # of what was trained here; a resumed run's earlier epochs took no time
         self._bar: Any = None
-        if self.stream.isatty():
-            self._bar = tqdm(
-                total=total,
-                unit="epoch",
-                file=self.stream,
-                dynamic_ncols=True,
-                bar_format="{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}",
-            )
+        if _columns(self.stream):
+            total = len(self.costs) * num_seeds * epochs
+            bar_format = "{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}"
+            self._bar = tqdm(total=total, file=self.stream, dynamic_ncols=True, bar_format=bar_format)
 
     def __enter__(self) -> "Progress":
         """Return itself."""
@@ -42,31 +45,37 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, done: int, count: int, label: str, loss: np.ndarray) -> None:
-        """Say how far the run is.
+    def part(self, index: int, label: str) -> Callable[[int, int, dict[str, np.ndarray]], None]:
+        """Make the `progress` argument of `ensemble.fit` for one part of the run."""
 
-        Args:
-          done: seeds x epochs that are done in all.
-          count: how many of them this call just trained; speed is taken from these.
-          label: what is being trained.
-          loss: latest training loss of each seed.
-        """
+        def report(first_seed: int, epoch: int, metrics: dict[str, np.ndarray]) -> None:
+            loss = metrics["train_loss"]
+            here = first_seed * self.epochs + len(loss) * epoch
+            self._spent_cost += len(loss) * self.costs[index]
+            part = self.num_seeds * self.epochs
+            left = (part - here) * self.costs[index] + part * sum(self.costs[index + 1 :])
+            self._show(index * part + here, left, f"{label}, epoch {epoch}/{self.epochs}, loss {np.mean(loss):.4f}")
+
+        return report
+
+    def _show(self, done: int, left_cost: float, words: str) -> None:
         now = time.monotonic()
-        self._measured += count
         spent = now - self._begun
-        left = spent / self._measured * (self.total - done)
-        shown = f"{label}, training loss {np.mean(loss):.4f}"
+        left = tqdm.format_interval(spent * left_cost / self._spent_cost)
+        total = len(self.costs) * self.num_seeds * self.epochs
         if self._bar is not None:
             self._bar.n = done
-            self._bar.set_postfix_str(f"{shown}, {_clock(left)} left")
-        elif now - self._said > PLAIN_SECONDS or done == self.total:
+            self._bar.set_postfix_str(f"{words}, about {left} left")
+        elif now - self._said > PLAIN_SECONDS or done == total:
             self._said = now
-            print(
-                f"{done}/{self.total} seeds x epochs, {shown}, {_clock(spent)} spent, {_clock(left)} left",
-                file=self.stream,
-                flush=True,
-            )
+            spent_words = tqdm.format_interval(spent)
+            line = f"{done}/{total} seeds x epochs, {words}, {spent_words} spent, about {left} left"
+            print(line, file=self.stream, flush=True)
 
 
-def _clock(seconds: float) -> str:
-    return tqdm.format_interval(seconds)
+def _columns(stream: TextIO) -> int:
+    """Width of a terminal; 0 for anything else, and for the terminal that does not know its own (no bar fits there)."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 0

@@ -33,6 +33,7 @@ PyTree = Any
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 FINISHED = "finished.json"
+SUMS = "sha256.json"
 
 
 class RecordError(ValueError):
@@ -145,13 +146,15 @@ def open_run(
     """
     resolved = {**config, "device": {key: value for key, value in device().items() if key != "kind"}}
     folder = Path(out_dir) / study / f"{dataset}-{io.config_hash(resolved)}"
-    _check_writable(folder)
+    check_writable(folder, "out_dir")
     try:
         with io.lock(folder):
             if force:
                 _clear(folder)
+            for unfinished in folder.glob(".*.tmp"):  # of an atomic write that was killed
+                unfinished.unlink()
             _check_same(folder, resolved)
-            run = Run(folder, (folder / FINISHED).exists())
+            run = Run(folder, _is_finished(folder))
             if not (folder / "config.json").exists():
                 run.write_json(
                     "config.json",
@@ -169,14 +172,23 @@ def open_run(
         raise RecordError(f"out_dir: {error}") from None
 
 
-def _check_writable(folder: Path) -> None:
-    """Try to write where the folder is or will be, and leave nothing behind."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+def check_writable(folder: str | os.PathLike, name: str) -> None:
+    """Try to write where a folder is or will be, and leave nothing behind.
+
+    Args:
+      folder: the folder.
+      name: what the user calls it.
+
+    Raises:
+      RecordError: nothing can be written there.
+    """
+    existing = folder = Path(folder)
     try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise RecordError(f"out_dir: cannot write in {existing}: {error.strerror}") from None
+        raise RecordError(f"{name}: cannot write in {existing}: {error.strerror}") from None
 
 
 def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
@@ -189,12 +201,28 @@ def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
             "config": (found["config"], json.loads(io.canonical_json(resolved))),
             **{name: (found["versions"].get(name), version) for name, version in versions().items()},
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RecordError(f"out_dir: {path} is damaged; --force begins the run anew") from None
     for name, (theirs, ours) in differing.items():
         if theirs != ours:
             detail = "another config" if name == "config" else f"{name} {theirs}, this is {ours}"
             raise RecordError(f"out_dir: {folder} holds a run of {detail}; --force begins it anew, or choose another")
+
+
+def _is_finished(folder: Path) -> bool:
+    """Say whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
+    path = folder / FINISHED
+    if not path.exists():
+        return False
+    try:
+        sums = json.loads(path.read_text())
+        tables = [name for name in sums if name.endswith((".csv", ".json"))]
+        damaged = [name for name in tables if io.sha256_bytes((folder / name).read_bytes()) != sums[name]]
+    except (OSError, ValueError, TypeError) as error:
+        damaged = [str(error)]
+    if damaged:
+        warnings.warn(f"{folder} is not as the run left it ({', '.join(damaged)}); finishing it anew", stacklevel=2)
+    return not damaged
 
 
 def _clear(folder: Path) -> None:
@@ -210,8 +238,9 @@ def _clear(folder: Path) -> None:
 class Checkpointer:
     """Keeps the latest two states of an ensemble's training with Orbax; only the last once it is final.
 
-    Orbax makes each checkpoint appear whole, by renaming. A digest over all arrays is stored with it, so that
-    damage done later is found too.
+    Orbax makes each checkpoint appear whole, by renaming. The checksums of its files are stored beside them, so that
+    damage done later is found before Orbax stumbles over it, and a digest over all arrays within, so that what comes
+    back is what went in.
     """
 
     def __init__(self, folder: Path, every_seconds: float = 20.0) -> None:
@@ -229,12 +258,16 @@ class Checkpointer:
         if not final and time.monotonic() - self._last < self.every_seconds:
             return
         leaves = _named(tree)
-        leaves["digest"] = np.frombuffer(bytes.fromhex(_digest(epoch, leaves)), np.uint8)
+        digest = np.frombuffer(bytes.fromhex(_digest(epoch, leaves)), np.uint8)
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf.size} | {"digest": digest}
         path = self.folder / str(epoch)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(path.absolute(), args=ocp.args.StandardSave(leaves), force=True)
+        io.atomic_write(path / SUMS, json.dumps(_file_sums(path)).encode())
         for old in self._epochs()[: -1 if final else -2]:
             shutil.rmtree(self.folder / str(old))
+        for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a save that was killed
+            shutil.rmtree(unfinished)
         self._last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
@@ -258,19 +291,30 @@ class Checkpointer:
 
     @staticmethod
     def _load(path: Path, epoch: int, like: PyTree) -> PyTree:
+        if json.loads((path / SUMS).read_text()) != _file_sums(path):
+            raise ValueError("its files' checksums do not match")
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _named(like).items()}
             target["digest"] = np.zeros(32, np.uint8)
-            leaves = reader.restore(path.absolute(), args=ocp.args.StandardRestore(target))
+            filled = {name: leaf for name, leaf in target.items() if leaf.size}  # Orbax refuses empty arrays
+            leaves = target | reader.restore(path.absolute(), args=ocp.args.StandardRestore(filled))
         stored = np.asarray(leaves.pop("digest")).tobytes().hex()
         if stored != _digest(epoch, leaves):
-            raise ValueError("its checksum does not match")
+            raise ValueError("the checksum of its arrays does not match")
+        for name, leaf in _named(like).items():
+            if leaves[name].shape != leaf.shape:
+                raise ValueError(f"expected {name} of shape {leaf.shape}, got {leaves[name].shape}")
         return jax.tree.unflatten(jax.tree.structure(like), [np.array(leaves[name]) for name in _named(like)])
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
     """Drop Orbax's running commentary, which would tear the progress bar apart; keep its warnings."""
     return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+
+
+def _file_sums(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SUMS)
+    return {str(path.relative_to(folder)): io.sha256_bytes(path.read_bytes()) for path in files}
 
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:

@@ -1,0 +1,77 @@
+"""Strict numerics for the whole suite, and the fixtures that several modules share.
+
+Warnings are errors too (`filterwarnings` in pyproject.toml).
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.experimental
+import pytest
+
+# Shapes must be aligned by hand, and no accelerator may round matrix products to TF32 or bfloat16 behind our back.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Decoded data sets go to a folder of this session; real data is decoded once for all tests that share it.
+
+    Each pytest-xdist worker has its own base folder, so workers do not meet there.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NTKGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets; tests that need it are skipped, with the reason, where there is none."""
+    folder = os.environ.get("NTKGEN_DATA_DIR", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("NTKGEN_DATA_DIR is not set to a folder with real data")
+    return Path(folder)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Enable float64 for one test; the others run in float32, as users do."""
+    # jax.enable_x64 is the context manager from 0.8 on; 0.7 has it in jax.experimental, from where it has since gone.
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    with enable(True):
+        yield
+
+
+class _Compilations(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith("Compiling %s with global shapes"):
+            self.names.append(str(record.args[0]))
+
+
+@contextlib.contextmanager
+def count_compilations() -> Iterator[list[str]]:
+    """Collect the names of the programs that JAX compiles meanwhile; it takes a positive control to prove anything."""
+    handler, logger = _Compilations(), logging.getLogger("jax._src.interpreters.pxla")
+    propagate, logger.propagate = logger.propagate, False  # the messages are for us alone
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles(True):
+            yield handler.names
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+@pytest.fixture
+def compilations():
+    """The context manager `count_compilations`; a fixture, since tests do not import conftest."""
+    return count_compilations

@@ -1,0 +1,679 @@
+"""The study as a user runs it: what it writes, what it refuses, and going on after a kill.
+
+Every run is a process of its own. A compilation cache that they share saves most of their time; whether it was filled
+makes no difference to a single byte, as the comparisons below show.
+"""
+
+import ast
+import io as bytesio
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntkgen import io, optim, paper, records
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = ROOT / "experiments" / "double_descent.py"
+SCRIPTS = sorted(path for path in STUDY.parent.glob("*.py") if "__main__" in path.read_text())
+TINY = ["--dataset=digits", "--depth=2", "--num_seeds=2", "--batch_size=64"]
+SIZES, COUNTS, EPOCHS = (4, 8, 16), (150, 300), 3
+SWEEP = [*TINY, "--widths=4,8,16", "--num_train=150,300", f"--epochs={EPOCHS}", "--criterion=0.7"]
+
+# Runs a study with a checkpoint after every epoch. LOG gets a line for each epoch trained; KILL is where the process
+# kills itself, as `kill -9` would at that moment; HOLD is where it stops and waits for ever.
+WRAPPER = """
+import os, runpy, signal, sys, time
+from pathlib import Path
+from ntkgen import ensemble, io, records
+import orbax.checkpoint as ocp
+
+script, log, kill, hold = sys.argv[1], *(os.environ.get(name, "") for name in ("LOG", "KILL", "HOLD"))
+records.Run.checkpointer.__defaults__ = (0.0,)
+saves = [0]
+
+def event(name):
+    if name == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == hold:
+        print("holding", flush=True)
+        time.sleep(600)
+
+def note(text):
+    if log:
+        with open(log, "a") as file:
+            file.write(text + "\\n")
+
+save, write, replace = records.Checkpointer.save, io.atomic_write, os.replace
+finalize = ocp.StandardCheckpointHandler.finalize
+
+def counted_save(self, epoch, tree, *, final):
+    saves[0] += 1
+    note(f"{self.folder.name} {epoch}")
+    event(f"before save {saves[0]}")
+    save(self, epoch, tree, final=final)
+    event(f"after save {saves[0]}")
+
+def marked_finalize(self, *args, **kwargs):  # Orbax has written everything, under its temporary name
+    event(f"within save {saves[0]}")
+    finalize(self, *args, **kwargs)
+
+def marked_write(path, data):
+    path = Path(path)
+    event(f"before {path.name} {saves[0]}" if path.name == records.SUMS else f"before {path.name}")
+    write(path, data)
+
+def marked_replace(one, two, **kwargs):
+    event(f"within {Path(two).name}")
+    replace(one, two, **kwargs)
+
+records.Checkpointer.save, io.atomic_write, os.replace = counted_save, marked_write, marked_replace
+ocp.StandardCheckpointHandler.finalize = marked_finalize
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(script)
+runpy.run_path(script, run_name="__main__")
+"""
+
+# Runs a script with each of many command lines, in forks of one process that has imported everything.
+DRIVER = """
+import json, os, runpy, sys, tempfile, traceback, warnings
+import absl.app, flax.linen, matplotlib.pyplot, orbax.checkpoint, optax, scipy.stats, sklearn.datasets
+from ntkgen import data, ensemble, peaks, plotting, records
+
+script, results = sys.argv[1], []
+sys.path[0] = os.path.dirname(script)
+for argv in json.load(sys.stdin):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fork.*")  # JAX has not started its threads yet
+            pid = os.fork()
+        if pid == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv, code = [script, *argv], 0
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+        results.append([code, *texts])
+json.dump(results, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """Environment of all runs: this checkout's ntkgen, a shared compilation cache, no data folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "GIT_DIR": "/nonexistent",  # somebody may commit while the tests run, and config.json holds the commit
+    }
+
+
+@pytest.fixture(scope="module")
+def run(environment, tmp_path_factory):
+    """Run a script in a process of its own: run(*flags, out=..., log=..., kill=...)."""
+    wrapper = tmp_path_factory.mktemp("wrapper") / "wrapper.py"
+    wrapper.write_text(WRAPPER)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def call(*flags, out: Path, wrapped: bool = True, start=subprocess.run, **more):
+        command = [sys.executable, *([wrapper] if wrapped else []), STUDY, *flags, f"--out_dir={out}"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        extra = {name.upper(): str(value) for name, value in more.items()}
+        limit = {"timeout": 300} if start is subprocess.run else {}
+        done = start(command, env={**environment, **extra}, cwd=elsewhere, **pipes, **limit)
+        assert not list(elsewhere.iterdir())
+        return done
+
+    return call
+
+
+def folder_of(out: Path, dataset: str = "digits") -> Path:
+    """The one run folder below an output folder."""
+    (folder,) = (out / "double_descent").iterdir()
+    assert re.fullmatch(f"{dataset}-[0-9a-f]{{12}}", folder.name)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file outside checkpoints/, dot files but for the lock included."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    named = {str(path.relative_to(folder)): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if not name.startswith("checkpoints/")}
+
+
+def checkpoints(folder: Path) -> dict[str, np.ndarray]:
+    """Every array of every checkpoint, by its place."""
+    import orbax.checkpoint as ocp
+
+    arrays = {}
+    for path in sorted((folder / "checkpoints").glob("*/*")):
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            shapes = reader.metadata(path).item_metadata.tree
+            target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+            leaves = reader.restore(path, args=ocp.args.StandardRestore(target))
+        arrays.update({f"{path.parent.name}/{path.name}/{name}": np.asarray(leaf) for name, leaf in leaves.items()})
+    return arrays
+
+
+def succeeded(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """An uninterrupted run: (folder, standard output, log)."""
+    out = tmp_path_factory.mktemp("whole") / "results"
+    log = out.parent / "log"
+    done = run(*SWEEP, out=out, log=log)
+    stdout = succeeded(done)
+    assert done.stderr.splitlines()[-1].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
+    return folder_of(out), stdout, log.read_text().splitlines()
+
+
+# What a run writes
+
+
+def test_a_run_writes_these_files_and_no_others(whole):
+    folder, stdout, _ = whole
+    pictures = [
+        f"double_descent_digits_{kind}_n{count}.png" for kind in ("epoch_wise", "model_wise") for count in COUNTS
+    ]
+    tables = ["comparison.csv", "config.json", "finished.json", "runs.csv", "summary.csv", "verdict.json"]
+    assert sorted(contents(folder)) == sorted([*tables, *pictures, "double_descent_digits_sample_wise.png"])
+    for path in folder.glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000
+        assert str(path) in stdout
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(
+        f"mlp{size}_n{count}" for size in SIZES for count in COUNTS)  # fmt: skip
+    assert all([p.name for p in path.iterdir()] == [str(EPOCHS)] for path in (folder / "checkpoints").iterdir())
+
+
+def test_config_json_holds_every_setting(whole):
+    config = json.loads((whole[0] / "config.json").read_text())["config"]
+    assert config == {
+        "dataset": "digits", "model": "mlp", "sizes": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0,
+        "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
+        "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
+        "data_digests": config["data_digests"], "device": config["device"],
+    }  # fmt: skip
+    assert len(set(config["data_digests"])) == 2
+
+
+def test_runs_csv_is_tidy(whole):
+    rows = records.read_table(whole[0] / "runs.csv")
+    assert list(rows[0]) == [
+        "num_train", "size", "num_params", "seed", "epoch", "learning_rate", "train_loss", "train_acc", "test_loss",
+        "test_acc", "diverged"]  # fmt: skip
+    keys = [tuple(int(row[name]) for name in ("num_train", "size", "seed", "epoch")) for row in rows]
+    assert sorted(keys) == [(n, size, seed, epoch + 1) for n in COUNTS for size in SIZES for seed in range(2)
+                            for epoch in range(EPOCHS)]  # fmt: skip
+    for row in rows:
+        size, epoch = int(row["size"]), int(row["epoch"])
+        assert int(row["num_params"]) == 65 * size + 10 * (size + 1) and row["diverged"] == "0"
+        rate = optim.learning_rate_at(epoch - 1, base=0.05, epochs=EPOCHS, schedule="cosine")
+        assert float(row["learning_rate"]) == rate
+        for split, examples in (("train", int(row["num_train"])), ("test", 500)):
+            correct = float(row[f"{split}_acc"]) * examples / 100
+            assert 0 <= correct <= examples and correct == pytest.approx(round(correct), abs=1e-3)
+            assert 0 < float(row[f"{split}_loss"]) < 5
+    last = {key: float(row["test_acc"]) for key, row in zip(keys, rows, strict=True) if key[3] == EPOCHS}
+    assert last[300, 16, 0, EPOCHS] > 30 and last[300, 16, 0, EPOCHS] != last[300, 16, 1, EPOCHS]
+
+
+def test_summary_and_comparison_follow_from_runs_csv(whole):
+    rows = records.read_table(whole[0] / "runs.csv")
+    summary = records.read_table(whole[0] / "summary.csv")
+    compared = records.read_table(whole[0] / "comparison.csv")
+    assert [(int(row["num_train"]), int(row["size"])) for row in summary] == [(n, s) for n in COUNTS for s in SIZES]
+    for row in summary:
+        for split in ("train", "test"):
+            final = [float(r[f"{split}_acc"]) for r in rows if r["num_train"] == row["num_train"]
+                     and r["size"] == row["size"] and r["epoch"] == str(EPOCHS)]  # fmt: skip
+            mean, half = np.mean(final), 12.706204736432095 * abs(final[0] - final[1]) / 2  # t(0.975, 1) s / sqrt(2)
+            found = [float(row[f"{split}_acc_{name}"]) for name in ("mean", "std", "t_low", "t_high")]
+            assert found == pytest.approx([mean, np.std(final, ddof=1), mean - half, mean + half])
+            low, high = (float(row[f"{split}_acc_boot_{end}"]) for end in ("low", "high"))
+            assert min(final) - 1e-9 <= low <= high <= max(final) + 1e-9
+            (beside,) = (r for r in compared if r["num_train"] == row["num_train"] and r["setting"] == row["size"]
+                         and r["metric"] == f"{split}_acc")  # fmt: skip
+            assert beside["ours"] == row[f"{split}_acc_mean"] and beside["low"] == row[f"{split}_acc_t_low"]
+            assert beside["published"] == beside["difference"] == beside["inside"] == ""
+        assert float(row["params_per_example"]) == int(row["num_params"]) / int(row["num_train"])
+    assert len(compared) == 2 * len(summary)
+
+
+def test_the_verdict_is_printed_and_kept(whole):
+    folder, stdout, _ = whole
+    verdicts = json.loads((folder / "verdict.json").read_text())
+    assert [verdict["num_train"] for verdict in verdicts] == list(COUNTS)
+    for verdict in verdicts:
+        assert f"verdict: {verdict['verdict']}\n" in stdout
+        assert f"MLP on digits, {verdict['num_train']} examples" in stdout
+    # With 70 % as the criterion 300 examples are "interpolated" within these sizes, and the test is made.
+    assert {"params", "low", "high", "num_never"} <= set(verdicts[1]["threshold"])
+    assert 0 < verdicts[1]["peak"]["pvalue"] <= 1 and verdicts[1]["peak"]["size"] == 8
+
+
+def test_a_cnn_of_one_seed_draws_into_another_folder(run, tmp_path):
+    figures = tmp_path / "figures"
+    flags = ["--dataset=digits", "--model=cnn", "--channels=1", "--num_seeds=1", "--epochs=1", "--num_train=128"]
+    stdout = succeeded(run(*flags, f"--figures_dir={figures}", out=tmp_path / "results", wrapped=False))
+    folder = folder_of(tmp_path / "results")
+    assert not list(folder.glob("*.png")) and "[one seed]" in stdout and "verdict: undecided" in stdout
+    stem = "double_descent_digits_cnn"
+    assert sorted(path.name for path in figures.iterdir()) == [
+        f"{stem}.csv", f"{stem}_epoch_wise.png", f"{stem}_model_wise.png"]  # fmt: skip
+    assert (figures / f"{stem}.csv").read_bytes() == (folder / "summary.csv").read_bytes()
+    (row,) = records.read_table(folder / "summary.csv")
+    assert row["size"] == "1" and row["test_acc_t_low"] == "nan" and float(row["test_acc_mean"]) >= 0
+
+
+def test_mnist1d_runs(run, tmp_path):
+    flags = ["--dataset=mnist1d", "--widths=4,8", "--depth=2", "--num_seeds=2", "--epochs=1", "--num_train=500"]
+    stdout = succeeded(run(*flags, "--optimizer=adam", "--lr=0.001", out=tmp_path / "results", wrapped=False))
+    folder = folder_of(tmp_path / "results", "mnist1d")
+    assert (folder / "double_descent_mnist1d_lr0.001_model_wise.png").exists() and "MLP on mnist1d" in stdout
+    assert len(records.read_table(folder / "runs.csv")) == 4
+
+
+def test_a_sweep_that_diverges_says_so_and_ends_well(run, tmp_path):
+    flags = [*TINY, "--widths=4,8,16", "--num_train=150", "--epochs=2", "--lr=1e30"]
+    stdout = succeeded(run(*flags, out=tmp_path / "results", wrapped=False))
+    folder = folder_of(tmp_path / "results")
+    assert stdout.count("2 diverged") == 3 and stdout.count("all diverged") == 6 and "verdict: undecided" in stdout
+    assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"}
+    for row in records.read_table(folder / "summary.csv"):
+        assert row["num_diverged"] == "2" and row["test_acc_mean"] == row["train_acc_t_low"] == ""
+    assert (folder / "finished.json").exists()
+
+
+def test_real_mnist_stands_beside_the_published_table(run, tmp_path, real_data):
+    flags = ["--dataset=mnist", f"--data_dir={real_data}", "--widths=8,9", "--num_train=300", "--num_seeds=2"]
+    succeeded(run(*flags, "--epochs=1", out=tmp_path / "results", wrapped=False))
+    folder = folder_of(tmp_path / "results", "mnist")
+    rows = {(r["setting"], r["metric"]): r for r in records.read_table(folder / "comparison.csv")}
+    known = paper.DOUBLE_DESCENT["mlp", "mnist"][8]
+    for metric, value in known.items():
+        row = rows["8", metric]
+        assert float(row["published"]) == value
+        assert float(row["difference"]) == float(row["ours"]) - value
+        assert row["inside"] == str(float(row["low"]) <= value <= float(row["high"]))
+        assert rows["9", metric]["published"] == ""
+
+
+# What it refuses
+
+
+def write_shard(path: Path, image: np.ndarray) -> None:
+    """Write an ArrayRecord file that holds one image of class 3."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    png = bytesio.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(png, "PNG")
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(png.getvalue())
+    example.features.feature["label"].int64_list.value.append(3)
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    writer.write(example.SerializeToString())
+    writer.close()
+
+
+def broken_data(root: Path) -> dict[str, Path]:
+    """Data folders that are not what they should be."""
+    folders = {name: root / name for name in ("missing", "empty", "no version", "truncated", "another shape")}
+    folders["empty"].mkdir(parents=True)
+    (folders["no version"] / "mnist").mkdir(parents=True)
+    for name, shape in (("truncated", (28, 28, 1)), ("another shape", (32, 32, 3))):
+        folder = folders[name] / "mnist" / "3.0.1"
+        folder.mkdir(parents=True)
+        splits = [
+            {"name": split, "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+             "shardLengths": ["1", str(count - 1)], "numBytes": "1"}
+            for split, count in (("train", 60_000), ("test", 10_000))
+        ]  # fmt: skip
+        info = {"name": "mnist", "version": "3.0.1", "fileFormat": "array_record", "splits": splits}
+        (folder / "dataset_info.json").write_text(json.dumps(info))
+        prefix = "tensorflow_datasets.core.features."
+        image = {"shape": {"dimensions": [str(d) for d in shape]}, "dtype": "uint8", "encodingFormat": "png"}
+        features = {
+            "image": {"pythonClassName": prefix + "image_feature.Image", "image": image},
+            "label": {"pythonClassName": prefix + "class_label_feature.ClassLabel", "classLabel": {"numClasses": "10"}},
+        }
+        top = {"pythonClassName": prefix + "features_dict.FeaturesDict", "featuresDict": {"features": features}}
+        (folder / "features.json").write_text(json.dumps(top))
+        shard = folder / "mnist-train.array_record-00000-of-00002"
+        write_shard(shard, np.zeros(shape, np.uint8))
+        if name == "truncated":
+            shard.write_bytes(shard.read_bytes()[:-100])
+    return folders
+
+
+WHOLE = "expected a whole number from 1 to 1000000000"
+NUMBERS = [(f"--{flag}={value}", flag, WHOLE, value)
+           for flag in ("widths", "epochs", "num_seeds", "batch_size", "num_train", "depth")
+           for value in ("0", "-1", "many", "1.5", "nan", "", "9" * 400)]  # fmt: skip
+# (flag, words that the line must hold); each is added to a command line that is fine without it.
+REFUSED = [
+    *NUMBERS,
+    ("--dataset=imagenet", "dataset", "<mnist|fashion_mnist|cifar10|digits|mnist1d>", "imagenet"),
+    ("--preset=huge", "preset", "<quick|small|paper>", "huge"),
+    ("--model=resnet", "model", "<mlp|cnn>", "resnet"),
+    ("--optimizer=lion", "optimizer", "<sgd|adam|gd>", "lion"),
+    ("--schedule=step", "schedule", "<cosine|constant>", "step"),
+    ("--vary=nothing", "vary", "<both|init|order>", "nothing"),
+    ("--strategy=pmap", "strategy", "<auto|vmap|sequential>", "pmap"),
+    ("--widths=4,0", "widths", WHOLE, "4,0"),
+    ("--widths=4,,8", "widths", WHOLE, "4,,8"),
+    ("--widths=4,4", "widths", "expected distinct numbers", "4,4"),
+    ("--batch_size=1298", "batch_size", "expected at most the 1297 training examples", "got 1298"),
+    ("--num_train=1298", "num_train", "expected at most 1297, all of digits", "got 1298"),
+    ("--num_train=200,1298", "num_train", "expected at most 1297, all of digits", "got 1298"),
+    ("--num_train=32", "batch_size", "expected at most the 32 training examples", "got 64"),
+    *((f"--label_noise={value}", "label_noise", "expected a number in [0, 1)", value)
+      for value in ("1", "-0.1", "nan", "inf", "some", "")),
+    *((f"--lr={value}", "lr", "expected a positive number", value) for value in ("0", "-1", "nan", "inf", "fast", "")),
+    ("--momentum=1", "momentum", "expected a number in [0, 1)", "1"),
+    ("--weight_decay=-1", "weight_decay", "expected a number of at least 0", "-1"),
+    ("--criterion=0", "criterion", "expected a number between 0 and 1", "0"),
+    *((f"--seed={value}", "seed", "expected a whole number from 0 to 1000000000", value)
+      for value in ("-1", "4294967296", "x")),
+    ("--channels=4", "--channels", "expected no such flag with --model=mlp"),
+    ("--model=cnn", "--widths", "expected no such flag with --model=cnn"),
+    ("--preset=quick --dataset=mnist", "--preset=quick", "expected embedded data (digits, mnist1d)", "--dataset=mnist"),
+    ("--force=perhaps", "force", "perhaps"),
+    ("--noforce=1", "noforce=1", "does not take an argument"),
+    ("--wdiths=4", "'wdiths'", "Did you mean: widths"),
+    ("stray", "expected flags only", "got 'stray'"),
+    ("--dataset=mnist --data_dir=@missing", "mnist", "there is no folder @missing (data_dir)", "tfds build"),
+    ("--dataset=mnist --data_dir=@empty", "no mnist/<version> in @empty (data_dir)", "tfds build"),
+    ("--dataset=mnist --data_dir=@no version", "no mnist/<version> in @no version", "tfds build"),
+    ("--dataset=mnist --data_dir=@truncated", "@truncated", "mnist-train.array_record-00000-of-00002"),
+    ("--dataset=mnist --data_dir=@another shape", "@another shape", "expected images (28, 28, 1)", "got (32, 32, 3)"),
+    ("--out_dir=@file", "out_dir", "cannot write in @file: Not a directory"),
+    ("--out_dir=@file/below", "out_dir", "cannot write in @file: Not a directory"),
+    ("--out_dir=/proc/results", "out_dir", "cannot write in /proc"),
+]  # fmt: skip
+
+
+def as_flags(text: str) -> list[str]:
+    return re.split(" (?=--)", text)
+
+
+@pytest.fixture(scope="module")
+def refusals(environment, tmp_path_factory):
+    """What came of every command line of REFUSED: {flags: (code, stdout, stderr, folder of its own)}."""
+    base = tmp_path_factory.mktemp("refused")
+    places = {f"@{name}": str(path) for name, path in broken_data(base / "data").items()} | {
+        "@file": str(base / "file")
+    }
+    (base / "file").write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+
+    def placed(text: str) -> str:
+        for name, path in places.items():
+            text = text.replace(name, path)
+        return text
+
+    commands = []
+    for number, (flags, *_) in enumerate(REFUSED):
+        out = [] if "--out_dir" in flags else [f"--out_dir={base / 'out' / str(number)}"]
+        commands.append([*TINY, "--widths=4,8", "--epochs=1", *out, *as_flags(placed(flags))])
+    found = drive(environment, base, commands)
+    after = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+    assert after == before  # nothing was written, anywhere
+    return {flags: (*result, placed) for (flags, *_), result in zip(REFUSED, found, strict=True)}
+
+
+def drive(environment, folder: Path, commands: list[list[str]]) -> list[list]:
+    """Run the study with many command lines: [(code, stdout, stderr)]."""
+    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment, text=True,
+                          cwd=folder, capture_output=True, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("flags", "words"), [(flags, words) for flags, *words in REFUSED],
+                         ids=[f"{i} {flags[:40]}" for i, (flags, *_) in enumerate(REFUSED)])  # fmt: skip
+def test_bad_input_ends_in_one_line(refusals, flags, words):
+    code, out, err, placed = refusals[flags]
+    assert code == 2, err
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    for word in words:
+        assert placed(word) in err, err
+
+
+def test_a_good_command_line_passes_the_same_driver(environment, tmp_path):
+    # What the refused ones have in common is not what they are refused for.
+    command = [*TINY, "--widths=4,8", "--num_train=150", "--epochs=1", f"--out_dir={tmp_path / 'out'}"]
+    ((code, out, err),) = drive(environment, tmp_path, [command])
+    assert code == 0 and "verdict: " in out, err
+    assert (folder_of(tmp_path / "out") / "finished.json").exists()
+
+
+@pytest.mark.parametrize("flags", [["--epochs=0"], ["--dataset=mnist", "--data_dir=/nonexistent"], ["stray"]])
+def test_bad_input_in_a_process_of_its_own(run, tmp_path, flags):
+    done = run(*TINY, *flags, out=tmp_path / "results", wrapped=False)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_of_another_config_or_version_is_refused(whole, environment, tmp_path):
+    changes = {
+        "another config": lambda c: c["config"].update(lr=1.0),
+        "jax 0.0.1": lambda c: c["versions"].update(jax="0.0.1"),
+        "is damaged": lambda c: c.pop("versions"),
+    }
+    commands = []
+    for name, change in changes.items():
+        shutil.copytree(whole[0].parent.parent, tmp_path / name)
+        path = folder_of(tmp_path / name) / "config.json"
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+        commands.append([*SWEEP, f"--out_dir={tmp_path / name}"])
+    before = {name: contents(tmp_path / name) for name in changes}
+    for name, (code, out, err) in zip(changes, drive(environment, tmp_path, commands), strict=True):
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert name in err and "--force" in err and str(folder_of(tmp_path / name)) in err
+        assert contents(tmp_path / name) == before[name]
+
+
+# Help
+
+
+def defined_flags(script: Path) -> set[str]:
+    """Names of the flags that a script defines, itself or by define_shared."""
+    sources = [script.read_text()]
+    if "define_shared(" in sources[0]:
+        sources.append((script.parent / "common.py").read_text())
+    calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = {}
+    for call in calls:
+        function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if function.startswith("DEFINE_") or function == "define":
+            strings = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
+            names[next(iter(strings), None)] = None
+    return {name for name in names if isinstance(name, str)}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help_is_complete(script, environment, tmp_path):
+    done = subprocess.run([sys.executable, script, "--help"], env=environment, cwd=tmp_path, capture_output=True,
+                          text=True, timeout=120)  # fmt: skip
+    assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    names = defined_flags(script)
+    assert len(names) >= 3
+    for name in sorted(names):
+        # Indented two, the flag, for an enum its values, and then words.
+        assert re.search(rf"^  --(\[no\])?{name}: (<[^>]*>: )?\w", done.stdout, re.MULTILINE), f"--{name} lacks help"
+    assert ast.get_docstring(ast.parse(script.read_text())).splitlines()[0] in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_what_the_design_promises(environment):
+    shared = "dataset data_dir num_train num_seeds seed epochs preset out_dir figures_dir label_noise force".split()
+    assert set(shared) <= defined_flags(STUDY)
+
+
+# Going on
+
+
+def same_as(whole: Path, folder: Path) -> None:
+    """Hold a folder against the uninterrupted run's: files byte for byte, arrays of checkpoints exactly."""
+    one, two = contents(whole), contents(folder)
+    assert sorted(one) == sorted(two)
+    assert [name for name in one if one[name] != two[name]] == []
+    arrays, found = checkpoints(whole), checkpoints(folder)
+    assert sorted(arrays) == sorted(found) and len(arrays) > 6 * 5
+    for name, array in arrays.items():
+        assert array.dtype == found[name].dtype and array.shape == found[name].shape
+        assert array.tobytes() == found[name].tobytes(), name
+
+
+# Where the process dies, call after call in one folder: 6 parts of 3 epochs, a save after each.
+KILLS = [
+    "before save 1",  # nothing but config.json is there
+    "after save 2",  # in the middle of the first part
+    "within save 2",  # epoch 1 of the second part is written, but still under Orbax's temporary name
+    "before sha256.json 2",  # renamed, without its checksums
+    "after save 3",
+    "within runs.csv",  # everything is trained, the table is in its temporary file
+    "before verdict.json",
+    "within finished.json",
+]
+
+
+def test_killed_again_and_again_it_ends_as_if_it_never_was(run, whole, tmp_path):
+    out, log = tmp_path / "results", tmp_path / "log"
+    warned = 0
+    for kill in KILLS:
+        done = run(*SWEEP, out=out, log=log, kill=kill)
+        assert done.returncode == -signal.SIGKILL, (kill, done.stderr)
+        warned += done.stderr.count("is damaged")
+        assert not (folder_of(out) / "finished.json").exists()
+    done = run(*SWEEP, out=out, log=log)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.replace(str(out), "") == whole[1].replace(str(whole[0].parent.parent), "")
+    warned += done.stderr.count("is damaged")
+    assert warned == 1  # the one without checksums
+    aside = list(folder_of(out).glob("checkpoints/*/damaged-*"))
+    assert len(aside) == 1
+    shutil.rmtree(aside[0])
+    same_as(whole[0], folder_of(out))
+    # Of 18 epochs three were lost, to the first, third and fourth kill; they were done again, and no others.
+    trained = log.read_text().splitlines()
+    assert sorted(set(trained)) == sorted(whole[2])
+    assert len(trained) == len(whole[2]) + 3
+
+
+def test_killed_from_outside_it_goes_on(run, whole, tmp_path):
+    out = tmp_path / "results"
+    child = run(*SWEEP, out=out, start=subprocess.Popen)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("double_descent/*/checkpoints/mlp4_n300/2/sha256.json")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.communicate()
+    assert not (folder_of(out) / "runs.csv").exists()
+    done = run(*SWEEP, out=out)
+    assert done.returncode == 0, done.stderr
+    for aside in folder_of(out).glob("checkpoints/*/damaged-*"):  # if it hit between a rename and its checksums
+        shutil.rmtree(aside)
+    same_as(whole[0], folder_of(out))
+
+
+def test_a_finished_run_is_not_done_again_unless_forced(run, whole, tmp_path):
+    out, log = tmp_path / "results", tmp_path / "log"
+    shutil.copytree(whole[0].parent.parent, out)
+    folder = folder_of(out)
+    tables = [path for path in folder.iterdir() if path.suffix in (".csv", ".json")]
+    times = {path: path.stat().st_mtime_ns for path in tables}
+    stdout = succeeded(run(*SWEEP, out=out, log=log, kill="before runs.csv"))
+    first, rest = stdout.split("\n", 1)
+    assert first == f"{folder} is finished; --force does it again"
+    assert rest.replace(str(out), "") == whole[1].replace(str(whole[0].parent.parent), "")
+    assert not log.exists() and {path: path.stat().st_mtime_ns for path in tables} == times
+    same_as(whole[0], folder)
+
+    (folder / "runs.csv").write_text("spoilt")
+    (folder / "leftover").write_text("of an older version")
+    done = run(*SWEEP, "--force", out=out, log=log)
+    assert "is finished" not in succeeded(done) and log.read_text().splitlines() == whole[2]
+    same_as(whole[0], folder)
+
+
+def test_a_damaged_checkpoint_costs_only_what_it_held(run, whole, tmp_path):
+    out, log = tmp_path / "results", tmp_path / "log"
+    shutil.copytree(whole[0].parent.parent, out)
+    folder = folder_of(out)
+    (folder / "runs.csv").unlink()  # so that the run is not finished
+    manifest = folder / "checkpoints" / "mlp8_n300" / str(EPOCHS) / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:20])
+    done = run(*SWEEP, out=out, log=log)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "runs.csv" in done.stderr and "set aside as damaged-3" in done.stderr
+    assert log.read_text().splitlines() == [f"mlp8_n300 {epoch + 1}" for epoch in range(EPOCHS)]
+    shutil.rmtree(folder / "checkpoints" / "mlp8_n300" / "damaged-3")
+    same_as(whole[0], folder)
+
+
+def test_two_processes_do_not_share_a_folder(run, environment, tmp_path):
+    flags = [*TINY, "--widths=4,8,16", "--num_train=150", f"--epochs={EPOCHS}"]
+    first = run(*flags, out=tmp_path, hold="after save 1", start=subprocess.Popen)
+    try:
+        assert first.stdout.readline() == "holding\n", first.stderr.read()
+        before = contents(tmp_path)
+        commands = [[*flags, *more, f"--out_dir={tmp_path}"] for more in ([], ["--force"])]
+        for code, out, err in drive(environment, tmp_path, commands):
+            assert (code, out, err.count("\n")) == (2, "", 1), err
+            assert f"out_dir: {folder_of(tmp_path)} is in use by process {first.pid};" in err
+        assert contents(tmp_path) == before
+        with pytest.raises(io.LockedError), io.lock(folder_of(tmp_path)):
+            pass
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def test_the_checks_above_can_fail(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "copy")
+    same_as(whole[0], tmp_path / "copy")
+    for name in ("summary.csv", "double_descent_digits_sample_wise.png"):
+        content = (tmp_path / "copy" / name).read_bytes()
+        (tmp_path / "copy" / name).write_bytes(content[:-1] + b" ")
+        with pytest.raises(AssertionError):
+            same_as(whole[0], tmp_path / "copy")
+        (tmp_path / "copy" / name).write_bytes(content)
+    shutil.rmtree(tmp_path / "copy" / "checkpoints" / "mlp4_n150")
+    with pytest.raises(AssertionError):
+        same_as(whole[0], tmp_path / "copy")

@@ -1,0 +1,249 @@
+"""Networks against the numpy oracle: counts, batch norm, pooling, initialisation, evaluation mode."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from jax import lax
+
+from ntkgen import models
+
+# Section V-A and V-E of the paper.
+MLP_PARAMS = {
+    8: 6514, 16: 13274, 32: 27562, 64: 59210, 128: 134794,
+    256: 335114, 512: 932362, 1024: 2913290, 2048: 10020874, 4096: 36818954,
+}  # fmt: skip
+CNN_PARAMS = {4: 72990, 8: 152082, 16: 337050, 32: 814122, 64: 2196810, 96: 4150890}
+
+
+def shapes_of(model, shape):
+    return jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+
+
+def drawn(model, shape, dtype=np.float64, num=5):
+    """Variables and inputs, drawn with numpy."""
+    variables = reference.random_variables(shapes_of(model, shape), seed=0)
+    x = np.random.default_rng(1).normal(size=(num, *shape))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (variables, x))
+
+
+# Parameter counts
+
+
+@pytest.mark.parametrize(("width", "count"), MLP_PARAMS.items())
+def test_published_mlp_counts(width, count):
+    assert models.num_params(models.MLP(width), (28, 28, 1)) == count
+
+
+@pytest.mark.parametrize(("channels", "count"), CNN_PARAMS.items())
+def test_published_cnn_counts(channels, count):
+    assert models.num_params(models.CNN(channels), (32, 32, 3)) == count
+    usual = models.CNN(channels, affine_norm=True)
+    assert models.num_params(usual, (32, 32, 3)) == count + 14 * channels
+
+
+def test_counts_leave_out_batch_statistics_and_follow_depth_and_classes():
+    assert models.num_params(models.BatchNorm(affine=True), (5,)) == 10
+    assert models.num_params(models.MLP(3, depth=2, num_classes=4), (2, 5, 1)) == 10 * 3 + 3 + 3 * 4 + 4
+    assert models.num_params(models.MLP(3, depth=1, num_classes=4), (7,)) == 7 * 4 + 4
+
+
+# Forward passes
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("depth", "shape"), [(1, (3, 2, 2)), (4, (5,))])
+def test_mlp_is_the_oracle(depth, shape):
+    model = models.MLP(6, depth=depth, num_classes=3)
+    variables, x = drawn(model, shape)
+    logits = models.apply_fn(model, variables)(variables["params"], x)
+    np.testing.assert_allclose(logits, reference.mlp(variables["params"], x), rtol=1e-12)
+    trained, state = models.forward_train(model, variables, x)
+    np.testing.assert_array_equal(trained, logits)
+    assert state == {}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("affine_norm", [False, True])
+def test_cnn_is_the_oracle(affine_norm):
+    # An image of an odd and an even side; width 17 leaves two columns for the head.
+    model, shape = models.CNN(2, num_classes=3, affine_norm=affine_norm), (8, 17, 2)
+    variables, x = drawn(model, shape, num=3)
+    logits = jax.jit(models.apply_fn(model, variables))(variables["params"], x)
+    expected, _ = reference.cnn(variables["params"], variables["batch_stats"], x, train=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-9)
+    logits, state = jax.jit(lambda v, x: models.forward_train(model, v, x))(variables, x)
+    expected, stats = reference.cnn(variables["params"], variables["batch_stats"], x, train=True)
+    np.testing.assert_allclose(logits, expected, rtol=1e-9)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), state, {"batch_stats": stats})
+
+
+@pytest.mark.parametrize("shape", [(7, 32, 3), (32, 7, 3), (1, 1, 1), (32, 32), (64,), (2, 32, 32, 3)])
+def test_cnn_refuses_what_three_poolings_would_swallow(shape):
+    with pytest.raises(ValueError, match="CNN: expected images"):
+        shapes_of(models.CNN(2), shape)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (9, 31, 3)])
+def test_cnn_takes_other_image_sizes(shape):
+    model = models.CNN(2, num_classes=7)
+    variables = shapes_of(model, shape)
+    logits = jax.eval_shape(lambda v, x: model.apply(v, x), variables, jax.ShapeDtypeStruct((4, *shape), np.float32))
+    assert logits.shape == (4, 7)
+    h, w, _ = shape
+    assert variables["params"]["dense0"]["kernel"].shape == (h // 8 * (w // 8) * 8, 256)
+
+
+# Evaluation mode
+
+
+class Tiny(nn.Module):
+    """A foreign module without a `train` argument."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
+
+
+def test_apply_fn_freezes_the_batch_statistics():
+    model = models.BatchNorm(affine=True)
+    variables, x = drawn(model, (4,), np.float32)
+    f = models.apply_fn(model, variables)
+    first, second = f(variables["params"], x), f(variables["params"], 5 * x[:2] + 1)
+    stats = variables["batch_stats"]
+    for out, inputs in ((first, x), (second, 5 * x[:2] + 1)):
+        expected, _ = reference.batch_norm(variables["params"], stats, inputs.astype(np.float64), train=False)
+        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+    # What was frozen is what was given, not what training made of it later.
+    _, state = models.forward_train(model, variables, x)
+    assert not np.array_equal(state["batch_stats"]["mean"], stats["mean"])
+    np.testing.assert_array_equal(f(variables["params"], x), first)
+
+
+def test_any_module_will_do():
+    variables = models.init(Tiny(), jax.random.key(0), (2,))
+    x = np.ones((5, 2), np.float32)
+    assert not models.takes_train(Tiny()) and models.takes_train(models.MLP(2)) and models.takes_train(models.CNN(2))
+    logits, state = models.forward_train(Tiny(), variables, x)
+    np.testing.assert_array_equal(logits, models.apply_fn(Tiny(), variables)(variables["params"], x))
+    assert state == {}
+
+
+# Batch norm
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shape", [(2, 3), (6, 3), (3, 4, 5, 2)])
+def test_batch_norm_is_the_oracle(shape, affine):
+    model = models.BatchNorm(affine=affine)
+    variables, _ = drawn(model, shape[1:])
+    x = np.random.default_rng(2).normal(3, 2, shape)
+    params, stats = variables.get("params", {}), variables["batch_stats"]
+    for _ in range(3):  # the running variance keeps its unbiased feed over several steps
+        expected, stats = reference.batch_norm(params, stats, x, train=True)
+        out, state = models.forward_train(model, variables, x)
+        variables = {**variables, **state}
+        np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), state, {"batch_stats": stats})
+        x = 2 * x - 1
+    expected, _ = reference.batch_norm(params, stats, x, train=False)
+    np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-9)
+
+
+def test_running_variance_is_unbiased():
+    # Two examples at 0 and 2: the biased variance is 1, the unbiased 2; momentum 0.1 from 1.
+    x = np.array([[0.0], [2.0]], np.float32)
+    _, state = models.forward_train(models.BatchNorm(), models.init(models.BatchNorm(), jax.random.key(0), (1,)), x)
+    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * 2, rtol=1e-6)
+    np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * 1, rtol=1e-6)
+
+
+def test_one_example_of_one_pixel_stays_finite():
+    model = models.BatchNorm()
+    variables = models.init(model, jax.random.key(0), (3,))
+    out, state = models.forward_train(model, variables, np.full((1, 3), 7, np.float32))
+    np.testing.assert_array_equal(out, np.zeros((1, 3)))
+    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 3.0])
+def test_one_pass_variance_in_float32(ratio):
+    # var = E[x^2] - m^2 with m = ratio x std: rounding of either term is magnified by E[x^2] / var = 1 + ratio^2.
+    # Summing n terms costs at most log2(n) units where XLA sums by halves and n / 8 where it keeps a few
+    # accumulators; sqrt(n) is between, and what random rounding amounts to in the second case.
+    n, model = 4096, models.BatchNorm(momentum=1.0)
+    x = np.random.default_rng(3).normal(ratio, 1, (n, 4)).astype(np.float32)
+    variables = models.init(model, jax.random.key(0), (4,))
+    out, state = models.forward_train(model, variables, x)
+    unit = np.finfo(np.float32).eps / 2
+    exact = x.astype(np.float64)
+    tolerance = 2 * (1 + ratio**2) * np.sqrt(n) * unit
+    np.testing.assert_allclose(state["batch_stats"]["var"], exact.var(0, ddof=1), rtol=tolerance)
+    normal = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    np.testing.assert_allclose(out, normal, rtol=tolerance, atol=tolerance * (1 + ratio))
+
+
+@pytest.mark.usefixtures("x64")
+def test_batch_norm_gradient_passes_through_the_batch_statistics():
+    model, x = models.BatchNorm(), np.random.default_rng(4).normal(2, 1, (5, 3))
+    weights = np.random.default_rng(5).normal(size=(5, 3))
+    variables, _ = drawn(model, (3,))
+    gradient = jax.grad(lambda x: (models.forward_train(model, variables, x)[0] * weights).sum())(jnp.asarray(x))
+
+    def value(x):
+        return (reference.batch_norm({}, variables["batch_stats"], x, train=True)[0] * weights).sum()
+
+    step = 1e-6  # central differences: truncation and rounding both near 1e-10
+    numeric = np.zeros_like(x)
+    for place in np.ndindex(*x.shape):
+        shift = np.zeros_like(x)
+        shift[place] = step
+        numeric[place] = (value(x + shift) - value(x - shift)) / (2 * step)
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+# Pooling
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (1, 5, 5, 2), (3, 2, 3, 1), (2, 7, 4, 2), (1, 1, 4, 1)])
+def test_max_pool_is_reduce_window_with_its_gradient(shape):
+    x = jnp.asarray(np.random.default_rng(6).permutation(int(np.prod(shape))).reshape(shape), jnp.float32)  # no ties
+
+    def window(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    np.testing.assert_array_equal(models.max_pool(x), window(x))
+    np.testing.assert_array_equal(models.max_pool(x), reference.max_pool(np.asarray(x)))
+    weights = jnp.asarray(np.random.default_rng(7).normal(size=window(x).shape), jnp.float32)
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (models.max_pool, window))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+# Initialisation
+
+
+def test_draws_do_not_depend_on_the_padded_length():
+    # Drawn lengths are 4096, 16384, ...: cut at, before and behind them, all must be one sequence, JAX's own.
+    key, init = jax.random.key(5), models.pytorch_uniform(9)
+    longest = np.asarray(jax.random.uniform(key, (16385,), jnp.float32, -1 / 3, 1 / 3))
+    for n in (1, 4095, 4096, 4097, 16384, 16385):
+        np.testing.assert_array_equal(init(key, (n,)), longest[:n])
+    np.testing.assert_array_equal(init(key, (3, 3, 5, 7)).ravel(), longest[:315])
+
+
+def test_init_is_a_function_of_the_key():
+    model, init = models.MLP(3), lambda seed: models.init(models.MLP(3), jax.random.key(seed), (2, 2, 1))
+    jax.tree.map(np.testing.assert_array_equal, init(0), init(0))
+    assert all(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (init(0), init(1))), strict=True))
+    assert shapes_of(model, (2, 2, 1)) == jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), init(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(init(0))} == {np.dtype(np.float32)}
+
+
+def test_fresh_statistics_are_untouched_by_the_zeros_that_init_passes():
+    stats = jax.jit(lambda key: models.init(models.CNN(1), key, (8, 8, 1)))(jax.random.key(0))["batch_stats"]
+    assert len(stats) == 6
+    for own in stats.values():
+        assert np.all(own["mean"] == 0) and np.all(own["var"] == 1)

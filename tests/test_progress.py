@@ -1,0 +1,142 @@
+"""Progress: plain lines in a file, a bar in a terminal, a time left that can be believed."""
+
+import fcntl
+import io
+import os
+import re
+import struct
+import termios
+import threading
+
+import numpy as np
+import pytest
+
+from ntkgen import progress
+from ntkgen.progress import PLAIN_SECONDS, Progress
+
+LOSS = np.array([0.5, 1.0])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test moves."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def train(shown, clock, costs, epochs, seconds, label="mlp 8"):
+    """Report every epoch of every part, each seed's epoch taking `seconds` times its cost."""
+    for index, cost in enumerate(costs):
+        report = shown.part(index, label)
+        for epoch in range(1, epochs + 1):
+            clock[0] += seconds * cost * len(LOSS)
+            report(0, epoch, {"train_loss": LOSS})
+
+
+def test_plain_lines_now_and_then_and_at_the_end(clock):
+    stream = io.StringIO()
+    with Progress([1.0], 2, 50, stream) as shown:
+        train(shown, clock, [1.0], 50, 0.5)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 50 // (PLAIN_SECONDS + 1) + 1
+    assert lines[0] == "32/100 seeds x epochs, mlp 8, epoch 16/50, loss 0.7500, 00:16 spent, about 00:34 left"
+    assert lines[-1] == "100/100 seeds x epochs, mlp 8, epoch 50/50, loss 0.7500, 00:50 spent, about 00:00 left"
+    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_time_left_is_exact_where_parts_cost_what_was_said(clock):
+    costs = [1.0, 5.0, 30.0]
+    whole = 2.0 * len(LOSS) * 4 * sum(costs)
+    stream, begun = io.StringIO(), clock[0]
+    with Progress(costs, len(LOSS), 4, stream) as shown:
+        train(shown, clock, costs, 4, 2.0)
+    seen = re.findall(r"([\d:]+) spent, about ([\d:]+) left", stream.getvalue())
+    assert len(seen) == 9 and clock[0] - begun == whole
+    for pair in seen:
+        assert sum(int(minutes) * 60 + int(seconds) for minutes, seconds in (t.split(":") for t in pair)) == whole
+
+
+def test_time_left_comes_from_what_this_call_trained(clock):
+    # A resumed run: 8 of 10 parts and 80 of 100 epochs were done before; 10 epochs in 20 seconds leave 10 and 100.
+    stream = io.StringIO()
+    shown = Progress([1.0] * 10, 2, 100, stream)
+    report = shown.part(8, "mlp 8")
+    for epoch in range(81, 91):
+        clock[0] += 2.0
+        report(0, epoch, {"train_loss": LOSS})
+    assert stream.getvalue().startswith("1776/2000 seeds x epochs, mlp 8, epoch 88/100")
+    assert stream.getvalue().endswith("00:16 spent, about 03:44 left\n")
+
+
+def test_seeds_of_earlier_chunks_count(clock):
+    stream = io.StringIO()
+    shown = Progress([1.0], 4, 10, stream)
+    clock[0] += 20.0
+    shown.part(0, "mlp 8")(2, 5, {"train_loss": LOSS})
+    assert stream.getvalue().startswith("30/40 seeds x epochs, mlp 8, epoch 5/10")
+
+
+def test_a_diverged_loss_is_shown_as_such(clock):
+    stream = io.StringIO()
+    Progress([1.0], 2, 1, stream).part(0, "mlp 8")(0, 1, {"train_loss": np.array([1.0, np.nan])})
+    assert "loss nan" in stream.getvalue()
+
+
+def test_the_stream_is_stderr_unless_given(capsys, clock):
+    with Progress([1.0], 2, 1) as shown:
+        train(shown, clock, [1.0], 1, 1.0)
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("2/2 seeds x epochs")
+
+
+def on_a_terminal(body, columns=100) -> str:
+    """Run body(stream) with a pseudo-terminal and return what it would have shown."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    parts = []
+
+    def read():
+        try:
+            while part := os.read(ours, 4096):
+                parts.append(part)
+        except OSError:  # the terminal's other end is closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(theirs, "w") as stream:
+        body(stream)
+    reader.join(10)
+    os.close(ours)
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_gets_one_bar(clock):
+    def body(stream):
+        with Progress([1.0], 2, 5, stream) as shown:
+            train(shown, clock, [1.0], 5, 5.0)
+
+    shown = on_a_terminal(body)
+    assert shown.count("\n") == 1  # where the bar ends
+    assert re.search(r" 40%\|.*\| 4/10 seeds x epochs, mlp 8, epoch 2/5, loss 0.7500, about 00:30 left", shown)
+    assert re.search(r"100%\|.*\| 10/10 seeds x epochs, mlp 8, epoch 5/5, loss 0.7500, about 00:00 left", shown)
+
+
+def test_an_error_inside_leaves_the_terminal_on_a_new_line(clock):
+    def body(stream):
+        with pytest.raises(KeyError), Progress([1.0], 2, 5, stream) as shown:
+            shown.part(0, "mlp 8")(0, 1, {"train_loss": LOSS})
+            raise KeyError
+
+    assert on_a_terminal(body).endswith("\n")
+
+
+def test_a_terminal_of_unknown_width_gets_lines(clock):
+    # tqdm would show nothing at all there; `docker run -t` and `ssh -tt` from a script make such terminals.
+    def body(stream):
+        with Progress([1.0], 2, 5, stream) as shown:
+            train(shown, clock, [1.0], 5, 5.0)
+
+    shown = on_a_terminal(body, columns=0)
+    assert shown.startswith("4/10 seeds x epochs") and shown.count("\n") == 3

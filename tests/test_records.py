@@ -1,0 +1,453 @@
+"""Run folders, tidy tables and checkpoints, whole and damaged."""
+
+import copy
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ntkgen import io, records
+
+CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
+
+
+def opened(tmp_path, config=CONFIG, **options):
+    return records.open_run(tmp_path / "results", "study", "digits", config, **options)
+
+
+def refused(call) -> str:
+    """The one line of a refusal."""
+    with pytest.raises(records.RecordError) as caught:
+        call()
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("out_dir: ")
+    return str(caught.value)
+
+
+def enter(manager):
+    with manager:
+        pass
+
+
+# Folders
+
+
+def test_config_json_says_what_was_run_with_what(tmp_path):
+    with opened(tmp_path) as run:
+        assert not run.finished
+        found = json.loads((run.folder / "config.json").read_text())
+    assert (found["study"], found["dataset"]) == ("study", "digits")
+    device = {"platform": jax.default_backend(), "count": jax.local_device_count()}
+    assert found["config"] == {**CONFIG, "device": device}
+    assert found["device"] == {**device, "kind": jax.local_devices()[0].device_kind}
+    assert found["versions"]["jax"] == jax.__version__ and found["versions"]["numpy"] == np.__version__
+    assert {"ntkgen", "python", "flax", "optax", "orbax-checkpoint", "scipy", "jaxlib"} <= set(found["versions"])
+    assert found["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", found["commit"])
+    assert run.folder == tmp_path / "results" / "study" / f"digits-{io.config_hash(found['config'])}"
+
+
+LEAVES = [("sizes", 1), ("lr",), ("label_noise",), ("momentum",), ("nested", "affine"), ("nested", "name")]
+VALUES = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-1, 1) | st.text(max_size=3) | st.just([4])
+
+
+@given(st.sampled_from(LEAVES), VALUES)
+def test_any_changed_value_changes_the_folder(where, value):
+    changed = copy.deepcopy(CONFIG)
+    *path, last = where
+    holder = changed
+    for key in path:
+        holder = holder[key]
+    same = holder[last] == value and type(holder[last]) is type(value)
+    holder[last] = value
+    assert (io.config_hash(changed) == io.config_hash(CONFIG)) == same
+
+
+@given(st.text(max_size=5), VALUES)
+def test_an_added_setting_changes_the_folder(name, value):
+    assert (io.config_hash({name: value, **CONFIG}) == io.config_hash(CONFIG)) == (name in CONFIG)
+
+
+def test_equal_configs_share_a_folder_and_different_ones_do_not(tmp_path):
+    with opened(tmp_path) as run, opened(tmp_path, dict(reversed(CONFIG.items()), lr=0.01)) as other:
+        assert run.folder != other.folder and run.folder.parent == other.folder.parent
+    with opened(tmp_path, dict(reversed(CONFIG.items()))) as again:
+        assert again.folder == run.folder
+
+
+def test_the_device_count_is_part_of_the_config(tmp_path, monkeypatch):
+    with opened(tmp_path) as run:
+        pass
+    monkeypatch.setattr(records, "device", lambda: {"platform": "cpu", "kind": "cpu", "count": 8})
+    with opened(tmp_path) as other:
+        assert other.folder != run.folder
+
+
+def edit(folder: Path, change) -> None:
+    path = folder / "config.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["config"].update(lr=0.01), ["another config"]),
+        (lambda c: c["config"].pop("momentum"), ["another config"]),
+        (lambda c: c["versions"].update(jax="0.0.1"), ["jax 0.0.1", jax.__version__]),
+        (lambda c: c["versions"].update(ntkgen="9.9"), ["ntkgen 9.9"]),
+        (lambda c: c["versions"].pop("numpy"), ["numpy None", np.__version__]),
+    ],
+    ids=["value", "missing value", "jax", "ntkgen", "missing version"],
+)
+def test_a_folder_of_another_config_or_version_is_refused(tmp_path, change, words):
+    with opened(tmp_path) as run:
+        run.write_table("runs.csv", [{"a": 1}])
+    edit(run.folder, change)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    message = refused(lambda: enter(opened(tmp_path)))
+    assert all(word in message for word in [*words, str(run.folder), "--force"])
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+    with opened(tmp_path, force=True) as run:
+        assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "config.json"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff\xfe", b'{"config": {}}', b'{"config": {}, "versions": 3}']
+)
+def test_a_damaged_config_is_refused(tmp_path, content):
+    with opened(tmp_path) as run:
+        pass
+    (run.folder / "config.json").write_bytes(content)
+    message = refused(lambda: enter(opened(tmp_path)))
+    assert "config.json is damaged" in message and "--force" in message
+
+
+def test_force_removes_everything(tmp_path):
+    with opened(tmp_path) as run:
+        run.write_table("runs.csv", [{"a": 1}])
+        run.checkpointer("mlp4", 0.0).save(1, {"a": np.ones(2)}, final=True)
+        run.finish()
+    with opened(tmp_path, force=True) as run:
+        assert not run.finished
+        assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "config.json"]
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/sub"])
+def test_a_file_in_the_way_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    out = tmp_path / "file" / below
+    message = refused(lambda: enter(records.open_run(out, "study", "digits", CONFIG)))
+    assert f"cannot write in {tmp_path / 'file'}: Not a directory" in message
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_takes_no_files_is_refused():
+    # /proc refuses even root, whom permissions do not stop.
+    assert "cannot write in /proc" in refused(lambda: enter(records.open_run("/proc", "study", "digits", CONFIG)))
+
+
+def test_a_folder_with_an_impossible_name_is_refused(tmp_path):
+    name = tmp_path / ("x" * 300)
+    assert "File name too long" in refused(lambda: enter(records.open_run(name, "study", "digits", CONFIG)))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in refused(lambda: enter(opened(tmp_path)))
+
+
+def test_a_folder_in_use_names_its_holder(tmp_path):
+    with opened(tmp_path) as run:
+        pass
+    code = "import sys, time; from ntkgen import io\n"
+    code += "with io.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, str(run.folder)]
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
+        try:
+            assert child.stdout.readline() == "1\n"
+            message = refused(lambda: enter(opened(tmp_path, force=True)))
+        finally:
+            child.kill()
+    assert f"process {child.pid};" in message and str(run.folder) in message
+    assert (run.folder / "config.json").exists()  # --force touches nothing that is in use
+    enter(opened(tmp_path))
+
+
+# Tables
+
+
+def test_tables_keep_every_digit_and_every_kind_of_nothing(tmp_path):
+    third = np.float32(1) / np.float32(3)
+    rows = [
+        {"name": "a,b", "n": 3, "x": 0.1 + 0.2, "y": third, "z": None, "flag": True},
+        {"name": 'quo"te\nline', "n": np.int64(4), "x": math.nan, "y": np.float64(-0.0), "z": math.inf, "flag": None},
+    ]
+    path = records.write_table(tmp_path / "t.csv", rows)
+    found = records.read_table(path)
+    assert [list(row) for row in found] == [list(rows[0])] * 2
+    assert [row["name"] for row in found] == ["a,b", 'quo"te\nline']
+    assert float(found[0]["x"]) == 0.1 + 0.2 and np.float32(found[0]["y"]) == third
+    assert (found[0]["z"], found[0]["n"], found[1]["n"], found[0]["flag"], found[1]["flag"]) == (
+        "",
+        "3",
+        "4",
+        "True",
+        "",
+    )
+    assert found[1]["x"] == "nan" and found[1]["z"] == "inf" and found[1]["y"] == "-0.0"
+    assert b"\r" not in path.read_bytes()
+
+
+@given(st.lists(st.floats(), min_size=1))
+def test_floats_come_back_bit_for_bit(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "floats.csv"
+    records.write_table(path, [{"x": value} for value in values])
+    found = np.array([float(row["x"]) for row in records.read_table(path)])
+    np.testing.assert_array_equal(found, values)
+    finite = ~np.isnan(values)
+    np.testing.assert_array_equal(np.signbit(found[finite]), np.signbit(np.array(values)[finite]))
+
+
+def test_tables_refuse_no_rows_and_unknown_columns(tmp_path):
+    with pytest.raises(ValueError, match=r"t\.csv: expected at least one row"):
+        records.write_table(tmp_path / "t.csv", [])
+    with pytest.raises(ValueError, match="b"):
+        records.write_table(tmp_path / "t.csv", [{"a": 1}, {"a": 1, "b": 2}])
+    assert not (tmp_path / "t.csv").exists()
+
+
+# The end of a run
+
+
+def finished_run(tmp_path):
+    with opened(tmp_path) as run:
+        run.write_table("runs.csv", [{"a": 1.5}])
+        run.write_json("verdict.json", [{"b": None}])
+        (run.folder / "figure.png").write_bytes(b"png")
+        run.checkpointer("mlp4", 0.0).save(1, {"a": np.ones(2)}, final=True)
+        run.finish()
+        assert run.finished
+    return run.folder
+
+
+def test_finished_json_holds_the_checksums(tmp_path):
+    folder = finished_run(tmp_path)
+    sums = json.loads((folder / "finished.json").read_text())
+    assert sorted(sums) == ["config.json", "figure.png", "runs.csv", "verdict.json"]
+    assert all(io.sha256_bytes((folder / name).read_bytes()) == value for name, value in sums.items())
+    with opened(tmp_path) as run:
+        assert run.finished
+    (folder / "figure.png").write_bytes(b"drawn by another matplotlib")
+    with opened(tmp_path) as run:
+        assert run.finished
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("runs.csv", b"a\n1.25\n"), ("runs.csv", None), ("verdict.json", b""), ("finished.json", b""),
+     ("finished.json", b"[]x"), ("finished.json", b'["runs.csv"]')],
+)  # fmt: skip
+def test_a_run_whose_tables_were_changed_is_finished_anew(tmp_path, name, content):
+    folder = finished_run(tmp_path)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.warns(UserWarning, match="not as the run left it"), opened(tmp_path) as run:
+        assert not run.finished
+        assert run.checkpointer("mlp4").restore({"a": np.zeros(2)}) is not None  # the training is not lost
+
+
+# Checkpoints
+
+
+class State(NamedTuple):
+    variables: dict
+    opt_state: object
+
+
+class Inner(NamedTuple):
+    trace: object
+
+
+def tree(epoch: int):
+    """What an ensemble keeps: nested tuples and dictionaries, many dtypes, scalars, an empty array, None."""
+    rng = np.random.default_rng(epoch)
+    params = {
+        "dense": {"kernel": jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32), "bias": rng.normal(size=(2, 4))}
+    }
+    numbers = [np.int32(epoch), rng.random((2, 2)) < 0.5, np.arange(3, dtype=np.uint8), np.array([2**60 + epoch])]
+    special = np.array([np.nan, -0.0, np.inf, 1e-320])
+    half = rng.normal(size=3).astype(jnp.bfloat16)
+    return (State({"params": params}, (Inner(half), None)), {"loss": special}, numbers, np.zeros((2, 0), np.float32))
+
+
+def same(one, two) -> bool:
+    """Whether two trees are equal in structure, dtype, shape and every bit."""
+    if jax.tree.structure(one) != jax.tree.structure(two):
+        return False
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)]
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A folder with the checkpoints of epochs 2 and 3; tests copy it before they damage it."""
+    folder = tmp_path_factory.mktemp("saved") / "mlp4"
+    keeper = records.Checkpointer(folder, 0.0)
+    for epoch in (1, 2, 3):
+        keeper.save(epoch, tree(epoch), final=False)
+    return folder
+
+
+@pytest.fixture
+def damaged(saved, tmp_path) -> Path:
+    shutil.copytree(saved, tmp_path / "mlp4")
+    return tmp_path / "mlp4"
+
+
+def test_what_comes_back_is_what_went_in(saved):
+    assert names(saved) == ["2", "3"]
+    epoch, found = records.Checkpointer(saved).restore(tree(0))
+    assert epoch == 3 and same(found, tree(3)) and not same(found, tree(2))
+    assert all(type(leaf) is np.ndarray and leaf.flags.writeable for leaf in jax.tree.leaves(found))
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+    keeper = records.Checkpointer(tmp_path / "none")
+    assert keeper.restore(tree(0)) is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_final_state_is_kept_alone_and_however_fresh_the_last_is(tmp_path):
+    keeper = records.Checkpointer(tmp_path / "a", 0.0)
+    keeper.save(1, tree(1), final=False)
+    keeper.every_seconds = 1000.0
+    keeper.save(2, tree(2), final=False)
+    assert names(tmp_path / "a") == ["1"]  # the first is fresh
+    keeper.save(3, tree(3), final=True)
+    assert names(tmp_path / "a") == ["3"]
+    assert keeper.restore(tree(0))[0] == 3
+
+
+def test_epochs_are_ordered_as_numbers(tmp_path):
+    keeper = records.Checkpointer(tmp_path / "a", 0.0)
+    for epoch in (9, 10, 11):
+        keeper.save(epoch, tree(epoch), final=False)
+    assert names(tmp_path / "a") == ["10", "11"]
+    assert keeper.restore(tree(0))[0] == 11
+
+
+def test_parts_do_not_meet(tmp_path):
+    keeper = records.Checkpointer(tmp_path / "a", 0.0)
+    keeper.scope("seeds_0_1").save(1, tree(1), final=False)
+    keeper.scope("seeds_2_3").save(2, tree(2), final=False)
+    assert keeper.restore(tree(0)) is None
+    assert [keeper.scope(name).restore(tree(0))[0] for name in ("seeds_0_1", "seeds_2_3")] == [1, 2]
+    assert keeper.scope("seeds_0_1").every_seconds == 0.0
+
+
+def flip(position):
+    def change(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[int(position * (len(content) - 1))] ^= 0x10
+        path.write_bytes(bytes(content))
+
+    return change
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {"flipped first": flip(0), "flipped mid": flip(0.5), "flipped last": flip(1), "truncated": truncate,
+           "deleted": Path.unlink}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_in_any_file_is_set_aside_and_the_one_before_used(saved, tmp_path, damage, capfd):
+    files = sorted(path.relative_to(saved) for path in (saved / "3").rglob("*") if path.is_file())
+    assert len(files) > 5
+    for number, file in enumerate(files):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved, folder)
+        DAMAGES[damage](folder / file)
+        with pytest.warns(UserWarning, match="damaged .*set aside as damaged-3") as caught:
+            epoch, found = records.Checkpointer(folder).restore(tree(0))
+        assert epoch == 2 and same(found, tree(2)), file
+        assert len(caught) == 1 and "\n" not in str(caught[0].message) and str(folder / "3") in str(caught[0].message)
+        assert names(folder) == ["2", "damaged-3"]
+    assert capfd.readouterr().err == ""  # Orbax's threads have nothing to add
+
+
+def test_damage_that_the_checksums_of_files_would_miss_is_found_by_that_of_arrays(damaged):
+    shutil.rmtree(damaged / "3")
+    (damaged / "2").rename(damaged / "3")  # intact, but not the state of epoch 3
+    with pytest.warns(UserWarning, match="checksum of its arrays"):
+        assert records.Checkpointer(damaged).restore(tree(0)) is None
+
+
+@pytest.mark.parametrize(
+    "history",
+    [{"loss": np.zeros(9)}, {"loss": np.zeros((4, 1))}, {"loss": np.zeros(4, np.float32)}, {},
+     {"loss": np.zeros(4), "more": np.zeros(4)}],
+    ids=["longer", "shape", "dtype", "leaf less", "leaf more"],
+)  # fmt: skip
+def test_a_state_of_another_form_is_not_bent_into_this_one(damaged, history):
+    first, _, *rest = tree(0)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert records.Checkpointer(damaged).restore((first, history, *rest)) is None
+
+
+def test_nothing_intact_is_nothing_restored_and_saving_goes_on(damaged):
+    for epoch in "23":
+        (damaged / epoch / "manifest.ocdbt").unlink()
+    keeper = records.Checkpointer(damaged, 0.0)
+    with pytest.warns(UserWarning) as caught:
+        assert keeper.restore(tree(0)) is None
+    assert len(caught) == 2
+    keeper.save(1, tree(1), final=False)
+    assert keeper.restore(tree(0))[0] == 1
+    keeper.save(3, tree(3), final=False)
+    (damaged / "3" / "_METADATA").unlink()
+    with pytest.warns(UserWarning, match="set aside as damaged-3"):  # over the one set aside before
+        assert keeper.restore(tree(0))[0] == 1
+
+
+def test_a_half_written_checkpoint_does_not_count_and_does_not_stay(damaged):
+    for epoch in (4, 5):  # the next save may take the same name or another
+        shutil.copytree(damaged / "3", damaged / f"{epoch}.orbax-checkpoint-tmp")
+    keeper = records.Checkpointer(damaged, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a killed save is no damage
+        assert keeper.restore(tree(0))[0] == 3
+    keeper.save(4, tree(4), final=False)
+    epoch, found = keeper.restore(tree(0))
+    assert epoch == 4 and same(found, tree(4))
+    assert names(damaged) == ["3", "4"]
+
+
+def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
+    # Killed between Orbax's rename and ours.
+    (damaged / "3" / records.SUMS).unlink()
+    with pytest.warns(UserWarning):
+        assert records.Checkpointer(damaged).restore(tree(0))[0] == 2

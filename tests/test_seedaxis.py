@@ -1,0 +1,131 @@
+"""The seed axis on one device: which way to walk it, how many at once, lifting, padding. More devices: test_ensemble."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from ntkgen import models, seedaxis
+
+LIMIT = seedaxis.VMAP_MAX_WIDTH_CPU
+
+
+def shapes_of(model, shape):
+    return jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+
+
+NARROW, WIDE = shapes_of(models.MLP(LIMIT), (3,)), shapes_of(models.MLP(LIMIT + 1), (3,))
+CONVOLUTIONS = shapes_of(models.CNN(1), (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("variables", "backend", "strategy"),
+    [
+        (NARROW, "cpu", "vmap"),
+        (WIDE, "cpu", "sequential"),
+        (CONVOLUTIONS, "cpu", "sequential"),
+        (WIDE, "gpu", "vmap"),
+        (CONVOLUTIONS, "gpu", "vmap"),
+        (CONVOLUTIONS, "tpu", "vmap"),
+        ({"params": {"scale": jnp.ones(LIMIT + 1)}}, "cpu", "vmap"),  # vectors are no layers
+        ({"params": {}}, "cpu", "vmap"),
+        # Width counts outputs: a wide input is no wide layer.
+        (shapes_of(models.MLP(2), (LIMIT + 1,)), "cpu", "vmap"),
+    ],
+)
+def test_choose_strategy(variables, backend, strategy):
+    assert seedaxis.choose_strategy(variables, backend) == strategy
+
+
+def test_choice_is_by_the_shapes_alone():
+    arrays = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), WIDE)
+    assert seedaxis.choose_strategy(arrays, "cpu") == seedaxis.choose_strategy(WIDE, "cpu")
+    assert seedaxis.choose_strategy(NARROW) == seedaxis.choose_strategy(NARROW, jax.default_backend())
+
+
+def test_plan_follows_the_strategy_asked_for():
+    assert seedaxis.plan("vmap", WIDE, 5).strategy == "vmap"
+    assert seedaxis.plan("sequential", NARROW, 5).strategy == "sequential"
+    assert seedaxis.plan("auto", WIDE, 5).strategy == seedaxis.choose_strategy(WIDE)
+    assert hash(seedaxis.plan("auto", WIDE, 5)) == hash(seedaxis.plan("auto", WIDE, 5))  # a static argument
+    with pytest.raises(ValueError, match="strategy: expected one of auto, vmap, sequential, got 'pmap'"):
+        seedaxis.plan("pmap", WIDE, 5)
+
+
+def test_one_seed_takes_one_device():
+    layout = seedaxis.plan("vmap", NARROW, 1)
+    assert layout.mesh is None and layout.num_devices == 1
+
+
+# 4 x 10 + 10 + 10 x 3 + 3 = 83 numbers, 13 units; six copies, and four activations a unit and example under vmap.
+SMALL = shapes_of(models.MLP(10, depth=2, num_classes=3), (4,))
+SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
+
+
+@pytest.mark.parametrize(("strategy", "each"), [("sequential", SEQUENTIAL_BYTES), ("vmap", VMAP_BYTES)])
+@pytest.mark.parametrize("seeds", [1, 7])
+def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
+    def fitting(memory):
+        monkeypatch.setattr(seedaxis, "_device_memory", lambda: memory / seedaxis.MEMORY_SHARE)
+        return seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan(strategy))
+
+    assert fitting(seeds * each + 1) == seeds
+    assert fitting(seeds * each + each - 1) == seeds
+    assert fitting(each / 1000) == 1  # one seed is tried however little there is
+
+
+def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
+    monkeypatch.setattr(seedaxis, "_device_memory", lambda: 1e9)
+    layout = seedaxis.Plan("vmap")
+
+    def chunk(variables, pixels):
+        return seedaxis.seeds_per_chunk(variables, 128, pixels, layout)
+
+    assert chunk(CONVOLUTIONS, 64) > 2 * chunk(CONVOLUTIONS, 1024)
+    assert chunk(NARROW, 64) == chunk(NARROW, 1024)
+
+
+def test_seeds_per_chunk_grows_with_the_devices(monkeypatch):
+    monkeypatch.setattr(seedaxis, "_device_memory", lambda: 10 * VMAP_BYTES)
+    four = seedaxis.Plan("vmap", AbstractMesh((4,), ("seed",)))
+    one = seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan("vmap"))
+    assert one == 5 and seedaxis.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
+
+
+def test_device_memory_is_that_of_a_computer():
+    # Seen through the public function: a network of a kilobyte fits more than ten thousand times.
+    assert seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan("sequential")) > 10_000
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
+    def fn(tree, shared, own):
+        return {"out": tree["a"] * shared + own, "index": own}
+
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(3, 4)).astype(np.float32)}
+    shared, own = np.float32(2), np.arange(3, dtype=np.float32)
+    lifted = seedaxis.over_seeds(seedaxis.Plan(strategy), fn, (0, None, 0))
+    for run in (lifted, jax.jit(lifted)):
+        result = run(tree, shared, own)
+        np.testing.assert_allclose(result["out"], tree["a"] * 2 + own[:, None], rtol=1e-6)
+        np.testing.assert_array_equal(result["index"], own)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+def test_over_seeds_passes_none_through(strategy):
+    lifted = seedaxis.over_seeds(seedaxis.Plan(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
+    np.testing.assert_array_equal(lifted(jnp.arange(3.0), None), [0, 1, 2])
+
+
+def test_one_device_pads_nothing():
+    placed = seedaxis.place(seedaxis.Plan("vmap"), {"a": np.arange(5)}, seeds=True)
+    assert isinstance(placed["a"], jax.Array) and placed["a"].shape == (5,)
+    assert seedaxis.place(seedaxis.Plan("vmap"), None, seeds=True) is None
+
+
+def test_trim_drops_the_padding():
+    trimmed = seedaxis.trim({"a": np.arange(8), "b": np.ones((5, 2))}, 5)
+    np.testing.assert_array_equal(trimmed["a"], np.arange(5))
+    assert trimmed["b"].shape == (5, 2)
