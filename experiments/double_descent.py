@@ -154,6 +154,7 @@ def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Datase
     for size in config["sizes"]:
         network = build(config, size)
         params[size] = models.num_params(network, loaded[0].train.x.shape[1:])
+        seedaxis.check_fits(params[size], f"{config['model']} {size}")
         for count in config["num_train"]:
             train.Program.of(network, training, count)
     return training, datasets, params
@@ -204,11 +205,19 @@ def train_all(
     return rows
 
 
+def published(config: dict[str, Any], count: int) -> dict[int, dict[str, float | None]]:
+    """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
+    key = config["model"], config["dataset"]
+    if config["label_noise"] or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
+        return {}
+    return paper.DOUBLE_DESCENT.get(key, {})
+
+
 def compare(config: dict[str, Any], summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Make comparison.csv: published accuracies beside ours, with t-intervals."""
-    published = paper.DOUBLE_DESCENT.get((config["model"], config["dataset"]), {})
     rows = []
     for count in config["num_train"]:
+        known = published(config, count)
         ours = {
             row["size"]: {
                 f"{split}_acc": tuple(row[f"{split}_acc_{end}"] for end in ("mean", "t_low", "t_high"))
@@ -217,7 +226,7 @@ def compare(config: dict[str, Any], summary: list[dict[str, Any]]) -> list[dict[
             for row in summary
             if row["num_train"] == count
         }
-        known = {size: published.get(size, {}) for size in ours}
+        known = {size: known.get(size, {}) for size in ours}
         rows += [{"num_train": count, **row} for row in paper.compare(known, ours)]
     return rows
 
@@ -227,17 +236,17 @@ def draw(folder: Path, stem: str, config: dict[str, Any], table: Table, verdicts
     unit = "width" if config["model"] == "mlp" else "channels"
     noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
     about = f"{config['model'].upper()} on {config['dataset']}{noise}, {len(table.seeds)} seeds, 95% t-intervals"
-    published = paper.DOUBLE_DESCENT.get((config["model"], config["dataset"]), {}) if not config["label_noise"] else {}
     paths = []
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
         final = {split: curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
+        rows = published(config, count)
         points = {}
         for split in ("test", "train"):
             known = [
-                (table.params[k], 100 - published[size][f"{split}_acc"])
+                (table.params[k], 100 - rows[size][f"{split}_acc"])
                 for k, size in enumerate(table.sizes)
-                if published.get(size, {}).get(f"{split}_acc") is not None
+                if rows.get(size, {}).get(f"{split}_acc") is not None
             ]
             points[split] = ([p for p, _ in known], [e for _, e in known])
         found = verdicts[c].get("threshold", {})
@@ -282,10 +291,10 @@ def stem(config: dict[str, Any]) -> str:
 
 def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> None:
     """Print the table and the verdicts."""
-    published = paper.DOUBLE_DESCENT.get((config["model"], config["dataset"]), {})
     unit = "width" if config["model"] == "mlp" else "channels"
     for verdict in verdicts:
         count = verdict["num_train"]
+        rows = published(config, count)
         print(f"\n{config['model'].upper()} on {config['dataset']}, {count:,} examples; percent, 95 % t-intervals")
         print(
             f"{unit:>8} {'parameters':>11} {'per example':>11} "
@@ -294,7 +303,7 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[d
         for row in (row for row in summary if row["num_train"] == count):
             cells = []
             for split in ("train", "test"):
-                known = published.get(row["size"], {}).get(f"{split}_acc")
+                known = rows.get(row["size"], {}).get(f"{split}_acc")
                 cells += [_cell(row, split), "-" if known is None else f"{known:.1f}"]
             lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
             print(
@@ -346,6 +355,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
+            if FLAGS.figures_dir is not None:
+                records.check_writable(FLAGS.figures_dir, "figures_dir")
             training, datasets, params = prepare(config)
             run = stack.enter_context(
                 records.open_run(FLAGS.out_dir, "double_descent", config["dataset"], config, force=FLAGS.force)

@@ -174,8 +174,8 @@ def fit(
       ValueError: an argument does not fit the others; the message names it.
     """
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
-    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected at least one, distinct and not negative, got {seeds}")
+    if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
     num_train, input_shape = dataset.train.y.shape[0], tuple(dataset.train.x.shape[1:])
     program = train.Program.of(model, config, num_train, update)
     shapes = jax.eval_shape(lambda key: models.init(model, key, input_shape), jax.random.key(0))

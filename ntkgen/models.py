@@ -79,7 +79,7 @@ class BatchNormRelu(nn.Module):
                 gamma = self.param("scale", nn.initializers.ones, (channels,))
                 beta = self.param("bias", nn.initializers.zeros, (channels,))
                 scale, shift = scale * gamma, shift * gamma + beta
-            z = x * scale.astype(x.dtype) + shift.astype(x.dtype)
+            z = x * norm.spread(scale, x).astype(x.dtype) + norm.spread(shift, x).astype(x.dtype)
             y = nn.relu(norm.max_pool(z) if self.pool else z)
         if train and not self.is_initializing():
             count = x.size // channels

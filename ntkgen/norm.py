@@ -16,6 +16,11 @@ Array = jax.Array
 EPSILON = 1e-5  # torch.nn.BatchNorm2d's
 
 
+def spread(v: Array, y: Array) -> Array:
+    """Reshape a vector (c,) so that it meets the last axis of y."""
+    return v.reshape((1,) * (y.ndim - 1) + v.shape)
+
+
 def statistics(y: Array) -> tuple[Array, Array]:
     """Return mean and biased variance over all but the last axis, in one pass.
 
@@ -56,7 +61,7 @@ def norm_relu(y: Array, pool: bool = False) -> tuple[Array, Array, Array]:
 
 
 def _normalise(y: Array, mean: Array, var: Array) -> Array:
-    return (y - mean) * lax.rsqrt(var + EPSILON)
+    return (y - spread(mean, y)) * spread(lax.rsqrt(var + EPSILON), y)
 
 
 def _activate(z: Array, pool: bool) -> Array:
@@ -69,11 +74,11 @@ def _norm_relu_jvp(pool: bool, primals: tuple[Array], tangents: tuple[Array]) ->
     axes = tuple(range(y.ndim - 1))
     mean, var = statistics(y)
     scale = lax.rsqrt(var + EPSILON)
-    z = (y - mean) * scale
+    z = _normalise(y, mean, var)
     activations = _activate(z, pool)
     dmean = jnp.mean(dy, axes)
     slope = jnp.mean(z * dy, axes)
-    dz = (dy - dmean - z * slope) * scale
+    dz = (dy - spread(dmean, y) - z * spread(slope, y)) * spread(scale, y)
     if pool:
         dz = _pool_tangent(z, dz)
     tangent = jnp.where(activations > 0, dz, 0.0)

@@ -23,6 +23,7 @@ STRATEGIES = ("auto", "vmap", "sequential")
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
 # experiments/bench_training.py, see BUILD_NOTES.md.
 VMAP_MAX_WIDTH_CPU = 128
+COPIES = 6  # of the params that training holds: params, initial, gradient, update, two optimizer buffers
 MEMORY_SHARE = 0.5  # of the device's memory that one chunk of seeds may plan to use
 
 
@@ -83,7 +84,7 @@ def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
 def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Plan) -> int:
     """Estimate how many seeds fit in memory at once.
 
-    Counts six copies of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
+    Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
     for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
     input for a convolution. The budget is a share of the *total* memory, not of what happens to be free, so that
     a resumed run makes the same chunks.
@@ -99,8 +100,23 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Pla
     """
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     units = sum(shape[-1] * (pixels if len(shape) > 2 else 1) for shape in _kernel_shapes(variables))
-    per_seed = 4 * (6 * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
+    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
     return max(1, int(MEMORY_SHARE * _device_memory() / per_seed)) * layout.num_devices
+
+
+def check_fits(num_params: int, name: str) -> None:
+    """Refuse a network of which not even one seed can be trained.
+
+    Args:
+      num_params: its learned numbers.
+      name: what the user calls it.
+
+    Raises:
+      ValueError: its parameters, gradient and optimizer state exceed the device's memory.
+    """
+    needed, memory = 4 * COPIES * num_params / 2**30, _device_memory() / 2**30
+    if needed > memory:
+        raise ValueError(f"{name}: training one seed takes {needed:,.0f} GiB, the device has {memory:,.0f}")
 
 
 def _kernel_shapes(variables: PyTree) -> list[tuple[int, ...]]:

@@ -66,12 +66,12 @@ def baseline(strategy="vmap"):
 
 
 class Normed(nn.Module):
-    """Dense - batch norm - ReLU - dense: batch statistics without the compilation of a CNN."""
+    """Dense - batch norm and ReLU - dense: batch statistics without the compilation of a CNN."""
 
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(nn.relu(models.BatchNorm()(x, train)))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, train))
 
 
 # The result
@@ -291,7 +291,7 @@ def test_probes_with_their_context():
     result, init = probed(), make_init(3, model=Normed())
     params, context = result.probes[1]
     assert {leaf.shape[:2] for leaf in jax.tree.leaves((params, context))} == {(3, EPOCHS + 1)}
-    first, last = ((rows(tree, (slice(None), e)) for tree in (params, context.model_state)) for e in (0, EPOCHS))
+    first, last = (rows((params, context.model_state), (slice(None), epoch)) for epoch in (0, EPOCHS))
     for (own_params, own_stats), expected in ((first, init), (last, result.variables)):
         assert_equal(own_params, expected["params"])
         assert_equal(own_stats, {"batch_stats": expected["batch_stats"]})
@@ -445,7 +445,7 @@ def test_bad_arguments_are_refused_by_name(name, index):
 
 
 def test_batch_size_is_held_against_the_data():
-    with pytest.raises(ValueError, match="^batch_size: expected at most the 11 training examples"):
+    with pytest.raises(ValueError, match=r"^batch_size: expected at most the 11 training examples"):
         ensemble.fit(MODEL, DATA, train.Config(1, 12), SEEDS)
 
 

@@ -12,8 +12,8 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 
 # A module imports only from modules before it. Some of these are still to come.
 ORDER = (
-    "tree io stats peaks paper conv models objectives optim sources data train seedaxis ensemble curvature spectrum "
-    "landscape linearize ntk kernels pruning records progress plotting report"
+    "tree io stats peaks paper conv norm models objectives optim sources data train seedaxis ensemble "
+    "curvature spectrum landscape linearize ntk kernels pruning records progress plotting report"
 ).split()
 
 OWNERS = {

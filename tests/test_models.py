@@ -8,7 +8,7 @@ import pytest
 import reference
 from jax import lax
 
-from ntkgen import models
+from ntkgen import models, norm
 
 # Section V-A and V-E of the paper.
 MLP_PARAMS = {
@@ -45,7 +45,7 @@ def test_published_cnn_counts(channels, count):
 
 
 def test_counts_leave_out_batch_statistics_and_follow_depth_and_classes():
-    assert models.num_params(models.BatchNorm(affine=True), (5,)) == 10
+    assert models.num_params(models.BatchNormRelu(affine=True), (2, 2, 5)) == 10
     assert models.num_params(models.MLP(3, depth=2, num_classes=4), (2, 5, 1)) == 10 * 3 + 3 + 3 * 4 + 4
     assert models.num_params(models.MLP(3, depth=1, num_classes=4), (7,)) == 7 * 4 + 4
 
@@ -108,14 +108,14 @@ class Tiny(nn.Module):
 
 
 def test_apply_fn_freezes_the_batch_statistics():
-    model = models.BatchNorm(affine=True)
-    variables, x = drawn(model, (4,), np.float32)
+    model = models.BatchNormRelu(affine=True)
+    variables, x = drawn(model, (2, 2, 4), np.float32)
     f = models.apply_fn(model, variables)
     first, second = f(variables["params"], x), f(variables["params"], 5 * x[:2] + 1)
     stats = variables["batch_stats"]
     for out, inputs in ((first, x), (second, 5 * x[:2] + 1)):
         expected, _ = reference.batch_norm(variables["params"], stats, inputs.astype(np.float64), train=False)
-        np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(out, reference.relu(expected), rtol=1e-5, atol=1e-5)
     # What was frozen is what was given, not what training made of it later.
     _, state = models.forward_train(model, variables, x)
     assert not np.array_equal(state["batch_stats"]["mean"], stats["mean"])
@@ -131,41 +131,48 @@ def test_any_module_will_do():
     assert state == {}
 
 
-# Batch norm
+# Batch norm, with its ReLU and pooling
+
+
+def norm_relu(params, stats, x, train, pool):
+    """The oracle: normalise, pool, ReLU, one after the other."""
+    z, stats = reference.batch_norm(params, stats, x, train)
+    return reference.relu(reference.max_pool(z) if pool else z), stats
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("affine", [False, True])
-@pytest.mark.parametrize("shape", [(2, 3), (6, 3), (3, 4, 5, 2)])
-def test_batch_norm_is_the_oracle(shape, affine):
-    model = models.BatchNorm(affine=affine)
+@pytest.mark.parametrize(("shape", "pool"), [((2, 1, 1, 3), False), ((3, 4, 5, 2), False), ((3, 4, 5, 2), True)])
+def test_batch_norm_is_the_oracle(shape, pool, affine):
+    model = models.BatchNormRelu(affine=affine, pool=pool)
     variables, _ = drawn(model, shape[1:])
     x = np.random.default_rng(2).normal(3, 2, shape)
     params, stats = variables.get("params", {}), variables["batch_stats"]
     for _ in range(3):  # the running variance keeps its unbiased feed over several steps
-        expected, stats = reference.batch_norm(params, stats, x, train=True)
+        expected, stats = norm_relu(params, stats, x, True, pool)
         out, state = models.forward_train(model, variables, x)
         variables = {**variables, **state}
         np.testing.assert_allclose(out, expected, rtol=1e-9, atol=1e-9)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), state, {"batch_stats": stats})
-        x = 2 * x - 1
-    expected, _ = reference.batch_norm(params, stats, x, train=False)
-    np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-9)
+        x = 1 - 2 * x
+    expected, _ = norm_relu(params, stats, x, False, pool)
+    np.testing.assert_allclose(model.apply(variables, x), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_running_variance_is_unbiased():
     # Two examples at 0 and 2: the biased variance is 1, the unbiased 2; momentum 0.1 from 1.
-    x = np.array([[0.0], [2.0]], np.float32)
-    _, state = models.forward_train(models.BatchNorm(), models.init(models.BatchNorm(), jax.random.key(0), (1,)), x)
+    model, x = models.BatchNormRelu(), np.array([0.0, 2.0], np.float32).reshape(2, 1, 1, 1)
+    _, state = models.forward_train(model, models.init(model, jax.random.key(0), (1, 1, 1)), x)
     np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * 2, rtol=1e-6)
     np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * 1, rtol=1e-6)
 
 
-def test_one_example_of_one_pixel_stays_finite():
-    model = models.BatchNorm()
-    variables = models.init(model, jax.random.key(0), (3,))
-    out, state = models.forward_train(model, variables, np.full((1, 3), 7, np.float32))
-    np.testing.assert_array_equal(out, np.zeros((1, 3)))
+@pytest.mark.parametrize("affine", [False, True])
+def test_one_example_of_one_pixel_stays_finite(affine):
+    model = models.BatchNormRelu(affine=affine)
+    variables = models.init(model, jax.random.key(0), (1, 1, 3))
+    out, state = models.forward_train(model, variables, np.full((1, 1, 1, 3), 7, np.float32))
+    np.testing.assert_array_equal(out, np.zeros((1, 1, 1, 3)))
     np.testing.assert_allclose(state["batch_stats"]["var"], 0.9, rtol=1e-6)
 
 
@@ -174,27 +181,30 @@ def test_one_pass_variance_in_float32(ratio):
     # var = E[x^2] - m^2 with m = ratio x std: rounding of either term is magnified by E[x^2] / var = 1 + ratio^2.
     # Summing n terms costs at most log2(n) units where XLA sums by halves and n / 8 where it keeps a few
     # accumulators; sqrt(n) is between, and what random rounding amounts to in the second case.
-    n, model = 4096, models.BatchNorm(momentum=1.0)
-    x = np.random.default_rng(3).normal(ratio, 1, (n, 4)).astype(np.float32)
-    variables = models.init(model, jax.random.key(0), (4,))
+    x = np.random.default_rng(3).normal(ratio, 1, (16, 16, 16, 4)).astype(np.float32)
+    model, exact = models.BatchNormRelu(), x.astype(np.float64).reshape(-1, 4)
+    variables = models.init(model, jax.random.key(0), (16, 16, 4))
     out, state = models.forward_train(model, variables, x)
-    unit = np.finfo(np.float32).eps / 2
-    exact = x.astype(np.float64)
-    tolerance = 2 * (1 + ratio**2) * np.sqrt(n) * unit
-    np.testing.assert_allclose(state["batch_stats"]["var"], exact.var(0, ddof=1), rtol=tolerance)
+    tolerance = 2 * (1 + ratio**2) * np.sqrt(len(exact)) * np.finfo(np.float32).eps / 2
+    fed = (state["batch_stats"]["var"] - np.float32(0.9)) / np.float32(0.1)
+    np.testing.assert_allclose(fed, exact.var(0, ddof=1), rtol=tolerance + 2e-6)  # 2e-6: 0.9 subtracted again
     normal = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
-    np.testing.assert_allclose(out, normal, rtol=tolerance, atol=tolerance * (1 + ratio))
+    np.testing.assert_allclose(
+        np.reshape(out, (-1, 4)), reference.relu(normal), rtol=tolerance, atol=tolerance * (1 + ratio)
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("x64")
-def test_batch_norm_gradient_passes_through_the_batch_statistics():
-    model, x = models.BatchNorm(), np.random.default_rng(4).normal(2, 1, (5, 3))
-    weights = np.random.default_rng(5).normal(size=(5, 3))
-    variables, _ = drawn(model, (3,))
+@pytest.mark.parametrize(("affine", "pool"), [(False, False), (False, True), (True, True)])
+def test_batch_norm_gradient_passes_through_the_batch_statistics(affine, pool):
+    model, x = models.BatchNormRelu(affine=affine, pool=pool), np.random.default_rng(4).normal(2, 1, (3, 3, 2, 2))
+    variables, _ = drawn(model, (3, 2, 2))
+    weights = np.random.default_rng(5).normal(size=(3, 1, 1, 2) if pool else x.shape)
     gradient = jax.grad(lambda x: (models.forward_train(model, variables, x)[0] * weights).sum())(jnp.asarray(x))
 
     def value(x):
-        return (reference.batch_norm({}, variables["batch_stats"], x, train=True)[0] * weights).sum()
+        out, _ = norm_relu(variables.get("params", {}), variables["batch_stats"], x, True, pool)
+        return (out * weights).sum()
 
     step = 1e-6  # central differences: truncation and rounding both near 1e-10
     numeric = np.zeros_like(x)
@@ -203,6 +213,7 @@ def test_batch_norm_gradient_passes_through_the_batch_statistics():
         shift[place] = step
         numeric[place] = (value(x + shift) - value(x - shift)) / (2 * step)
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+    assert np.abs(numeric).max() > 0.1
 
 
 # Pooling
@@ -215,10 +226,10 @@ def test_max_pool_is_reduce_window_with_its_gradient(shape):
     def window(x):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
-    np.testing.assert_array_equal(models.max_pool(x), window(x))
-    np.testing.assert_array_equal(models.max_pool(x), reference.max_pool(np.asarray(x)))
+    np.testing.assert_array_equal(norm.max_pool(x), window(x))
+    np.testing.assert_array_equal(norm.max_pool(x), reference.max_pool(np.asarray(x)))
     weights = jnp.asarray(np.random.default_rng(7).normal(size=window(x).shape), jnp.float32)
-    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (models.max_pool, window))
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (norm.max_pool, window))
     np.testing.assert_array_equal(ours, theirs)
 
 

@@ -72,7 +72,7 @@ def test_scaling_rules(scaling, rate):
 
 
 def test_scaling_errors_name_the_argument():
-    with pytest.raises(ValueError, match="batch_size: the published table has .*got 100"):
+    with pytest.raises(ValueError, match=r"batch_size: the published table has .*got 100"):
         optim.scaled_learning_rate(100)
-    with pytest.raises(ValueError, match="scaling: expected one of .*got 'cubic'"):
+    with pytest.raises(ValueError, match=r"scaling: expected one of .*got 'cubic'"):
         optim.scaled_learning_rate(128, scaling="cubic")

@@ -1,4 +1,4 @@
-"""The seed axis on one device: which way to walk it, how many at once, lifting, padding. More devices: test_ensemble."""
+"""The seed axis on one device: which way to walk it, how many at once, padding. More devices: test_ensemble."""
 
 import jax
 import jax.numpy as jnp

@@ -162,12 +162,12 @@ def test_epochs_are_the_oracles(optimizer, weight_decay):
 
 
 class Normed(nn.Module):
-    """Dense - batch norm - ReLU - dense: everything that a CNN carries through an epoch, quick to compile."""
+    """Dense - batch norm and ReLU - dense: everything that a CNN carries through an epoch, quick to compile."""
 
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(nn.relu(models.BatchNorm()(x, train)))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, train))
 
 
 @pytest.mark.usefixtures("x64")
@@ -184,7 +184,7 @@ def test_an_epoch_is_its_steps_one_by_one(num, batch):
         rows = order[start : start + batch]
         state = step(state, train.Batch(data.x[rows], data.y[rows]), rate, None, None)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), epoch, state)
-    before, after = (v["batch_stats"]["BatchNorm_0"]["mean"] for v in (variables, epoch.variables))
+    before, after = (v["batch_stats"]["BatchNormRelu_0"]["mean"] for v in (variables, epoch.variables))
     assert np.abs(after - before).min() > 1e-4
 
 
@@ -356,7 +356,7 @@ def test_evaluation_uses_the_running_statistics():
     loss, _ = train.evaluate(program, variables, data)
     (params, stats), x = jax.tree.map(np.asarray, ((variables["params"], variables["batch_stats"]), data.x))
     hidden = reference.dense(params["Dense_0"], x.reshape(6, -1))
-    hidden, _ = reference.batch_norm({}, stats["BatchNorm_0"], hidden, train=False)
+    hidden, _ = reference.batch_norm({}, stats["BatchNormRelu_0"], hidden, train=False)
     logits = reference.dense(params["Dense_1"], reference.relu(hidden))
     np.testing.assert_allclose(loss, reference.squared_error(logits, np.asarray(data.y))[0].mean(), rtol=1e-12)
 
