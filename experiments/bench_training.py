@@ -13,16 +13,19 @@ All take turns, so that a busy machine slows each alike. Evaluation and compilat
 epoch and seed (median and range), the ratio to the faster torch pair by pair, and the GFLOP/s of the arithmetic that
 the network needs (3 x forward) beside the peak of a large matmul measured in the same turns.
 
-Needs torch (pip install "ntkgen[bench]"). Timing does not depend on pixel values, so random images of the datasets'
-shapes are used.
+On real MNIST and CIFAR-10 where they are at hand, else on random images of the same shapes, and says which. Needs torch
+(pip install "ntkgen[bench]").
 """
 
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import common
@@ -71,11 +74,17 @@ def network(kind: str, size: int) -> Any:
     return models.MLP(size) if kind == "mlp" else models.CNN(size)
 
 
-def random_split(kind: str, count: int, seed: int) -> data.Split:
-    """Draw images and labels."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((count, *SHAPES[kind]), np.float32)
-    return data.Split(jnp.asarray(x), jnp.asarray(rng.integers(0, 10, count), jnp.int32))
+@functools.cache
+def examples(kind: str) -> tuple[train.Batch, str]:
+    """Load real images, or draw random ones where there are none; say which."""
+    try:
+        name = {"mlp": "mnist", "cnn": "cifar10"}[kind]
+        split = data.load(name, num_train=EXAMPLES[kind]).train
+        return train.Batch(split.x, split.y), name
+    except data.DataError:
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((EXAMPLES[kind], *SHAPES[kind]), np.float32)
+        return train.Batch(jnp.asarray(x), jnp.asarray(rng.integers(0, 10, len(x)), jnp.int32)), "random images"
 
 
 class Ours:
@@ -84,7 +93,7 @@ class Ours:
     def __init__(self, kind: str, size: int, strategy: str, num_seeds: int) -> None:
         """Compile and warm up."""
         config = train.Config(epochs=100, batch_size=BATCH, learning_rate=RATE)
-        self.split = train.Batch(*random_split(kind, EXAMPLES[kind], 0))
+        self.split, _ = examples(kind)
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
@@ -139,7 +148,7 @@ class Torch:
         print(json.dumps(request), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError("the PyTorch process ended; its error is printed above")
+            common.fail("--torch: the PyTorch process ended; see the line above")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -151,8 +160,11 @@ class Torch:
 
 def serve_torch(device: str) -> None:
     """Answer timing requests with plain PyTorch, as a user would write it."""
-    import torch
-    from torch import nn
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        common.fail("--torch: needs PyTorch (pip install 'ntkgen[bench]'), or --notorch")
 
     nets: list[tuple[Any, Any]] = []
     for line in sys.stdin:
@@ -161,8 +173,9 @@ def serve_torch(device: str) -> None:
             kind, size, num_seeds = request["kind"], request["size"], request["num_seeds"]
             count = EXAMPLES[kind]
             h, w, c = SHAPES[kind]
-            x = torch.randn(count, c, h, w, device=device)
-            y = torch.randint(0, 10, (count,), device=device)
+            stored = np.load(request["images"])
+            x = torch.tensor(stored["x"], device=device).permute(0, 3, 1, 2).contiguous()
+            y = torch.tensor(stored["y"], device=device).long()
             nets = []
             for seed in range(num_seeds):
                 torch.manual_seed(seed)
@@ -220,13 +233,18 @@ def _product(a: jax.Array) -> jax.Array:
     return a @ a
 
 
-def time_case(kind: str, size: int, workers: dict[str, Torch]) -> None:
+def time_case(kind: str, size: int, workers: dict[str, Torch], folder: Path) -> None:
     """Time one network, everything in turn, and print its lines."""
     seeds = FLAGS.num_seeds
     ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
     chosen = seedaxis.choose_strategy(jax.tree.map(lambda leaf: leaf[0], ours["vmap"].state.variables))
+    split, source = examples(kind)
+    images = folder / "images.npz"
     for worker in workers.values():
-        worker.ask(kind=kind, size=size, num_seeds=seeds)  # makes the networks; its first epoch is the warm-up
+        np.savez(images, x=split.x, y=split.y)
+        worker.ask(
+            kind=kind, size=size, num_seeds=seeds, images=str(images)
+        )  # makes the networks; its first epoch is the warm-up
     names = [*ours, *workers, "evaluate", "peak"]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(FLAGS.repeats):
@@ -250,7 +268,10 @@ def time_case(kind: str, size: int, workers: dict[str, Torch]) -> None:
             line += f"   {statistics.median(ratios):5.2f}x [{min(ratios):.2f}, {max(ratios):.2f}] against {base}"
         print(line, flush=True)
     compiling = ", ".join(f"{name} {run.compile_seconds:.1f} s" for name, run in ours.items())
-    print(f"{'':9}evaluation {evaluation:.4f} s an epoch's examples and seed; compiling: {compiling}", flush=True)
+    print(
+        f"{'':9}evaluation {evaluation:.4f} s an epoch's examples and seed; {source}; compiling: {compiling}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -276,8 +297,9 @@ def main() -> None:
         "seconds an epoch and seed, median [range] of "
         f"{FLAGS.repeats}; {FLAGS.num_seeds} seeds, batch {BATCH}; * the strategy that fit chooses"
     )
-    for kind, size in cases:
-        time_case(kind, size, workers)
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, size in cases:
+            time_case(kind, size, workers, Path(folder))
     for worker in workers.values():
         worker.close()
 

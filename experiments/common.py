@@ -60,6 +60,8 @@ FRACTION = _Number(float, "a number between 0 and 1", lambda value: 0 < value < 
 MOMENTUM = NOISE
 NOT_NEGATIVE = _Number(float, "a number of at least 0", lambda value: value >= 0)
 COUNTS = _List(COUNT)
+EPOCHS = _Number(int, "a whole number from 1 to 1000000", lambda value: 1 <= value <= 1_000_000)
+DEPTH = _Number(int, "a whole number from 2 to 100", lambda value: 2 <= value <= 100)
 
 
 def define(parser: flags.ArgumentParser, name: str, default: Any, text: str) -> None:
@@ -76,7 +78,7 @@ def define_shared(datasets: tuple[str, ...], num_train: flags.ArgumentParser = C
     define(num_train, "num_train", None, "Training examples, a seeded random subset. Default: the preset's.")
     define(COUNT, "num_seeds", None, "Seeds of every network. Default: the preset's.")
     define(SEED, "seed", 0, "First seed; also of the training subset and the label noise.")
-    define(COUNT, "epochs", None, "Passes over the training set. Default: the preset's.")
+    define(EPOCHS, "epochs", None, "Passes over the training set. Default: the preset's.")
     flags.DEFINE_enum(
         "preset",
         "paper",

@@ -18,7 +18,7 @@ from typing import Any
 import common
 import numpy as np
 from absl import flags
-from double_descent_tables import Table, curve, judge, summarise
+from double_descent_tables import Table, by_epoch, curve, judge, summarise
 
 from ntkgen import data, ensemble, models, optim, paper, plotting, records, seedaxis, train
 from ntkgen.progress import Progress
@@ -29,7 +29,7 @@ common.define_shared(tuple(SOURCES), num_train=common.COUNTS)
 flags.DEFINE_enum("model", None, ("mlp", "cnn"), "Network. Default: cnn for cifar10, else mlp.")
 common.define(common.COUNTS, "widths", None, "Hidden widths of the MLP. Default: the preset's.")
 common.define(common.COUNTS, "channels", None, "Base channels of the CNN. Default: the preset's.")
-common.define(common.COUNT, "depth", None, "Dense layers of the MLP. Default: 4, the paper's; 2 with --preset=quick.")
+common.define(common.DEPTH, "depth", None, "Dense layers of the MLP. Default: 4, the paper's; 2 with --preset=quick.")
 flags.DEFINE_boolean("affine_norm", False, "The usual CNN: bias-free convolutions, affine batch norm.")
 common.define(
     common.POSITIVE,
@@ -104,9 +104,14 @@ def resolve() -> dict[str, Any]:
     preset = PRESETS[FLAGS.preset, model]
     if dataset in EMBEDDED and not quick:
         preset = {**preset, "num_train": (None,)}
-    foreign = "channels" if model == "mlp" else "widths"
-    if FLAGS[foreign].value is not None:
-        raise ValueError(f"--{foreign}: expected no such flag with --model={model}")
+    foreign = {
+        name: f"--model={model}" for name in (("channels", "affine_norm") if model == "mlp" else ("widths", "depth"))
+    }
+    foreign |= {"momentum": "--optimizer=adam"} if FLAGS.optimizer == "adam" else {}
+    foreign |= {"batch_size": "--optimizer=gd"} if FLAGS.optimizer == "gd" else {}
+    for name, reason in foreign.items():
+        if FLAGS[name].present:
+            raise ValueError(f"--{name}: expected no such flag with {reason}, got {FLAGS[name].value}")
     config = common.chosen(preset)
     config["sizes"] = config.pop("widths" if model == "mlp" else "channels")
     for name in ("seed", "batch_size", "optimizer", "schedule", "weight_decay", "vary", "criterion", "strategy"):
@@ -166,9 +171,12 @@ def train_all(
     training: train.Config,
     datasets: dict[int, data.Dataset],
     params: dict[int, int],
-) -> list[dict[str, Any]]:
-    """Train every size on every number of examples; return the tidy rows of runs.csv (accuracies in percent)."""
-    rows = []
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Train every size on every number of examples.
+
+    Returns the tidy rows of runs.csv (accuracies in percent), and how each part's seeds were trained together.
+    """
+    rows, layouts = [], {}
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
     arms = [(count, size) for count in datasets for size in config["sizes"]]
     # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
@@ -184,6 +192,7 @@ def train_all(
                 checkpoint=run.checkpointer(f"{config['model']}{size}_n{count}"),
                 progress=progress.part(index, f"{config['model']} {size}, {count} examples"),
             )
+            layouts[f"{config['model']}{size}_n{count}"] = result.strategy
             for s, seed in enumerate(seeds):
                 for epoch in range(training.epochs):
                     at = {name: float(values[s, epoch]) for name, values in result.history.items()}
@@ -202,13 +211,14 @@ def train_all(
                             "diverged": int(result.diverged[s]),
                         }
                     )
-    return rows
+    return rows, layouts
 
 
 def published(config: dict[str, Any], count: int) -> dict[int, dict[str, float | None]]:
     """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
     key = config["model"], config["dataset"]
-    if config["label_noise"] or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
+    other_network = config.get("depth", 4) != 4 or config.get("affine_norm", False)
+    if config["label_noise"] or other_network or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
         return {}
     return paper.DOUBLE_DESCENT.get(key, {})
 
@@ -284,9 +294,12 @@ def stem(config: dict[str, Any]) -> str:
     if config["model"] != ("cnn" if config["dataset"] == "cifar10" else "mlp"):
         parts.append(config["model"])
     parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
-    parts += [f"noise{100 * config['label_noise']:g}"] if config["label_noise"] else []
-    parts += [f"lr{config['lr']:g}"] if FLAGS.lr is not None else []
-    return "_".join(parts)
+    for name in ("label_noise", "lr", "num_train", "epochs", "depth", "optimizer", "schedule", "vary", "affine_norm"):
+        if FLAGS[name].present:
+            value = config[name]
+            listed = "-".join(f"{item:g}" for item in value) if isinstance(value, list) else value
+            parts.append(f"{name}{listed:g}" if isinstance(listed, float) else f"{name}{listed}")
+    return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
 
 
 def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> None:
@@ -318,15 +331,16 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[d
         if "peak" in verdict:
             peak = verdict["peak"]
             print(
-                f"peak near it: largest at {unit} {peak['size']}, {peak['rise']:.2f} points above the best smaller, "
-                f"{peak['fall']:.2f} above the largest network, p = {peak['pvalue']:.4f}"
+                f"peak near it: at {unit} {peak['size']} test error is {peak['rise']:+.2f} points against the best "
+                f"smaller and {peak['fall']:+.2f} against the largest network, p = {peak['pvalue']:.4f}, "
+                f"adjusted {peak['adjusted']:.4f}"
             )
         if "beyond" in verdict:
             fall = verdict["beyond"]
             print(
-                f"beyond it: test error falls by {fall['fall']:.2f} points "
-                f"[{fall['low']:.2f}, {fall['high']:.2f}] from "
-                f"{unit} {fall['from_size']} to {fall['to_size']}, paired p = {fall['pvalue']:.2g}"
+                f"beyond it: test error changes by {-fall['fall']:+.2f} points "
+                f"[{-fall['high']:+.2f}, {-fall['low']:+.2f}] from {unit} {fall['from_size']} to {fall['to_size']}, "
+                f"paired p = {fall['pvalue']:.2g}, adjusted {fall['adjusted']:.2g}"
             )
         print(f"verdict: {verdict['verdict']}")
 
@@ -364,7 +378,9 @@ def main() -> None:
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
-            run.write_table("runs.csv", train_all(run, config, training, datasets, params))
+            rows, layouts = train_all(run, config, training, datasets, params)
+            run.write_table("runs.csv", rows)
+            run.write_json("layout.json", layouts)
         table = Table(records.read_table(run.folder / "runs.csv"))
         summary, verdicts = summarise(table), judge(table, config["criterion"])
         if not run.finished:
@@ -376,6 +392,7 @@ def main() -> None:
         paths = draw(figures, stem(config), config, table, verdicts)
         if FLAGS.figures_dir is not None:
             paths.append(records.write_table(figures / f"{stem(config)}.csv", summary))
+            paths.append(records.write_table(figures / f"{stem(config)}_epochs.csv", by_epoch(table)))
         if not run.finished:
             run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))

@@ -79,61 +79,106 @@ def summarise(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
-    """Find the threshold from training error, test for a peak near it and a fall beyond it; by numbers of examples."""
-    verdicts = []
-    several = len(table.seeds) > 1 and len(table.sizes) > 2
+def by_epoch(table: Table) -> list[dict[str, Any]]:
+    """Make the table behind the epoch-wise figure: mean errors in percent with t-intervals, by size and epoch."""
+    rows = []
     for c, count in enumerate(table.counts):
-        training, test = (table.error[split][c, :, :, -1].T for split in ("train", "test"))  # (seed, size)
-        verdict: dict[str, Any] = {"num_train": count, "criterion": criterion, "alpha": ALPHA}
-        verdicts.append(verdict)
-        if len(table.sizes) < 2 or np.isnan(training).any(1).all():
-            verdict["verdict"] = "undecided: needs two sizes, and one seed that diverges at none of them"
-            continue
-        found = peaks.threshold(table.params, training / 100, criterion)
-        verdict["threshold"] = {
-            "params": _finite(found.value),
-            "low": _finite(found.low),
-            "high": _finite(found.high),
-            "params_per_example": _finite(found.value / count),
-            "num_never": found.num_never,
-            "num_at_smallest": found.num_at_smallest,
-            "first_size_below": None if found.index is None else table.sizes[found.index],
-        }
-        if found.index is None:
-            verdict["verdict"] = "undecided: no size interpolates; raise the sizes or the epochs"
-            continue
-        centre = found.value if np.isfinite(found.value) else table.params[found.index]
-        near = (table.params >= centre / NEAR) & (table.params <= centre * NEAR)
-        verdict["sizes_near_threshold"] = [size for size, inside in zip(table.sizes, near, strict=True) if inside]
-        if not several or (~np.isnan(test).any(1)).sum() < 2 or not near[1:-1].any():
-            verdict["verdict"] = (
-                "undecided: a test needs two seeds that do not diverge, three sizes and one near the threshold"
-            )
-            continue
-        peak = peaks.peak_test(test, near)
-        verdict["peak"] = {
-            "size": table.sizes[peak.location],
-            "rise": peak.rise,
-            "fall": peak.fall,
-            "pvalue": peak.pvalue,
-        }
-        seen = peak.pvalue <= ALPHA
-        words = f"test error {'peaks' if seen else 'has no peak that the test can see'} near the threshold"
-        if found.index < len(table.sizes) - 1:
-            fall = peaks.falls_beyond(test, found.index)
-            verdict["beyond"] = {
-                "from_size": table.sizes[found.index],
-                "to_size": table.sizes[-1],
-                "fall": fall.mean_difference,
-                "low": fall.low,
-                "high": fall.high,
-                "pvalue": fall.pvalue,
-            }
-            falls = "falls" if fall.mean_difference > 0 else "rises"
-            words += f"; beyond it test error {falls if fall.pvalue <= ALPHA else 'does not change measurably'}"
-        verdict["verdict"] = words
+        for k, size in enumerate(table.sizes):
+            curves = {split: curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
+            for e, epoch in enumerate(table.epochs):
+                row = {"num_train": count, "size": size, "epoch": epoch}
+                for split, values in curves.items():
+                    row |= {
+                        f"{split}_error_{end}": round(getattr(values, end)[e], 4) for end in ("mean", "low", "high")
+                    }
+                rows.append(row)
+    return rows
+
+
+def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
+    """Find the threshold from training error, test for a peak near it and a fall beyond it; by numbers of examples.
+
+    All p-values of the study are one family: `adjusted` controls its false discovery rate, and decides.
+    """
+    verdicts = [_measure(table, c, criterion) for c in range(len(table.counts))]
+    tests = [verdict[name] for verdict in verdicts for name in ("peak", "beyond") if name in verdict]
+    if tests:
+        _, adjusted = stats.false_discovery([test["pvalue"] for test in tests])
+        for test, value in zip(tests, adjusted, strict=True):
+            test["adjusted"] = float(value)
+    for verdict in verdicts:
+        verdict.setdefault("verdict", _words(verdict))
     return verdicts
+
+
+def _measure(table: Table, c: int, criterion: float) -> dict[str, Any]:
+    """Measure threshold, peak and fall for one number of examples; says so under `verdict` where it cannot."""
+    alive = ~table.diverged[c].all(1)  # a size at which every seed diverged has no error to compare
+    params, sizes = table.params[alive], [size for size, kept in zip(table.sizes, alive, strict=True) if kept]
+    training, test = (table.error[split][c, alive, :, -1].T for split in ("train", "test"))  # (seed, size)
+    used = int((~np.isnan(test).any(1)).sum())
+    verdict: dict[str, Any] = {"num_train": table.counts[c], "criterion": criterion, "alpha": ALPHA, "num_seeds": used}
+    if len(sizes) < 2 or not used:
+        return verdict | {"verdict": "undecided: needs two sizes, and one seed that diverges at none of them"}
+    found = peaks.threshold(params, training / 100, criterion)
+    verdict["threshold"] = {
+        "params": _finite(found.value),
+        "low": _finite(found.low),
+        "high": _finite(found.high),
+        "params_per_example": _finite(found.value / table.counts[c]),
+        "num_never": found.num_never,
+        "num_at_smallest": found.num_at_smallest,
+        "first_size_below": None if found.index is None else sizes[found.index],
+    }
+    if found.index is None:
+        return verdict | {"verdict": "undecided: no size interpolates; raise the sizes or the epochs"}
+    if not np.isfinite(found.value):
+        return verdict | {"verdict": "undecided: every size interpolates, so the threshold lies below the smallest"}
+    near = (params >= found.value / NEAR) & (params <= found.value * NEAR)
+    verdict["sizes_near_threshold"] = [size for size, inside in zip(sizes, near, strict=True) if inside]
+    if used < 2 or len(sizes) < 3 or not near[1:-1].any():
+        return verdict | {
+            "verdict": "undecided: a test needs two seeds, three sizes, and one of them near the threshold"
+        }
+    peak = peaks.peak_test(test, near)
+    # Being above a smaller and the largest size makes no peak of a place on the flank of a higher one elsewhere.
+    mean = np.nanmean(test, axis=0)
+    valley = int(mean[: peak.location].argmin())
+    top = valley + int(mean[valley:].argmax())
+    verdict["peak"] = {
+        "size": sizes[peak.location],
+        "rise": peak.rise,
+        "fall": peak.fall,
+        "pvalue": peak.pvalue,
+        "highest_size": sizes[top],
+        "highest_is_near": bool(near[top]),
+    }
+    if found.index < len(sizes) - 1:
+        fall = peaks.falls_beyond(test, found.index)
+        verdict["beyond"] = {
+            "from_size": sizes[found.index],
+            "to_size": sizes[-1],
+            "fall": fall.mean_difference,
+            "low": fall.low,
+            "high": fall.high,
+            "pvalue": fall.pvalue,
+        }
+    return verdict
+
+
+def _words(verdict: dict[str, Any]) -> str:
+    peak, beyond = verdict["peak"], verdict.get("beyond")
+    if peak["adjusted"] > ALPHA:
+        words = "test error has no peak that the test can see near the threshold"
+    elif peak["highest_is_near"]:
+        words = "test error peaks near the threshold"
+    else:
+        words = f"test error is raised near the threshold, but highest elsewhere, at size {peak['highest_size']}"
+    if beyond is None:
+        return words + "; no larger size shows what follows"
+    if beyond["adjusted"] > ALPHA:
+        return words + "; beyond it test error does not change measurably"
+    return words + f"; beyond it test error {'falls' if beyond['fall'] > 0 else 'rises'}"
 
 
 def _finite(value: float) -> float | None:

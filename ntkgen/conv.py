@@ -111,7 +111,9 @@ def _cpu_kernel_grad(x: Array, g: Array) -> Array:
     co = g.shape[-1]
     if ci <= FEW_CHANNELS and w % RUN == 0:
         return _banded_kernel_grad(x, g)
-    tile = _largest_divisor(n, max(1, TILE_FLOATS // (h * w * max(ci, co))))
+    tile = min(n, max(1, TILE_FLOATS // (h * w * max(ci, co))))
+    if n % tile:  # images of zeros add nothing
+        x, g = (jnp.pad(a, ((0, -n % tile), (0, 0), (0, 0), (0, 0))) for a in (x, g))
 
     def add(total: Array, xg: tuple[Array, Array]) -> tuple[Array, None]:
         p = _three_shifts(xg[0], axis=2).reshape(-1, 3 * ci)
@@ -129,10 +131,6 @@ def _three_shifts(x: Array, axis: int) -> Array:
     size = x.shape[axis]
     padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
     return jnp.concatenate([lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)], -1)
-
-
-def _largest_divisor(n: int, limit: int) -> int:
-    return max(t for t in range(1, min(n, limit) + 1) if n % t == 0)
 
 
 # With three input channels a patch of 3x3 is too short for a fast matrix product. A run of neighbouring output pixels

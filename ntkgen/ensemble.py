@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -53,8 +54,8 @@ class Result(NamedTuple):
     """A trained ensemble; every array leads with the seed axis (S,).
 
     Attributes:
-      variables: trained variables.
-      initial: variables before the first step.
+      variables: trained variables, on the device; in memory (numpy) if the seeds went in chunks.
+      initial: variables before the first step, likewise.
       history: train_loss, train_accuracy, test_loss, test_accuracy and learning_rate, each float64 (S, epochs), after
         each epoch in evaluation mode; losses in nats (or half squared errors), accuracies as fractions.
       probes: for each probe a pytree of arrays (S, len(epochs), ...).
@@ -148,8 +149,8 @@ def fit(
 ) -> Result:
     """Train one network for every seed.
 
-    Seed s is a pure function of (model, dataset, config, s): which seeds run beside it changes its numbers by
-    rounding at most.
+    Seed s is a pure function of (model, dataset, config, s), and repeats bit for bit on the same machine. Which seeds
+    run beside it, the strategy and the devices change the rounding of its steps, which long training amplifies.
 
     Args:
       model: Flax module mapping x (n, ...) to outputs (n, k); may take `train` and hold batch statistics.
@@ -173,7 +174,7 @@ def fit(
     Raises:
       ValueError: an argument does not fit the others; the message names it.
     """
-    seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [int(seed) for seed in seeds]
+    seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
     num_train, input_shape = dataset.train.y.shape[0], tuple(dataset.train.x.shape[1:])
@@ -186,7 +187,7 @@ def fit(
     layout = seedaxis.plan(strategy, shapes, len(seeds))
     if chunk is None:
         chunk = seedaxis.seeds_per_chunk(shapes, program.batch_size, _pixels(input_shape), layout)
-    elif chunk < 1:
+    elif _whole("chunk", chunk) < 1:
         raise ValueError(f"chunk: expected at least 1, got {chunk}")
 
     parts = []
@@ -199,7 +200,9 @@ def fit(
             scope = checkpoint
         report = None if progress is None else functools.partial(progress, start)
         own_init, own_masks = (_rows(tree, rows) for tree in (init, masks))
-        parts.append(_fit_chunk(layout, program, dataset, config, own, own_init, own_masks, pairs, scope, report))
+        part = _fit_chunk(layout, program, dataset, config, own, own_init, own_masks, pairs, scope, report)
+        # What does not fit on the device together must not gather there either.
+        parts.append(part if chunk >= len(seeds) else jax.device_get(part))
 
     seconds = {key: sum(part.seconds[key] for part in parts) for key in ("train", "evaluate")}
     first = parts[0]
@@ -208,6 +211,13 @@ def fit(
         first = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     how = {"strategy": layout.strategy, "devices": layout.num_devices, "seeds_per_chunk": min(chunk, len(seeds))}
     return first._replace(probes=first.probes[0] if single else first.probes, strategy=how, seconds=seconds)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected whole numbers, got {value!r}") from None
 
 
 def _rows(tree: PyTree, rows: slice) -> PyTree:

@@ -192,10 +192,12 @@ def _seed_variance(residual: np.ndarray) -> np.ndarray:
     n, k = residual.shape[-2:]
     own = (residual**2).sum(axis=-2) * k / ((n - 1) * (k - 1))
     steps = np.arange(k) - (k - 1) / 2
-    floor = 1e-3 * own.mean(axis=-1, keepdims=True)  # seeds may agree exactly at one size
+    # Medians, since one small network that trains badly now and then has a thousand times the variance of the others
+    # and would hide their peak. Seeds may agree exactly at one size, or at most of them: a floor for the logarithm.
+    floor = 1e-3 * np.median(own, axis=-1, keepdims=True) + 1e-6 * own.mean(axis=-1, keepdims=True)
     slope = np.log(own + floor) @ steps / (steps @ steps)
     trend = np.exp(slope[..., None] * steps)
-    trend *= (own / trend).mean(axis=-1, keepdims=True)
+    trend *= np.median(own / trend, axis=-1, keepdims=True)
     return 0.5 * own + 0.5 * trend
 
 

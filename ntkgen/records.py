@@ -52,6 +52,12 @@ def device() -> dict[str, Any]:
     return {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)}
 
 
+def source() -> str:
+    """Return a digest of the package's code: two states of a checkout may share a commit, but not this."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return io.config_hash({path.name: io.sha256_bytes(path.read_bytes()) for path in files})
+
+
 def commit() -> str | None:
     """Return the checkout's commit, with `-dirty` if tracked files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
@@ -87,7 +93,8 @@ class Run:
     def write_json(self, name: str, value: Any) -> Path:
         """Write a value as indented JSON."""
         path = self.folder / name
-        io.atomic_write(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+        text_form = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        io.atomic_write(path, text_form.encode())
         return path
 
     def checkpointer(self, name: str, every_seconds: float = 20.0) -> "Checkpointer":
@@ -153,8 +160,9 @@ def open_run(
                 _clear(folder)
             for unfinished in folder.glob(".*.tmp"):  # of an atomic write that was killed
                 unfinished.unlink()
-            _check_same(folder, resolved)
-            run = Run(folder, _is_finished(folder))
+            finished = _is_finished(folder)
+            _check_same(folder, resolved, finished)
+            run = Run(folder, finished)
             if not (folder / "config.json").exists():
                 run.write_json(
                     "config.json",
@@ -165,6 +173,7 @@ def open_run(
                         "versions": versions(),
                         "device": device(),
                         "commit": commit(),
+                        "source": source(),
                     },
                 )
             yield run
@@ -191,7 +200,7 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         raise RecordError(f"{name}: cannot write in {existing}: {error.strerror}") from None
 
 
-def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
+def _check_same(folder: Path, resolved: dict[str, Any], finished: bool) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
@@ -207,6 +216,13 @@ def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
         if theirs != ours:
             detail = "another config" if name == "config" else f"{name} {theirs}, this is {ours}"
             raise RecordError(f"out_dir: {folder} holds a run of {detail}; --force begins it anew, or choose another")
+    if found.get("source") != source():
+        if not finished:  # half of its numbers would be another program's
+            raise RecordError(
+                f"out_dir: {folder} holds a run begun by another version of the code; --force begins it "
+                "anew, or choose another"
+            )
+        warnings.warn(f"{folder} was made by another version of the code (commit {found.get('commit')})", stacklevel=2)
 
 
 def _is_finished(folder: Path) -> bool:
@@ -263,19 +279,25 @@ class Checkpointer:
         path = self.folder / str(epoch)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(path.absolute(), args=ocp.args.StandardSave(leaves), force=True)
-        io.atomic_write(path / SUMS, json.dumps(_file_sums(path)).encode())
+        io.atomic_write(path / SUMS, json.dumps({"final": final, "files": _file_sums(path)}).encode())
+        self._prune(final)
+        self._last = time.monotonic()
+
+    def _prune(self, final: bool) -> None:
+        """Delete what newer checkpoints replace; a run killed before this did not, so `restore` does it too."""
         for old in self._epochs()[: -1 if final else -2]:
             shutil.rmtree(self.folder / str(old))
         for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a save that was killed
             shutil.rmtree(unfinished)
-        self._last = time.monotonic()
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Return the last intact (epoch, tree of numpy arrays), or None; damaged ones are set aside with a warning."""
         for epoch in reversed(self._epochs()):
             path = self.folder / str(epoch)
             try:
-                return epoch, self._load(path, epoch, like)
+                tree, final = self._load(path, epoch, like)
+                self._prune(final)
+                return epoch, tree
             except Exception as error:  # a damaged checkpoint fails in as many ways as there are bytes
                 aside = path.with_name(f"damaged-{epoch}")
                 shutil.rmtree(aside, ignore_errors=True)
@@ -290,8 +312,9 @@ class Checkpointer:
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     @staticmethod
-    def _load(path: Path, epoch: int, like: PyTree) -> PyTree:
-        if json.loads((path / SUMS).read_text()) != _file_sums(path):
+    def _load(path: Path, epoch: int, like: PyTree) -> tuple[PyTree, bool]:
+        sums = json.loads((path / SUMS).read_text())
+        if sums["files"] != _file_sums(path):
             raise ValueError("its files' checksums do not match")
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             target = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in _named(like).items()}
@@ -304,7 +327,8 @@ class Checkpointer:
         for name, leaf in _named(like).items():
             if leaves[name].shape != leaf.shape:
                 raise ValueError(f"expected {name} of shape {leaf.shape}, got {leaves[name].shape}")
-        return jax.tree.unflatten(jax.tree.structure(like), [np.array(leaves[name]) for name in _named(like)])
+        arrays = [np.array(leaves[name]) for name in _named(like)]
+        return jax.tree.unflatten(jax.tree.structure(like), arrays), sums["final"]
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:

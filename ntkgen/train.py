@@ -20,6 +20,9 @@ Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
 VARY = ("both", "init", "order")
+# Folded into the order key for `update`'s randomness, beside the epochs. An epoch's own key is spent on its
+# permutation, and whatever is folded into a spent key may repeat the bits that were drawn from it.
+NOISE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,14 @@ class Config:
         _check_number("learning_rate", self.learning_rate, "a positive number", lambda v: v > 0)
         _check_number("momentum", self.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
         _check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: v >= 0)
+        for name, kind in (
+            ("epochs", int),
+            ("batch_size", int),
+            ("learning_rate", float),
+            ("momentum", float),
+            ("weight_decay", float),
+        ):
+            object.__setattr__(self, name, kind(getattr(self, name)))  # NumPy's numbers would be other programs
 
     def rate(self, epoch: int) -> float:
         """Give the learning rate of epoch 0 ... epochs - 1."""
@@ -131,8 +142,9 @@ class Keys(NamedTuple):
 
 def run_keys(seed: int | Array, vary: str = "both") -> Keys:
     """Derive a run's keys from its seed; the source that does not vary is seed 0's for every run."""
-    source = {"init": (seed, 0), "order": (0, seed), "both": (seed, seed)}[vary]
-    return Keys(*(jax.random.fold_in(jax.random.key(s), i) for i, s in enumerate(source)))
+    # Multiplied, not chosen: for an array of seeds each `vary` is then the same program.
+    sources = seed * int(vary != "order"), seed * int(vary != "init")
+    return Keys(*(jax.random.fold_in(jax.random.key(source), i) for i, source in enumerate(sources)))
 
 
 def batch_order(order_key: Array, epoch: int | Array, num_train: int) -> Array:
@@ -148,7 +160,8 @@ def init_state(program: Program, variables: dict[str, Any], mask: PyTree | None 
 
 
 def _masked(tree: PyTree, mask: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf, keep: leaf * keep.astype(leaf.dtype), tree, mask)
+    # Chosen, not multiplied: zero times the infinity of a diverging seed is not zero.
+    return jax.tree.map(lambda leaf, keep: jnp.where(keep != 0, leaf, jnp.zeros((), leaf.dtype)), tree, mask)
 
 
 def train_step(
@@ -170,10 +183,10 @@ def train_step(
     """
     per_example = objectives.LOSSES[program.loss]
     params = state.variables["params"]
-    frozen = {name: value for name, value in state.variables.items() if name != "params"}
+    statistics = {name: value for name, value in state.variables.items() if name != "params"}
 
     def loss(params: PyTree, batch: Batch, weights: Array | None = None) -> tuple[Array, dict[str, Any]]:
-        logits, model_state = models.forward_train(program.model, {"params": params, **frozen}, batch.x)
+        logits, model_state = models.forward_train(program.model, {"params": params, **statistics}, batch.x)
         losses = per_example(logits, batch.y)
         return jnp.mean(losses if weights is None else losses * weights), model_state
 
@@ -214,7 +227,7 @@ def train_epoch(
     num_train = data.y.shape[0]
     order = batch_order(order_key, epoch, num_train)
     steps, rest = divmod(num_train, program.batch_size)
-    noise_key = jax.random.fold_in(jax.random.fold_in(order_key, epoch), 1)
+    noise_key = jax.random.fold_in(jax.random.fold_in(order_key, NOISE), epoch)
 
     def step(state: TrainState, i: Array, rows: Array) -> TrainState:
         key = None if program.update is None else jax.random.fold_in(noise_key, i)

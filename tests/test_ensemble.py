@@ -463,7 +463,7 @@ def test_a_second_call_compiles_nothing(compilations, strategy):
     with compilations() as names:
         fit(train.Config(1, 4, 0.1), [0, 1])
         fit(train.Config(4, 4, 0.3), [5, 9])  # other epochs, rate and seeds
-        fit(train.Config(2, 4, 0.3, schedule="constant", vary="order"), [0, 1])
+        fit(train.Config(2, 4, 0.3, schedule="constant"), [0, 1])
     assert names == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import reference
 from jax import lax
 
-from ntkgen import models, norm
+from ntkgen import conv, models, norm
 
 # Section V-A and V-E of the paper.
 MLP_PARAMS = {
@@ -214,6 +214,25 @@ def test_batch_norm_gradient_passes_through_the_batch_statistics(affine, pool):
         numeric[place] = (value(x + shift) - value(x - shift)) / (2 * step)
     np.testing.assert_allclose(gradient, numeric, atol=1e-8)
     assert np.abs(numeric).max() > 0.1
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("shape", [(9, 8, 8, 2), (9, 4, 8, 4), (3, 6, 7, 5)])
+def test_pooling_finds_its_maxima_again_in_the_compiled_gradient(shape, affine):
+    # XLA recomputes the normalised input wherever it fuses it, and may contract the products differently there: a
+    # gradient that compares it with the stored maximum for equality then finds none. Sizes whose product is no
+    # power of two, since dividing by one is exact and hides it.
+    n, h, w, c = shape
+    rng = np.random.default_rng(8)
+    x, kernel, weights = (jnp.asarray(rng.normal(size=s)) for s in (shape, (3, 3, c, c), (n, h // 2, w // 2, c)))
+    model = models.BatchNormRelu(affine=affine, pool=True)
+    variables, _ = drawn(model, (h, w, c))
+
+    def value(kernel):
+        return (models.forward_train(model, variables, conv.conv3x3(x, kernel))[0] * weights).sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(kernel), jax.grad(value)(kernel), rtol=1e-9, atol=1e-9)
 
 
 # Pooling

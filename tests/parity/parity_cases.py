@@ -72,12 +72,3 @@ def assert_float32_as_good(ours, theirs, exact, slack=0.0):
 def flat(tree):
     """All numbers of a tree in one float64 vector."""
     return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
-
-
-def adam_slack(exact, start):
-    """Absolute error of a float32 Adam trajectory that torch's has not.
-
-    Torch computes the bias correction 1 - 0.999^t in Python floats, Optax in float32, where 0.999 is rounded by up to
-    3e-8: a relative error of up to 3e-5 at t = 1, half of it after the square root. It scales whole steps.
-    """
-    return 1.5e-5 * np.linalg.norm(flat(exact) - flat(start))

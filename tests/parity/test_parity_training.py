@@ -1,5 +1,6 @@
 """Whole epochs of training against PyTorch: same weights, same batches, the last partial one included."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -10,7 +11,7 @@ torch = pytest.importorskip("torch")
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import reference  # noqa: E402
-from parity_cases import adam_slack, assert_float32_as_good, assert_same, make, torch_loss  # noqa: E402
+from parity_cases import assert_float32_as_good, assert_same, flat, make, torch_loss  # noqa: E402
 from torch_nets import images, to_flax, to_torch  # noqa: E402
 
 from ntkgen import train  # noqa: E402
@@ -61,6 +62,20 @@ def train_theirs(net, variables, x, y, config, frozen=()):
             optimizer.step()
         schedule.step()
     return to_flax(net)
+
+
+def train_scaled(net, variables, x, y, config):
+    """Train in float64 with the steps of a float32 Adam of ours, at their worst; what comes of it is ours alone.
+
+    Torch computes the bias correction 1 - 0.999^t in Python floats, Optax in float32, where 0.999 is rounded by up to
+    3e-8. That is a relative error of up to 3e-5 for small t, half of it after the square root: a factor on the rate.
+    """
+    config = dataclasses.replace(config, learning_rate=config.learning_rate * (1 + 1.5e-5))
+    return train_theirs(net, variables, x, y, config)
+
+
+def distance(a, b):
+    return np.linalg.norm(flat(a) - flat(b))
 
 
 FLOAT64 = [
@@ -126,9 +141,10 @@ def test_adam_on_the_default_cnn_in_float32():
     exact = train_theirs(net, start, x.astype(np.float64), y, config("adam"))
     theirs = train_theirs(net, variables, x, y, config("adam"))
     ours = train_ours(model, variables, x, y, config("adam"))
+    scaled = train_scaled(net, start, x.astype(np.float64), y, config("adam"))
     sides = (ours, theirs, exact)
     for view in (without_conv_biases, lambda side: training_logits(side, x)):
-        assert_float32_as_good(*map(view, sides), slack=adam_slack(view(exact), view(start)))
+        assert_float32_as_good(*map(view, sides), slack=distance(view(scaled), view(exact)))
     # |m| / sqrt(v), bias-corrected, is at most 1 / sqrt(1 - 0.999) x (1 - 0.9) = 3.2.
     steps = 3 * sum(config("adam").rate(epoch) for epoch in range(EPOCHS))
     for layer, own in ours["params"].items():
@@ -143,11 +159,12 @@ def test_adam_on_the_default_cnn_in_float32():
 )
 def test_float32(name, config):
     model, net, variables, x, y = make(name, np.float32)
-    exact = train_theirs(net, jax.tree.map(np.float64, variables), x.astype(np.float64), y, config)
+    start = jax.tree.map(np.float64, variables), x.astype(np.float64)
+    exact = train_theirs(net, *start, y, config)
     theirs = train_theirs(net, variables, x, y, config)
     ours = train_ours(model, variables, x, y, config)
     assert jax.tree.leaves(ours)[0].dtype == np.float32
-    slack = adam_slack(exact, variables) if config.optimizer == "adam" else 0.0
+    slack = distance(train_scaled(net, *start, y, config), exact) if config.optimizer == "adam" else 0.0
     assert_float32_as_good(ours, theirs, exact, slack)
 
 
