@@ -107,7 +107,8 @@ def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
         for test, value in zip(tests, adjusted, strict=True):
             test["adjusted"] = float(value)
     for verdict in verdicts:
-        verdict.setdefault("verdict", _words(verdict))
+        if "verdict" not in verdict:
+            verdict["verdict"] = _words(verdict)
     return verdicts
 
 
