@@ -241,7 +241,7 @@ def compare(config: dict[str, Any], summary: list[dict[str, Any]]) -> list[dict[
     return rows
 
 
-def draw(folder: Path, stem: str, config: dict[str, Any], table: Table, verdicts: list[dict[str, Any]]) -> list[Path]:
+def draw(folder: Path, prefix: str, config: dict[str, Any], table: Table, verdicts: list[dict[str, Any]]) -> list[Path]:
     """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
     unit = "width" if config["model"] == "mlp" else "channels"
     noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
@@ -266,20 +266,20 @@ def draw(folder: Path, stem: str, config: dict[str, Any], table: Table, verdicts
         figure = plotting.model_wise(
             final["test"], final["train"], table.sizes, unit, f"{about}\n{count:,} examples", line, points
         )
-        paths.append(plotting.save(figure, folder / f"{stem}_model_wise{suffix}.png"))
+        paths.append(plotting.save(figure, folder / f"{prefix}model_wise{suffix}.png"))
         curves = {
             str(size): tuple(curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train"))
             for k, size in enumerate(table.sizes)
             if k in spread(len(table.sizes))
         }
         figure = plotting.epoch_wise(curves, f"{about}, {count:,} examples", unit)
-        paths.append(plotting.save(figure, folder / f"{stem}_epoch_wise{suffix}.png"))
+        paths.append(plotting.save(figure, folder / f"{prefix}epoch_wise{suffix}.png"))
     if len(table.counts) > 1:
         curves = {
             str(size): curve(table.counts, table.error["test"][:, k, :, -1]) for k, size in enumerate(table.sizes)
         }
         figure = plotting.sample_wise(curves, about, unit)
-        paths.append(plotting.save(figure, folder / f"{stem}_sample_wise.png"))
+        paths.append(plotting.save(figure, folder / f"{prefix}sample_wise.png"))
     return paths
 
 
@@ -388,11 +388,13 @@ def main() -> None:
             run.write_table("comparison.csv", compare(config, summary))
             run.write_json("verdict.json", verdicts)
         show(config, summary, verdicts)
-        figures = run.folder if FLAGS.figures_dir is None else Path(FLAGS.figures_dir)
-        paths = draw(figures, stem(config), config, table, verdicts)
-        if FLAGS.figures_dir is not None:
-            paths.append(records.write_table(figures / f"{stem(config)}.csv", summary))
-            paths.append(records.write_table(figures / f"{stem(config)}_epochs.csv", by_epoch(table)))
+        if FLAGS.figures_dir is None:
+            paths = draw(run.folder, "", config, table, verdicts)
+        else:
+            figures, name = Path(FLAGS.figures_dir), stem(config)
+            paths = draw(figures, f"{name}_", config, table, verdicts)
+            paths.append(records.write_table(figures / f"{name}.csv", summary))
+            paths.append(records.write_table(figures / f"{name}_epochs.csv", by_epoch(table)))
         if not run.finished:
             run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))

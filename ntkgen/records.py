@@ -160,8 +160,9 @@ def open_run(
                 _clear(folder)
             for unfinished in folder.glob(".*.tmp"):  # of an atomic write that was killed
                 unfinished.unlink()
+            _check_same(folder, resolved)
             finished = _is_finished(folder)
-            _check_same(folder, resolved, finished)
+            _check_source(folder, finished)
             run = Run(folder, finished)
             if not (folder / "config.json").exists():
                 run.write_json(
@@ -200,7 +201,7 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         raise RecordError(f"{name}: cannot write in {existing}: {error.strerror}") from None
 
 
-def _check_same(folder: Path, resolved: dict[str, Any], finished: bool) -> None:
+def _check_same(folder: Path, resolved: dict[str, Any]) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
@@ -216,13 +217,22 @@ def _check_same(folder: Path, resolved: dict[str, Any], finished: bool) -> None:
         if theirs != ours:
             detail = "another config" if name == "config" else f"{name} {theirs}, this is {ours}"
             raise RecordError(f"out_dir: {folder} holds a run of {detail}; --force begins it anew, or choose another")
-    if found.get("source") != source():
-        if not finished:  # half of its numbers would be another program's
-            raise RecordError(
-                f"out_dir: {folder} holds a run begun by another version of the code; --force begins it "
-                "anew, or choose another"
-            )
-        warnings.warn(f"{folder} was made by another version of the code (commit {found.get('commit')})", stacklevel=2)
+
+
+def _check_source(folder: Path, finished: bool) -> None:
+    """Refuse to go on with a run that other code began: half of its numbers would be another program's."""
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    found = json.loads(path.read_text())
+    if found.get("source") == source():
+        return
+    if not finished:
+        raise RecordError(
+            f"out_dir: {folder} holds a run that another version of the code began; --force begins it anew, or choose "
+            "another"
+        )
+    warnings.warn(f"{folder} was made by another version of the code, commit {found.get('commit')}", stacklevel=2)
 
 
 def _is_finished(folder: Path) -> bool:

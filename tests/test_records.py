@@ -451,3 +451,23 @@ def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
     (damaged / "3" / records.SUMS).unlink()
     with pytest.warns(UserWarning):
         assert records.Checkpointer(damaged).restore(tree(0))[0] == 2
+
+
+def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with_a_warning(tmp_path, monkeypatch):
+    with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
+        run.write_table("runs.csv", [{"a": 1}])
+    monkeypatch.setattr(records, "source", lambda: "another")
+    with (
+        pytest.raises(records.RecordError, match="another version of the code began"),
+        records.open_run(tmp_path, "study", "data", {"a": 1}),
+    ):
+        pass
+    monkeypatch.undo()
+    with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
+        run.finish()
+    monkeypatch.setattr(records, "source", lambda: "another")
+    with (
+        pytest.warns(UserWarning, match="made by another version of the code"),
+        records.open_run(tmp_path, "study", "data", {"a": 1}) as run,
+    ):
+        assert run.finished
