@@ -103,6 +103,7 @@ def model_wise(
                     markersize=8,
                     markerfacecolor="none",
                     color=COLOURS["published"],
+                    clip_on=False,
                     label=f"published {kind} error",
                     zorder=4,
                 )

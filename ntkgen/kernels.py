@@ -1,0 +1,260 @@
+"""What a kernel says: how far it moved, what it is aligned with, what it predicts, and its infinite-width limit.
+
+Kernels come in as (n1, n2), or as (n1, n2, k, k) with a block for each pair of outputs, and are worked on in float64.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike
+
+Array = np.ndarray
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues, descending (n,), and the eigenvectors that belong to them as columns (n, n)."""
+
+    values: Array
+    vectors: Array
+
+
+class InfiniteWidth(NamedTuple):
+    """Kernels of one output over random initialisations, each (n1, n2); different outputs share nothing.
+
+    Attributes:
+      nngp: covariance of an output.
+      ntk: expected tangent kernel.
+    """
+
+    nngp: Array
+    ntk: Array
+
+
+def as_matrix(kernel: ArrayLike) -> Array:
+    """Flatten (n1, n2, k1, k2) to (n1 k1, n2 k2), outputs running fastest; (n1, n2) stays."""
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.ndim == 4:
+        n1, n2, k1, k2 = kernel.shape
+        kernel = kernel.transpose(0, 2, 1, 3).reshape(n1 * k1, n2 * k2)
+    if kernel.ndim != 2 or kernel.size == 0 or not np.isfinite(kernel).all():
+        raise ValueError(f"kernel: expected finite (n1, n2) or (n1, n2, k, k), got shape {np.shape(kernel)}")
+    return kernel
+
+
+def _symmetric(kernel: ArrayLike) -> Array:
+    matrix = as_matrix(kernel)
+    scale = np.abs(matrix).max()
+    if matrix.shape[0] != matrix.shape[1] or np.abs(matrix - matrix.T).max() > 1e-5 * scale:
+        raise ValueError(f"kernel: expected a symmetric one, got shape {np.shape(kernel)}, or unequal halves")
+    return (matrix + matrix.T) / 2
+
+
+def drift(kernel: ArrayLike, initial: ArrayLike) -> float:
+    """Give |K_t - K_0| / |K_0| in Frobenius norms (kernels of one shape)."""
+    now, before = as_matrix(kernel), as_matrix(initial)
+    _same_shape(now, before)
+    return float(np.linalg.norm(now - before) / _nonzero(np.linalg.norm(before), "initial"))
+
+
+def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> float:
+    """Give <K, L> / (|K| |L|) of two symmetric kernels of one shape, centred first (Cortes et al. 2012, section 2.2).
+
+    1 - alignment(K_0, K_t) is the drift that a change of scale does not count in.
+    """
+    one, two = _symmetric(kernel), _symmetric(other)
+    _same_shape(one, two)
+    if centred:
+        one, two = _centre(one), _centre(two)
+    norms = [_nonzero(np.linalg.norm(m), name) for m, name in ((one, "kernel"), (two, "other"))]
+    return float(np.sum(one / norms[0] * (two / norms[1])))
+
+
+def target_alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = True) -> float:
+    """Give the alignment of a kernel (n, n) with that of the targets (n, classes), Y Y^T."""
+    targets = np.asarray(targets, np.float64)
+    if targets.ndim != 2:
+        raise ValueError(f"targets: expected (n, classes), such as one-hot rows, got shape {targets.shape}")
+    return alignment(kernel, targets @ targets.T, centred=centred)
+
+
+def _centre(matrix: Array) -> Array:
+    rows = matrix.mean(0, keepdims=True)
+    return matrix - rows - rows.T + rows.mean()
+
+
+def _same_shape(one: Array, two: Array) -> None:
+    if one.shape != two.shape:
+        raise ValueError(f"kernels: expected equal shapes, got {one.shape} and {two.shape}")
+
+
+def _nonzero(norm: Any, name: str) -> float:
+    if not norm > 0:
+        raise ValueError(f"{name}: expected a kernel that is not zero (or constant, where it is centred)")
+    return float(norm)
+
+
+def spectrum(kernel: ArrayLike) -> Spectrum:
+    """Decompose a symmetric kernel."""
+    values, vectors = np.linalg.eigh(_symmetric(kernel))
+    return Spectrum(values[::-1], vectors[:, ::-1])
+
+
+def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
+    """Count the directions that matter in a positive semidefinite kernel.
+
+    Args:
+      kernel: symmetric.
+      kind: "entropy", exp(-sum p log p) of p = eigenvalues / trace (Roy and Vetterli 2007), or "participation",
+        1 / sum p^2. Both are n for the identity and 1 for a single direction.
+
+    Returns:
+      The effective rank, between 1 and n.
+    """
+    if kind not in ("entropy", "participation"):
+        raise ValueError(f"kind: expected entropy or participation, got {kind!r}")
+    values = np.maximum(np.linalg.eigvalsh(_symmetric(kernel)), 0.0)
+    p = values / _nonzero(values.sum(), "kernel")
+    if kind == "participation":
+        return float(1 / np.sum(p**2))
+    return float(np.exp(-np.sum(p[p > 0] * np.log(p[p > 0]))))
+
+
+def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> Callable[[ArrayLike], Array]:
+    """Fit kernel regression, with no prior mean: K(x, X) (K + ridge I)^-1 y.
+
+    Args:
+      kernel: of the training samples, (n, n), shared by all outputs, or (n, n, k, k).
+      targets: (n, k).
+      ridge: added to the diagonal, in the units of the kernel.
+
+    Returns:
+      predict: kernel of new samples with the training ones, (m, n) or (m, n, k, k), -> outputs (m, k).
+
+    Raises:
+      ValueError: shapes do not fit, or kernel + ridge is not positive definite.
+    """
+    matrix, y = _symmetric(kernel), _targets("targets", targets, kernel)
+    num_outputs = np.shape(targets)[1]
+    if not ridge >= 0:
+        raise ValueError(f"ridge: expected at least 0, got {ridge}")
+    try:
+        factor = scipy.linalg.cho_factor(matrix + ridge * np.eye(len(matrix)), lower=True)
+    except np.linalg.LinAlgError as error:
+        low, high = scipy.linalg.eigvalsh(matrix)[[0, -1]]
+        raise ValueError(
+            f"kernel: not positive definite with ridge {ridge:g}, eigenvalues from {low:.3g} to {high:.3g}; "
+            "use a larger ridge"
+        ) from error
+    weights = scipy.linalg.cho_solve(factor, y)
+
+    def predict(cross: ArrayLike) -> Array:
+        return (as_matrix(cross) @ weights).reshape(-1, num_outputs)
+
+    return predict
+
+
+def _targets(name: str, targets: ArrayLike, kernel: ArrayLike) -> Array:
+    """Bring (n, k) to the rows of the flattened kernel: (n, k), or (n k, 1) where outputs are coupled."""
+    y = np.asarray(targets, np.float64)
+    shape = np.shape(kernel)
+    if y.ndim != 2 or len(y) != shape[0] or (len(shape) == 4 and y.shape[1] != shape[2]) or not np.isfinite(y).all():
+        raise ValueError(f"{name}: expected finite (n, k) that fit a kernel {shape}, got shape {y.shape}")
+    return y.reshape(-1, 1) if len(shape) == 4 else y
+
+
+def gradient_flow(
+    kernel: ArrayLike, targets: ArrayLike, start: ArrayLike, cross: ArrayLike | None = None, start_new: Any = None
+) -> Callable[[float], tuple[Array, Array | None]]:
+    """Predict a linear model's outputs under gradient flow on 1/2 sum_i |f(x_i) - y_i|^2 (Lee et al. 2019, eq. 10-11).
+
+    f_t(X) = y + exp(-t K) (f_0 - y); f_t(x) = f_0(x) - K(x, X) K^-1 (I - exp(-t K)) (f_0 - y). For the mean over n
+    samples instead of the sum, t is time / n; gradient descent of rate r has done t = r x steps.
+
+    Args:
+      kernel: tangent kernel of the training samples, (n, n) or (n, n, k, k); singular ones are fine.
+      targets: y (n, k).
+      start: f_0 at the training samples (n, k).
+      cross: kernel of new samples with the training ones, (m, n) or (m, n, k, k).
+      start_new: f_0 at the new samples (m, k).
+
+    Returns:
+      at: time t >= 0, infinity included -> (outputs at the training samples (n, k), at the new ones or None).
+    """
+    y, f0 = _targets("targets", targets, kernel), _targets("start", start, kernel)
+    if f0.shape != y.shape or (cross is None) != (start_new is None):
+        raise ValueError(
+            f"start: expected as many outputs as targets, {y.shape}, got {f0.shape}; cross and start_new go together"
+        )
+    values, vectors = spectrum(kernel)
+    values = np.maximum(values, 0.0)  # below zero is rounding, and would grow without bound
+    values[values < len(values) * np.finfo(float).eps * values[0]] = 0.0
+    modes = vectors.T @ (f0 - y)
+    num_outputs = np.shape(targets)[1]
+    across = None if cross is None else as_matrix(cross) @ vectors
+
+    def at(t: float) -> tuple[Array, Array | None]:
+        if not t >= 0:
+            raise ValueError(f"t: expected at least 0, got {t}")
+        time = np.zeros_like(values)
+        np.multiply(values, t, out=time, where=values > 0)  # infinity times zero is zero here
+        here = (y + vectors @ (np.exp(-time)[:, None] * modes)).reshape(-1, num_outputs)
+        if across is None:
+            return here, None
+        # A direction that the training samples do not see has no kernel with new samples either.
+        done = np.divide(-np.expm1(-time), values, out=np.zeros_like(values), where=values > 0)
+        return here, np.asarray(start_new, np.float64) - (across @ (done[:, None] * modes)).reshape(-1, num_outputs)
+
+    return at
+
+
+def infinite_mlp(
+    x1: ArrayLike, x2: Any = None, *, width: float, depth: int = 4, parametrization: str = "standard"
+) -> InfiniteWidth:
+    """Give the kernels of a wide ReLU MLP d-w-...-w-k under our initialisation, weights and biases U(+-1/sqrt(fan_in)).
+
+    Both have variance 1 / (3 fan_in). With a . a' the product of a layer's inputs, in expectation w E[relu relu'],
+
+        nngp_l = (a_l . a_l' + 1) / (3 fan_in_l),      ntk = sum_l (a_l . a_l' + 1) prod_{m>l} (1/3) E[step step']_m:
+
+    the factors of every layer are kept (fan-ins d, w, ..., w, and the ones of the biases). The usual limit, which
+    drops all that is not proportional to the width, is 784/w away from a finite network and so of no use for a
+    comparison. Expectations are those of Cho and Saul (2009); preactivations are taken as Gaussian, which needs many
+    inputs too.
+
+    Args:
+      x1: inputs (n1, ...), flattened.
+      x2: inputs (n2, ...), or None for x1.
+      width: of the hidden layers; infinity in the "ntk" parametrisation only.
+      depth: Dense layers, the output layer included.
+      parametrization: "standard", derivatives in the weights themselves, or "ntk": each layer is
+        (W a + b) / sqrt(fan_in) with entries U(+-1), the same function with each layer's term divided by its fan-in.
+
+    Returns:
+      Both kernels, float64.
+    """
+    if parametrization not in ("standard", "ntk"):
+        raise ValueError(f"parametrization: expected standard or ntk, got {parametrization!r}")
+    if depth < 1 or not width >= 1 or (math.isinf(width) and parametrization == "standard"):
+        raise ValueError(f"width, depth: expected at least 1, and finite in the standard one, got {width}, {depth}")
+    a, b = (np.asarray(x, np.float64).reshape(len(np.asarray(x)), -1) for x in (x1, x1 if x2 is None else x2))
+    if a.shape[1] != b.shape[1] or not (np.isfinite(a).all() and np.isfinite(b).all()) or a.size == 0 or b.size == 0:
+        raise ValueError(f"x1, x2: expected finite samples of one size, got {np.shape(x1)} and {np.shape(x2)}")
+    fan_in = float(a.shape[1])
+    # Products of a layer's inputs and a one for the bias, over the fan-in: with the other sample, and with themselves.
+    cross, own_a, own_b = ((m + 1) / fan_in for m in (a @ b.T, np.sum(a * a, 1), np.sum(b * b, 1)))
+    ntk = np.zeros_like(cross)
+    for layer in range(depth):
+        ntk += cross * (fan_in if parametrization == "standard" else 1.0)
+        if layer == depth - 1:
+            break
+        scale = np.sqrt(own_a[:, None] * own_b[None]) / 3
+        cosine = np.clip(cross / 3 / scale, -1.0, 1.0)
+        angle = np.arccos(cosine)
+        ntk *= (np.pi - angle) / (2 * np.pi) / 3  # E[step step'], and the variance of the weights behind
+        fan_in, one = float(width), 1 / width
+        cross = scale * (np.sqrt(1 - cosine**2) + (np.pi - angle) * cosine) / (2 * np.pi) + one
+        own_a, own_b = own_a / 6 + one, own_b / 6 + one
+    return InfiniteWidth(cross / 3, ntk)

@@ -1,0 +1,73 @@
+"""First-order models: a network's tangent at a point of parameter space."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+
+
+def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[[PyTree, Array], Array]:
+    """Expand a network to first order in its parameters (Lee et al. 2019, section 2.2).
+
+    f_lin(params, x) = f(params0, x) + (d f / d params)(params0, x) (params - params0), by one `jvp`.
+
+    Args:
+      f: function (params, x) -> outputs of any shape.
+      params0: where to expand.
+
+    Returns:
+      f_lin with the signature of f; safe under jit, vmap and grad.
+    """
+
+    def f_lin(params: PyTree, x: Array) -> Array:
+        tangent = jax.tree.map(lambda p, p0: p - p0, params, params0)
+        value, change = jax.jvp(functools.partial(_at, f, x), (params0,), (tangent,))
+        return value + change
+
+    return f_lin
+
+
+def _at(f: Callable, x: Array, params: PyTree) -> Array:
+    return f(params, x)
+
+
+@dataclass(frozen=True)
+class Linearized:
+    """A network linearised at its own initialisation, for `ensemble.fit` like any other model.
+
+    Each seed keeps its own expansion point: a collection `anchor` beside `params`, equal to them when drawn and held
+    fixed by training. Other collections (batch statistics) are frozen, and the network runs in evaluation mode, so
+    that its outputs depend on their own sample alone. To expand trained networks, give `fit(init=...)` variables with
+    `anchor` set to their params.
+
+    Attributes:
+      model: a Flax module, or anything hashable with its `init(key, x)` and `apply(variables, x)`.
+    """
+
+    model: Any
+
+    def init(self, key: Array, x: Array) -> dict[str, Any]:
+        """Draw the network's variables, and remember its params as the anchor."""
+        variables = dict(self.model.init(key, x))
+        return {**variables, "anchor": variables["params"]}
+
+    def apply(self, variables: dict[str, Any], x: Array, mutable: Any = False) -> Any:
+        """Map x (n, ...) to the linearised outputs; with `mutable` also the named collections, unchanged."""
+        frozen = {name: value for name, value in variables.items() if name not in ("params", "anchor")}
+
+        def f(params: PyTree, x: Array) -> Array:
+            return self.model.apply({"params": params, **frozen}, x)
+
+        out = linearize(f, variables["anchor"])(variables["params"], x)
+        if mutable is False:
+            return out
+        return out, {name: variables[name] for name in mutable}
+
+    def __call__(self, x: Array) -> Array:
+        """Refuse: variables are needed; here so that the signature, one without `train`, can be read."""
+        raise TypeError("Linearized: call apply(variables, x)")

@@ -1,0 +1,343 @@
+"""Exact empirical tangent kernels of any network, within a memory budget.
+
+Theta[i, j, k, m] = sum over parameters of (d f_k(x1_i) / d theta) (d f_m(x2_j) / d theta): axes are samples of x1,
+samples of x2, outputs, outputs; a sum over parameters, divided by nothing. With `trace` the mean over equal outputs,
+(1/K) sum_k Theta[i, j, k, k].
+
+For a Dense layer with inputs A and output derivatives D the sum over its kernel and bias is
+(A_i . A_j + 1) (D_ik . D_jm), so no Jacobian is formed (Novak et al. 2022, "Fast finite width neural tangent kernel",
+section 3.3, for what is gained). Convolutions are contracted over positions first, a layer and a tile at a time. The
+kernel is assembled from tiles of samples; where it is symmetric, from half of them.
+
+Functions here run a loop on the host and compile their parts: give them a function that is not jitted, and the *same*
+function object again for the next kernel, since it is what the compiled parts are found by.
+"""
+
+import functools
+import secrets
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ntkgen import ntk_cost, ntk_layers
+from ntkgen.ntk_checks import checked, finite
+from ntkgen.ntk_cost import Plan, Problem
+from ntkgen.ntk_layers import Network, Pairs, Structure
+
+Array = jax.Array
+PyTree = Any
+
+METHODS = ("auto", "jacobian", "layerwise")
+PROBE_ROWS = 3  # samples on which a plan tries the certificate
+
+
+class Solve(NamedTuple):
+    """Solution of a linear system: value, |b - A value| / |b|, steps taken, and whether the tolerance was met."""
+
+    value: Array
+    residual: Array
+    num_iters: Array
+    converged: Array
+
+
+def empirical_ntk(
+    f: Network,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    method: str = "auto",
+    trace: bool = False,
+    tile: int | None = None,
+    memory_budget: int | None = None,
+) -> Array:
+    """Compute the empirical neural tangent kernel, exactly.
+
+    Every tile is certified: J^T v reassembled from its factors is compared with `vjp` for a random v, and what does not
+    agree goes through its own Jacobian. float64 in, float64 out; matrix products run in the highest precision.
+
+    Args:
+      f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
+        must depend on that sample alone.
+      params: parameters, any pytree of floating arrays.
+      x1: inputs (n1, ...).
+      x2: inputs (n2, ...), or None for the symmetric kernel of x1 with itself.
+      method: "jacobian" (the oracle), "layerwise", or "auto", which counts; see `plan`.
+      trace: average over outputs; the K x K blocks are then never formed.
+      tile: samples in a tile; chosen if None.
+      memory_budget: bytes that result, factors and tiles may take together; half of the device's memory if None.
+
+    Returns:
+      (n1, n2, K, K), or with `trace` (n1, n2).
+
+    Raises:
+      ValueError: an input has the wrong shape, is empty or not finite; the method is unknown; the budget is too small;
+        or outputs depend on other samples (batch norm in training mode, dropout).
+    """
+    how, structure, f, x1, x2 = _prepare(f, params, x1, x2, method, trace, tile, memory_budget)
+    kernel = _assemble(f, structure, how, params, x1, x2, trace)
+    if kernel is None:  # an f that shows other layers for other batch sizes: the certificate has noticed
+        how, structure, f, x1, x2 = _prepare(f, params, x1, x2, "jacobian", trace, tile, memory_budget)
+        kernel = _assemble(f, structure, how, params, x1, x2, trace)
+    assert kernel is not None
+    if not finite([kernel]):
+        raise ValueError("params: expected a finite kernel, got infinities or NaN; the derivatives overflow")
+    return kernel
+
+
+def empirical_ntk_seeds(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Any) -> Array:
+    """Compute the kernels of several seeds, one after another with the same compiled parts.
+
+    A loop and not `vmap`: one seed's products fill the machine already, and the memory budget holds for each.
+
+    Args:
+      f: as in `empirical_ntk`.
+      params: as there, with a leading seed axis (S,) on every leaf.
+      x1: as there.
+      x2: as there.
+      **options: as there.
+
+    Returns:
+      The kernels, with a leading axis (S,).
+    """
+    num_seeds = jax.tree.leaves(params)[0].shape[0]
+    rows = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(num_seeds)]
+    return jnp.stack([empirical_ntk(f, row, x1, x2, **options) for row in rows])
+
+
+def plan(
+    f: Network,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    method: str = "auto",
+    trace: bool = False,
+    tile: int | None = None,
+    memory_budget: int | None = None,
+) -> Plan:
+    """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own."""
+    return _prepare(f, params, x1, x2, method, trace, tile, memory_budget)[0]
+
+
+def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
+    """Make the product of the tangent kernel with a vector, for kernels too big to hold.
+
+    J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1.
+
+    Args:
+      f: function (params, x) -> outputs (n, K).
+      params: parameters.
+      x1: inputs (n1, ...).
+      x2: inputs (n2, ...), or None for x1.
+
+    Returns:
+      matvec: v (n2, K) -> (n1, K), safe under jit, vmap and grad.
+
+    Raises:
+      ValueError: as in `empirical_ntk`.
+    """
+    f, x1, x2, _ = checked(f, params, x1, x2)
+
+    def matvec(v: Array) -> Array:
+        with jax.default_matmul_precision("highest"):
+            _, pullback = jax.vjp(lambda p: f(p, x1 if x2 is None else x2), params)
+            return jax.jvp(lambda p: f(p, x1), (params,), pullback(v))[1]
+
+    return matvec
+
+
+def solve(
+    matvec: Callable[[Array], Array], b: Array, *, ridge: float = 0.0, tol: float = 1e-5, max_iters: int = 1000
+) -> Solve:
+    """Solve (A + ridge I) x = b by conjugate gradients (Hestenes and Stiefel 1952).
+
+    Args:
+      matvec: product with a symmetric positive semidefinite A, such as `ntk_vp(f, params, x)`.
+      b: right-hand side, any shape that matvec takes.
+      ridge: added to the diagonal.
+      tol: stop when |b - A x| / |b| is at most this.
+      max_iters: stop after so many products anyway.
+
+    Returns:
+      The solution. The residual is recomputed from its definition; the recurrence's own one drifts.
+    """
+
+    def product(x: Array) -> Array:
+        return matvec(x) + ridge * x
+
+    def unfinished(state: tuple) -> Array:
+        _, r, _, squared, i = state
+        return (squared > (tol * scale) ** 2) & (i < max_iters) & jnp.all(jnp.isfinite(r))
+
+    def step(state: tuple) -> tuple:
+        x, r, p, squared, i = state
+        ap = product(p)
+        alpha = squared / jnp.vdot(p, ap)
+        x, r = x + alpha * p, r - alpha * ap
+        now = jnp.vdot(r, r)
+        return x, r, r + now / squared * p, now, i + 1
+
+    scale = jnp.linalg.norm(b)
+    x, _, _, _, num_iters = lax.while_loop(unfinished, step, (jnp.zeros_like(b), b, b, jnp.vdot(b, b), jnp.asarray(0)))
+    residual = jnp.linalg.norm(b - product(x)) / jnp.where(scale > 0, scale, 1.0)
+    return Solve(x, residual, num_iters, residual <= 2 * tol)
+
+
+def _prepare(
+    f: Network,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None,
+    method: str,
+    trace: bool,
+    tile: int | None,
+    memory_budget: int | None,
+) -> tuple[Plan, Structure, Network, Array, Array | None]:
+    """Check the arguments and decide everything."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if tile is not None and (isinstance(tile, bool) or tile < 1):
+        raise ValueError(f"tile: expected at least 1 sample, got {tile!r}")
+    f, x1, x2, out = checked(f, params, x1, x2)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    none = ntk_layers.without(Structure((), ()), (), len(names))
+    found, why = (none, "asked for") if method == "jacobian" else _certified(f, params, x1, names, trace=trace)
+    sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
+    forward = sum(map(ntk_cost.forward_cost, found.groups)) + sum(sizes[i] for i in found.own)
+    problem = Problem(
+        x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward
+    )
+    pairs = problem.n1 * problem.columns // (2 if x2 is None else 1)
+    samples = problem.n1 + (problem.n2 or 0)
+    counts = [ntk_cost.flops(each, problem, pairs, samples) for each in (found, none)]
+    structure = found
+    if found.groups:
+        why += f"{counts[0] / 1e9:.3g} GFLOP layerwise, {counts[1] / 1e9:.3g} by Jacobians"
+        if method == "auto" and counts[1] < counts[0]:
+            structure = none
+    budget = ntk_cost.default_budget() if memory_budget is None else memory_budget
+    layers = _handling(structure, names)
+    return ntk_cost.schedule(structure, problem, tile, budget, why, layers), structure, f, x1, x2
+
+
+def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], ...]:
+    how = {i: "own Jacobian" for i in structure.own}
+    for group in structure.groups:
+        how.update({i: "factors" if group.paired else "contracted Jacobian" for i in group.leaves})
+    return tuple((name, how[i]) for i, name in enumerate(names))
+
+
+def _certified(f: Network, params: PyTree, x: Array, names: list[str], *, trace: bool) -> tuple[Structure, str]:
+    """Find the layers, try them on a few samples, and take apart what fails; say so."""
+    none = ntk_layers.without(Structure((), ()), (), len(names))
+    x = x[:PROBE_ROWS]
+    found = ntk_layers.discover(f, params, x, trace=trace)
+    if not found.groups:
+        return none, "no Dense or Conv layer seen (is f jitted?): Jacobians"
+    try:
+        with jax.default_matmul_precision("highest"):
+            _, failed, _ = ntk_layers.factors(f, found, params, x, _random_key())
+    except jax.errors.UnexpectedTracerError:
+        return none, "layers inside a transformation of f's own: Jacobians"
+    covered = [i for group in found.groups for i in group.leaves]
+    bad = [i for i, wrong in zip(covered, failed, strict=True) if wrong]
+    if not bad:
+        return found, "certified; "
+    note = f"certificate failed for {', '.join(names[i] for i in bad)}: Jacobian instead; "
+    return ntk_layers.without(found, bad, len(names)), note
+
+
+def _random_key() -> Array:
+    return jax.random.key(secrets.randbits(31))
+
+
+def _assemble(
+    f: Network, structure: Structure, how: Plan, params: PyTree, x1: Array, x2: Array | None, trace: bool
+) -> Array | None:
+    """Compute the kernel block by block; None when a tile's certificate fails."""
+    symmetric = x2 is None
+    x2 = x1 if x2 is None else x2
+    (rows, size1), (columns, size2) = (ntk_cost.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
+    key = _random_key()
+    certificates = []
+
+    def take(x: Array, start: int, size: int) -> ntk_layers.Factors:
+        pieces, failed, finite = ntk_layers.factors(f, structure, params, _rows(x, start, size), key)
+        certificates.append((failed, finite))
+        return pieces
+
+    kept: dict[int, ntk_layers.Factors] = {}  # of x1, by start
+
+    def row_factors(start: int) -> ntk_layers.Factors:
+        if start in kept:
+            return kept[start]
+        pieces = take(x1, start, size1)
+        if how.keeps_factors:
+            kept[start] = pieces
+        return pieces
+
+    out = jax.eval_shape(f, params, x1[:1])
+    block = () if trace else (out.shape[1],) * 2
+    with jax.default_matmul_precision("highest"):
+        theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), out.dtype)
+        for j in columns:
+            right = row_factors(j) if symmetric else take(x2, j, size2)
+            # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
+            for i in [start for start in rows if not symmetric or start <= j]:
+                left = right if symmetric and i == j else row_factors(i)
+                mirror = "none" if not symmetric else "self" if i == j else "other"
+                theta = _write_block(theta, left, right, i, j, trace=trace, mirror=mirror)
+                del left
+            del right
+    failed, finite_outputs = (
+        np.array([np.asarray(value) for value in each]) for each in zip(*certificates, strict=True)
+    )
+    if not finite_outputs.all():
+        raise ValueError("params, x1, x2: expected finite outputs, got infinities or NaN")
+    return None if failed.any() else theta
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _rows(x: Array, start: int, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size)
+
+
+@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0)
+def _write_block(
+    theta: Array, left: ntk_layers.Factors, right: ntk_layers.Factors, i: int, j: int, *, trace: bool, mirror: str
+) -> Array:
+    """Compute the block of two tiles and write it, and its mirror image, in place."""
+    block = sum(_contract(a, b, trace=trace) for a, b in zip(left, right, strict=True))
+    if not trace:
+        block = jnp.transpose(block, (0, 2, 1, 3))
+        block = block.astype(theta.dtype)
+    rest = (0,) * (theta.ndim - 2)
+    flipped = jnp.swapaxes(block, 0, 1) if trace else jnp.transpose(block, (1, 0, 3, 2))
+    if mirror == "self":
+        block = (block + flipped) / 2
+    theta = lax.dynamic_update_slice(theta, block, (i, j, *rest))
+    return lax.dynamic_update_slice(theta, flipped, (j, i, *rest)) if mirror == "other" else theta
+
+
+def _contract(a: Any, b: Any, *, trace: bool) -> Array:
+    """Multiply two tiles' factors of a group: (n1, k, n2, m), or their mean over k = m, (n1, n2)."""
+    if not isinstance(a, Pairs):
+        return _outputs(a, b, trace=trace)
+    total: Any = 0
+    for inputs1, outputs1 in zip(*a, strict=True):
+        for inputs2, outputs2 in zip(*b, strict=True):
+            gram = inputs1 @ inputs2.T
+            total += (gram if trace else gram[:, None, :, None]) * _outputs(outputs1, outputs2, trace=trace)
+    return total
+
+
+def _outputs(a: Array, b: Array, *, trace: bool) -> Array:
+    (n1, k, _), n2 = a.shape, b.shape[0]
+    if trace:
+        return a.reshape(n1, -1) @ b.reshape(n2, -1).T / k
+    return (a.reshape(n1 * k, -1) @ b.reshape(n2 * k, -1).T).reshape(n1, k, n2, k)

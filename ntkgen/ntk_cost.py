@@ -1,0 +1,178 @@
+"""What a tangent kernel will cost: operations and bytes by counting, and the tiles that fit a budget."""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+from ntkgen.ntk_layers import Group, Structure
+
+MEMORY_SHARE = 0.5  # of the device, by default
+BLOCK_ENTRIES = 2**21  # entries of a block of the kernel: a few arrays of 8 MB (float32) stay near the cache
+
+
+class Plan(NamedTuple):
+    """How a kernel is computed.
+
+    Attributes:
+      method: "layerwise" or "jacobian".
+      layers: (leaf of params, how it is handled) for every leaf: "factors", "contracted Jacobian" or "own Jacobian".
+      tile: samples in a tile, of x1 and of x2.
+      num_blocks: blocks of the kernel that are computed, about half of all where it is symmetric.
+      keeps_factors: every tile's factors are held, rather than those of two tiles at a time.
+      flops: multiplications and additions, counted.
+      peak_bytes: largest memory held at once beside params and inputs, estimated by counting; the result included.
+      reason: why this method, in words.
+    """
+
+    method: str
+    layers: tuple[tuple[str, str], ...]
+    tile: tuple[int, int]
+    num_blocks: int
+    keeps_factors: bool
+    flops: float
+    peak_bytes: int
+    reason: str
+
+
+class Problem(NamedTuple):
+    """The sizes that decide.
+
+    Attributes:
+      n1: samples on the first axis.
+      n2: samples on the second axis, None for the symmetric kernel.
+      k: outputs.
+      trace: whether the kernel is averaged over outputs.
+      itemsize: bytes an entry.
+      sizes: entries of each leaf of params.
+      forward: multiplications of a forward pass of one sample.
+    """
+
+    n1: int
+    n2: int | None
+    k: int
+    trace: bool
+    itemsize: int
+    sizes: tuple[int, ...]
+    forward: int
+
+    @property
+    def columns(self) -> int:
+        """Samples on the second axis."""
+        return self.n1 if self.n2 is None else self.n2
+
+    @property
+    def block_outputs(self) -> int:
+        """Entries of the kernel for a pair of samples, along one axis."""
+        return 1 if self.trace else self.k
+
+
+def default_budget() -> int:
+    """Take a share of the device's memory, in bytes."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    total = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(MEMORY_SHARE * total)
+
+
+def tiles(num: int, tile: int) -> tuple[list[int], int]:
+    """Cover `num` samples by equal tiles of at most `tile`: their starts and their size; the last two may overlap."""
+    count = math.ceil(num / tile)
+    size = math.ceil(num / count)
+    return [min(i * size, num - size) for i in range(count)], size
+
+
+def _group_bytes(group: Group, problem: Problem) -> int:
+    """Bytes of a group's factors for one sample."""
+    inputs, outputs = group.num_inputs, group.shape[1]
+    entries = group.positions * (inputs + problem.k * outputs) if group.paired else problem.k * inputs * outputs
+    return entries * problem.itemsize
+
+
+def _factor_bytes(structure: Structure, problem: Problem) -> tuple[int, int]:
+    """Bytes for one sample: held factors, and what is alive beside them while they are taken."""
+    own = sum(problem.sizes[i] for i in structure.own) * problem.k * problem.itemsize
+    held = own + sum(_group_bytes(group, problem) for group in structure.groups)
+    # Cotangents of a layer's outputs exist beside the ones that came before, and before they are laid out anew.
+    outputs = sum(group.positions * group.shape[1] for group in structure.groups)
+    laid_out = [group.positions * group.num_inputs for group in structure.groups if not group.paired]
+    busy = (3 * problem.k * outputs + sum(laid_out)) * problem.itemsize + own
+    return held, busy
+
+
+def peak_bytes(structure: Structure, problem: Problem, tile: tuple[int, int], keep: bool) -> int:
+    """Count the largest memory held at once: result, factors, a tile's working set, and three blocks."""
+    held, busy = _factor_bytes(structure, problem)
+    result = problem.n1 * problem.columns * problem.block_outputs**2
+    block = 3 * tile[0] * tile[1] * problem.block_outputs**2
+    num_held = (problem.n1 + (problem.n2 or 0)) if keep else sum(tile)
+    return (result + block) * problem.itemsize + num_held * held + max(tile) * busy
+
+
+def forward_cost(group: Group) -> int:
+    """Count a group's multiplications in a forward pass of one sample."""
+    return group.shape[0] * group.shape[1] * group.positions
+
+
+def flops(structure: Structure, problem: Problem, pairs: int, samples: int) -> float:
+    """Count operations for `pairs` pairs of samples, with factors taken for `samples` samples."""
+    k2 = problem.k if problem.trace else problem.k**2
+    a_pair, a_sample = 0.0, 0.0
+    for group in structure.groups:
+        inputs, outputs = group.num_inputs, group.shape[1]
+        if group.paired:
+            a_pair += group.positions**2 * (inputs + k2 * (outputs + 1))
+        else:
+            a_pair += k2 * inputs * outputs
+            a_sample += problem.k * forward_cost(group)
+    own = sum(problem.sizes[i] for i in structure.own)
+    a_pair += k2 * own
+    if structure.groups:  # forward; k times back to the layers' outputs; the certificate, forward and back
+        a_sample += (4 + problem.k) * problem.forward
+    if own:  # forward; k times back; and the leaves' own entries, which take another forward's work if they are all
+        a_sample += (1 + problem.k) * problem.forward + problem.k * (own if structure.groups else problem.forward)
+    return 2.0 * (a_pair * pairs + a_sample * samples)
+
+
+def schedule(structure: Structure, problem: Problem, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:
+    """Choose tiles that fit the budget.
+
+    Args:
+      structure: how the leaves are handled.
+      problem: the sizes.
+      tile: samples in a tile, or None to choose.
+      budget: bytes.
+      reason: to pass on.
+      layers: to pass on.
+
+    Returns:
+      The plan with the largest useful tile that fits; factors are kept where there is room.
+
+    Raises:
+      ValueError: not even a tile of one sample (or the given tile) fits.
+    """
+    side = max(1, math.isqrt(BLOCK_ENTRIES) // problem.block_outputs)
+    limit = max(problem.n1, problem.columns)
+    wanted = tile if tile is not None else min(side, limit)
+    while True:
+        starts = [tiles(num, min(wanted, num)) for num in (problem.n1, problem.columns)]
+        sizes = (starts[0][1], starts[1][1])
+        keep = peak_bytes(structure, problem, sizes, True) <= budget
+        need = peak_bytes(structure, problem, sizes, keep)
+        if need <= budget:
+            break
+        if tile is not None or wanted == 1:
+            raise ValueError(
+                f"memory_budget: a tile of {wanted} sample(s) and the result need {need:,} bytes, got {budget:,}"
+            )
+        wanted = max(1, wanted // 2)
+    counts = [len(side_starts) for side_starts, _ in starts]
+    symmetric = problem.n2 is None
+    num_blocks = counts[0] * (counts[0] + 1) // 2 if symmetric else counts[0] * counts[1]
+    if keep:
+        samples = counts[0] * sizes[0] + (0 if symmetric else counts[1] * sizes[1])
+    else:  # the column's factors once, and those of every other block's rows
+        samples = counts[1] * sizes[1] + (num_blocks - (counts[0] if symmetric else 0)) * sizes[0]
+    work = flops(structure, problem, num_blocks * sizes[0] * sizes[1], samples)
+    method = "layerwise" if structure.groups else "jacobian"
+    return Plan(method, layers, sizes, num_blocks, keep, work, need, reason)

@@ -1,0 +1,124 @@
+"""Vector-space operations on pytrees of floating arrays: what curvature and its spectra are computed with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+Array = jax.Array
+PyTree = Any
+
+KINDS = ("normal", "rademacher")
+
+
+def dot(a: PyTree, b: PyTree) -> Array:
+    """Sum the products of all entries of two trees of the same structure and shapes -> ()."""
+    products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
+    return jnp.asarray(sum(jax.tree.leaves(products)))
+
+
+def norm(a: PyTree) -> Array:
+    """Take the Euclidean norm over all entries -> ()."""
+    return jnp.sqrt(dot(a, a))
+
+
+def scale(a: Any, x: PyTree) -> PyTree:
+    """Multiply every entry by the scalar a; leaves keep their dtypes."""
+    return jax.tree.map(lambda leaf: jnp.asarray(a * leaf, jnp.result_type(leaf)), x)
+
+
+def axpy(a: Any, x: PyTree, y: PyTree) -> PyTree:
+    """Compute a x + y for a scalar a; leaves keep the dtypes of y."""
+    return jax.tree.map(lambda p, q: jnp.asarray(a * p + q, jnp.result_type(q)), x, y)
+
+
+def size(tree: PyTree) -> int:
+    """Count the entries."""
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def random_like(key: Array, tree: PyTree, kind: str = "normal") -> PyTree:
+    """Draw a tree of independent entries with mean 0 and variance 1.
+
+    Args:
+      key: one key.
+      tree: arrays, or anything with shape and dtype, that the draw imitates.
+      kind: "normal" or "rademacher" (signs).
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      ValueError: the kind is unknown, or a leaf is not floating.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    draw = jax.random.normal if kind == "normal" else jax.random.rademacher
+    leaves: list[Any] = jax.tree.leaves(tree)
+    structure: Any = jax.tree.structure(tree)
+    check_floating("tree", tree)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return structure.unflatten([draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)])
+
+
+def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """Return all entries as one vector of the widest dtype, and the function that restores structure and dtypes."""
+    return ravel_pytree(tree)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Convert the floating leaves to a dtype; integers and booleans stay.
+
+    Raises:
+      ValueError: float64 is asked for while JAX has it disabled, and would silently give float32.
+    """
+    if jnp.dtype(dtype).itemsize > jax.dtypes.canonicalize_dtype(dtype).itemsize:
+        raise ValueError(f"dtype: expected jax_enable_x64 for {jnp.dtype(dtype).name}, got JAX with it disabled")
+    floating = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if floating(leaf) else leaf, tree)
+
+
+def check_floating(name: str, tree: PyTree) -> None:
+    """Refuse a tree with a leaf that is not floating: it has no tangent space.
+
+    Raises:
+      ValueError: naming the leaf.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: expected floating numbers, got {jnp.result_type(leaf)}")
+
+
+def check_like(name: str, tree: PyTree, like: PyTree) -> None:
+    """Refuse a tree whose structure or shapes differ from those of `like`.
+
+    Raises:
+      ValueError: naming the first difference.
+    """
+    have: Any = jax.tree.structure(tree)
+    want: Any = jax.tree.structure(like)
+    if have != want:
+        raise ValueError(f"{name}: expected the structure {want}, got {have}")
+    for (path, leaf), other in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if jnp.shape(leaf) != jnp.shape(other):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: expected shape {jnp.shape(other)}, got {jnp.shape(leaf)}")
+
+
+def check_finite(name: str, tree: PyTree) -> None:
+    """Refuse NaN and infinity where the numbers are known; under `jit` and `vmap` nothing can be said.
+
+    Raises:
+      ValueError: naming the first leaf and how many of its numbers are not finite.
+    """
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if isinstance(leaf, jax.core.Tracer):
+            continue
+        bad = int(np.sum(~np.isfinite(np.asarray(leaf))))  # numpy: inside `jit` jnp would trace known numbers too
+        if bad:
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(f"{where}: expected finite numbers, got {bad} of {jnp.size(leaf)} that are not")

@@ -1,0 +1,491 @@
+"""Every way to the tangent kernel gives the dense Jacobian's product; fallbacks are announced, bad input refused.
+
+`dense_kernel` is the oracle: the whole Jacobian, one contraction, right by reading.
+"""
+
+import importlib.util
+import itertools
+import math
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntkgen import models, ntk, ntk_layers
+
+
+def dense_kernel(f, params, x1, x2=None):
+    """(n1, n2, k, k) from the full Jacobians of the whole batch."""
+
+    differentiate = jax.jit(jax.jacrev(f))  # eager, each operation of a backward pass would be compiled alone
+
+    def jacobian(x):
+        rows = jax.tree.leaves(differentiate(params, x))
+        return np.concatenate([np.asarray(row).reshape(*row.shape[:2], -1) for row in rows], -1)
+
+    return np.einsum("ikp,jmp->ijkm", jacobian(x1), jacobian(x1 if x2 is None else x2))
+
+
+def close(got, want, digits=1e-10):
+    want = np.asarray(want)
+    np.testing.assert_allclose(got, want, rtol=0, atol=digits * np.abs(want).max())
+
+
+class Convolutions(nn.Module):
+    """Strided, uneven, 1x1 without bias, dilated in a residual connection, LayerNorm between."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 2), strides=(2, 1), padding="VALID", name="strided")(x))
+        x = nn.Conv(3, (1, 1), use_bias=False, name="pointwise")(x)
+        x = nn.LayerNorm(name="norm")(x)
+        x = x + nn.tanh(nn.Conv(3, (3, 3), kernel_dilation=2, name="dilated")(x))
+        x = nn.Conv(2, (2, 2), input_dilation=(2, 1), padding=((1, 0), (0, 2)), name="spread")(x)
+        return nn.Dense(3, name="head")(x.reshape(x.shape[0], -1))
+
+
+class OddConvolutions(nn.Module):
+    """Convolutions for which there is no formula, beside one along a line."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), feature_group_count=2, name="grouped")(x))
+        x = nn.relu(nn.Conv(2, (3, 3), padding="CIRCULAR", name="circular")(x))
+        x = nn.Conv(3, 3, strides=2, name="line")(x.reshape(x.shape[0], -1, 2))
+        return nn.Dense(2, name="head")(x.reshape(x.shape[0], -1))
+
+
+class Shared(nn.Module):
+    """One Dense three times, with residuals; one Dense over positions; a raw parameter."""
+
+    @nn.compact
+    def __call__(self, x):
+        again = nn.Dense(5, name="again")
+        x = nn.tanh(nn.Dense(5, name="positions")(x)).sum(1)
+        for _ in range(3):
+            x = x + nn.tanh(again(x))
+        return nn.Dense(2, name="head")(x) * self.param("raw", nn.initializers.normal(1.0), (2,))[None]
+
+
+class Attention(nn.Module):
+    """Tokens, an embedding that is also the output layer, attention, LayerNorm."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(6, 4, name="embed")
+        x = embed(tokens)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(nn.LayerNorm(name="norm")(x))
+        x = nn.Dense(4, name="mix")(nn.gelu(x)).mean(1)
+        return embed.attend(x)
+
+
+def case(model, shape, n=6, *, tokens=0, dtype=np.float64):
+    """Return (f, params, x); kernels and biases drawn, so that no bias is at its usual zero."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, tokens, (n, *shape), np.int32) if tokens else rng.normal(size=(n, *shape)).astype(dtype)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    variables = jax.tree.map(lambda s: jnp.asarray((0.3 * rng.normal(size=s.shape) + 0.1).astype(dtype)), shapes)
+    if "batch_stats" in variables:
+        variables["batch_stats"] = jax.tree.map(lambda leaf: 1 + leaf**2, variables["batch_stats"])
+    return models.apply_fn(model, variables), variables["params"], jnp.asarray(x)
+
+
+ZOO = {
+    "mlp": (models.MLP(7), (4, 3), {}, set()),
+    "cnn": (models.CNN(2), (8, 8, 2), {}, set()),
+    "affine cnn": (models.CNN(2, affine_norm=True), (8, 8, 1), {}, {"norm"}),
+    "convolutions": (Convolutions(), (7, 6, 2), {}, {"norm"}),
+    "odd convolutions": (OddConvolutions(), (4, 3, 2), {}, {"grouped", "circular"}),
+    "shared": (Shared(), (9, 3), {}, {"raw"}),
+    "attention": (Attention(), (5,), {"tokens": 6}, {"embed", "attention", "norm"}),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_layerwise_and_jacobian_are_the_dense_kernel(name, x64):
+    model, shape, options, own = ZOO[name]
+    f, params, x = case(model, shape, **options)
+    want = dense_kernel(f, params, x)
+    plan = ntk.plan(f, params, x, method="layerwise")
+    assert plan.method == "layerwise" and "certified" in plan.reason
+    # Without this a silent fall back to Jacobians would pass for a formula.
+    for leaf, how in plan.layers:
+        assert (how == "own Jacobian") == any(leaf.startswith(f"['{part}") for part in own), (leaf, how)
+    close(ntk.empirical_ntk(f, params, x, method="layerwise", tile=3), want)
+    close(ntk.empirical_ntk(f, params, x, method="jacobian", tile=3), want)
+    mean = np.einsum("ijkk->ij", want[:3, 3:]) / want.shape[-1]
+    close(ntk.empirical_ntk(f, params, x[:3], x[3:], trace=True, tile=3), mean)
+
+
+def test_each_way_of_handling_a_layer_is_used(x64):
+    handled = dict(ntk.plan(*case(models.CNN(2), (8, 8, 2)), method="layerwise").layers)
+    assert handled["['conv0_0']['kernel']"] == "contracted Jacobian" and handled["['dense0']['kernel']"] == "factors"
+    handled = dict(ntk.plan(*case(Shared(), (9, 3)), method="layerwise").layers)
+    assert handled["['positions']['kernel']"] == "contracted Jacobian" and handled["['again']['kernel']"] == "factors"
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions"])
+def test_tiles_and_order_of_samples_change_nothing(name, x64):
+    model, shape, _, _ = ZOO[name]
+    f, params, x = case(model, shape, n=7)
+    whole = ntk.empirical_ntk(f, params, x, tile=7)
+    order = np.array([3, 0, 6, 2, 5, 1, 4])
+    close(ntk.empirical_ntk(f, params, x[order], tile=3), np.asarray(whole)[order][:, order], 1e-13)
+    for tile in (2, 3):
+        kernel = np.asarray(ntk.empirical_ntk(f, params, x, tile=tile))
+        close(kernel, whole, 1e-13)
+        matrix = kernel.transpose(0, 2, 1, 3).reshape(7 * kernel.shape[-1], -1)
+        np.testing.assert_array_equal(matrix, matrix.T)
+        values = np.linalg.eigvalsh(matrix)
+        assert values[0] > -1e-13 * values[-1]
+
+
+def test_two_sets_of_samples_with_unequal_tiles(x64):
+    f, params, x = case(models.MLP(6, depth=3, num_classes=4), (5,), n=11)
+    want = dense_kernel(f, params, x[:4], x[4:])
+    close(ntk.empirical_ntk(f, params, x[:4], x[4:], tile=3), want)
+    close(ntk.empirical_ntk(f, params, x[:4], x[4:], tile=3, method="jacobian"), want)
+
+
+def test_float32_stays_float32_and_is_as_good(x64):
+    f, params, x = case(models.MLP(32), (20,))
+    want = ntk.empirical_ntk(f, params, x)
+    params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x))
+    got = ntk.empirical_ntk(f, params, x)
+    assert want.dtype == jnp.float64 and got.dtype == jnp.float32
+    close(got, want, 100 * np.finfo(np.float32).eps)
+
+
+def test_several_seeds(x64):
+    f, params, x = case(models.MLP(4, depth=2), (3,))
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    got = ntk.empirical_ntk_seeds(f, stacked, x, trace=True)
+    want = [ntk.empirical_ntk(f, jax.tree.map(lambda leaf, c=c: c * leaf, params), x, trace=True) for c in (1, 2)]
+    np.testing.assert_array_equal(got, np.stack(want))
+
+
+def test_a_second_kernel_of_the_same_shape_compiles_nothing(compilations):
+    f, params, x = case(models.MLP(4, depth=2), (3,), dtype=np.float32)
+    other = jax.tree.map(lambda leaf: 2 * leaf, params), x + 1
+    with compilations() as first:
+        ntk.empirical_ntk(f, params, x)
+    with compilations() as second:
+        ntk.empirical_ntk(f, *other)
+    assert "factors" in " ".join(first)  # the control
+    assert not second
+
+
+def test_deep_linear_network(x64):
+    """Without activations and biases, each layer's term is (x^T P P^T x') Q^T Q of the products around it."""
+    rng = np.random.default_rng(0)
+    sizes = (5, 4, 6, 3)
+    weights = [rng.normal(size=pair) for pair in itertools.pairwise(sizes)]
+
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for i, size in enumerate(sizes[1:]):
+                x = nn.Dense(size, use_bias=False, name=f"layer{i}")(x)
+            return x
+
+    params = {f"layer{i}": {"kernel": jnp.asarray(w)} for i, w in enumerate(weights)}
+    x = rng.normal(size=(4, 5))
+    want = 0
+    for i in range(3):
+        before = x @ np.linalg.multi_dot([np.eye(5), *weights[:i], np.eye(sizes[i])])
+        after = np.linalg.multi_dot([np.eye(sizes[i + 1]), *weights[i + 1 :], np.eye(3)])
+        want = want + np.einsum("ij,km->ijkm", before @ before.T, after.T @ after)
+    close(ntk.empirical_ntk(models.apply_fn(Linear(), {}), params, jnp.asarray(x)), want, 1e-13)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_against_torch_func(name, x64):
+    torch = pytest.importorskip("torch")
+    path = Path(__file__).parent / "parity" / "torch_nets.py"
+    spec = importlib.util.spec_from_file_location("torch_nets_for_ntk", path)
+    torch_nets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(torch_nets)
+    model, shape = {"mlp": (models.MLP(6), (4, 3, 2)), "cnn": (models.CNN(2), (9, 16, 2))}[name]
+    x = jax.random.normal(jax.random.key(5), (5, *shape), jnp.float64)
+    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), models.init(model, jax.random.key(4), shape))
+    net = torch_nets.MLP(6, shape) if name == "mlp" else torch_nets.CNN(2, shape)
+    net = torch_nets.to_torch(variables, net).eval()
+    weights = {key: value.detach() for key, value in net.named_parameters()}
+
+    def one(weights, image):
+        return torch.func.functional_call(net, weights, (image[None],))[0]
+
+    rows = torch.func.vmap(torch.func.jacrev(one), (None, 0))(weights, torch_nets.images(x))
+    jacobian = np.concatenate([row.detach().numpy().reshape(5, 10, -1) for row in rows.values()], -1)
+    close(
+        ntk.empirical_ntk(models.apply_fn(model, variables), variables["params"], x),
+        np.einsum("ikp,jmp->ijkm", jacobian, jacobian),
+    )
+
+
+# --- Products and solves
+
+
+def test_product_is_kernel_times_vector(x64):
+    f, params, x = case(*ZOO["convolutions"][:2], n=7)
+    v = jax.random.normal(jax.random.key(1), (3, 3), jnp.float64)
+    kernel = ntk.empirical_ntk(f, params, x[:4], x[4:])
+    close(jax.jit(ntk.ntk_vp(f, params, x[:4], x[4:]))(v), np.einsum("ijkm,jm->ik", kernel, v), 1e-12)
+    kernel = ntk.empirical_ntk(f, params, x[:3])
+    close(ntk.ntk_vp(f, params, x[:3])(v), np.einsum("ijkm,jm->ik", kernel, v), 1e-12)
+
+
+def test_solve_by_conjugate_gradients(x64):
+    f, params, x = case(models.MLP(16, depth=2, num_classes=2), (8,))
+    matvec, b = ntk.ntk_vp(f, params, x), jax.random.normal(jax.random.key(1), (6, 2), jnp.float64)
+    kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(12, 12)
+    done = ntk.solve(matvec, b, ridge=0.1, tol=1e-11)
+    assert done.converged and done.residual <= 2e-11
+    close(done.value.ravel(), np.linalg.solve(kernel + 0.1 * np.eye(12), np.asarray(b).ravel()), 1e-8)
+    cut = ntk.solve(matvec, b, tol=1e-11, max_iters=2)
+    assert not cut.converged and cut.num_iters == 2 and cut.residual > 1e-11
+    zero = ntk.solve(matvec, jnp.zeros_like(b))
+    assert zero.converged and not np.any(zero.value)
+
+
+# --- Fallbacks: exact, and announced
+
+
+def tied(params, x):
+    """A kernel that a Dense layer uses, and the output once more."""
+    hidden = jnp.tanh(nn.Dense(3).apply({"params": params["dense"]}, x))
+    return nn.Dense(3).apply({"params": params["head"]}, hidden) @ params["dense"]["kernel"].T
+
+
+def tied_params():
+    shapes = {"dense": {"kernel": (3, 3), "bias": (3,)}, "head": {"kernel": (3, 3), "bias": (3,)}}
+    keys = iter(jax.random.split(jax.random.key(8), 4))
+    leaves = jax.tree.map(
+        lambda s: jax.random.normal(next(keys), s, jnp.float64), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+    return leaves, jax.random.normal(jax.random.key(9), (5, 3), jnp.float64)
+
+
+def test_a_kernel_with_a_second_use_outside_goes_through_its_own_jacobian(x64):
+    params, x = tied_params()
+    plan = ntk.plan(tied, params, x)
+    assert "certificate failed for ['dense']['kernel']" in plan.reason
+    assert dict(plan.layers)["['dense']['kernel']"] == "own Jacobian"
+    assert dict(plan.layers)["['head']['kernel']"] == "factors"
+    close(ntk.empirical_ntk(tied, params, x, tile=2), dense_kernel(tied, params, x))
+
+
+HIDDEN = {
+    "jitted": jax.jit,
+    "transformed params": lambda f: lambda p, x: f(jax.tree.map(lambda leaf: 2 * leaf, p), x),
+    "vmapped": lambda f: lambda p, x: jax.vmap(lambda one: f(p, one[None])[0])(x),
+    "jitted inside": lambda f: lambda p, x: jax.jit(lambda x: f(p, x))(x),
+    "rematerialised": lambda f: lambda p, x: jax.checkpoint(lambda x: f(p, x))(x),
+    "scanned": lambda f: lambda p, x: jax.lax.map(lambda one: f(p, one[None])[0], x),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_hidden_layers_leave_the_jacobian(name, x64):
+    f, params, x = case(models.MLP(4, depth=2, num_classes=3), (5,))
+    hidden = HIDDEN[name](f)
+    plan = ntk.plan(hidden, params, x)
+    assert plan.method == "jacobian" and "no Dense or Conv layer seen" in plan.reason
+    close(ntk.empirical_ntk(hidden, params, x, method="layerwise"), dense_kernel(hidden, params, x))
+
+
+def test_plain_functions_of_any_pytree(x64):
+    def f(params, x):
+        a, (b,) = params
+        return jnp.sin(x @ a) * b[None]
+
+    params = (jnp.arange(6.0).reshape(3, 2), [jnp.ones(2)])
+    x = jnp.linspace(0, 1, 12).reshape(4, 3)
+    close(ntk.empirical_ntk(f, params, x), dense_kernel(f, params, x))
+
+
+def test_other_layers_for_other_batch_sizes_are_noticed_while_computing(x64):
+    """The same function, but in large batches half of it bypasses the layer: only a tile's own certificate can tell."""
+    params, x = tied_params()
+    params = params["dense"]
+
+    def f(params, x):
+        seen = nn.Dense(3).apply({"params": params}, x)
+        return seen if x.shape[0] <= 3 else (seen + x @ params["kernel"] + params["bias"][None]) / 2
+
+    assert ntk.plan(f, params, x, tile=5).method == "layerwise"
+    structure = ntk_layers.discover(f, params, x, trace=False)
+    _, failed, _ = ntk_layers.factors(f, structure, params, x, jax.random.key(0))
+    assert failed.all()
+    close(ntk.empirical_ntk(f, params, x, tile=5), dense_kernel(f, params, x))
+
+
+# --- Plans
+
+
+def largest_intermediate(fn, *args):
+    """The number of entries of the largest array in a program, inner programs included."""
+
+    def largest(jaxpr):
+        sizes = [math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars]
+        inner = [largest(sub.jaxpr) for eqn in jaxpr.eqns for sub in eqn.params.values() if hasattr(sub, "jaxpr")]
+        return max(sizes + inner, default=0)
+
+    return largest(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def test_trace_never_forms_the_blocks():
+    f, params, x = case(models.MLP(2, depth=2, num_classes=5), (3,), n=40, dtype=np.float32)
+    sizes = {}
+    for trace in (False, True):
+        structure = ntk_layers.discover(f, params, x, trace=trace)
+        pieces, _, _ = ntk_layers.factors(f, structure, params, x, jax.random.key(0))
+        theta = jnp.zeros((40, 40) if trace else (40, 40, 5, 5))
+
+        def write(theta, pieces, trace=trace):
+            return ntk._write_block(theta, pieces, pieces, 0, 0, trace=trace, mirror="self")
+
+        sizes[trace] = largest_intermediate(write, theta, pieces)
+    assert sizes == {False: 40 * 40 * 25, True: 40 * 40}
+
+
+def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
+    f, params, x = case(*ZOO["cnn"][:2], n=9)
+    free = ntk.plan(f, params, x)
+    assert free.keeps_factors and free.tile == (9, 9) and free.num_blocks == 1
+    result = 9 * 9 * 100 * 8
+    assert free.peak_bytes > result
+    want = ntk.empirical_ntk(f, params, x)
+    seen = set()
+    for share in (0.9, 0.6, 0.5):
+        budget = int(share * free.peak_bytes)
+        plan = ntk.plan(f, params, x, memory_budget=budget)
+        assert plan.peak_bytes <= budget and max(plan.tile) < 9
+        seen.add(plan.keeps_factors)
+        close(ntk.empirical_ntk(f, params, x, memory_budget=budget), want, 1e-13)
+    assert False in seen
+    with pytest.raises(ValueError, match="memory_budget: a tile of 1 sample"):
+        ntk.plan(f, params, x, memory_budget=result)
+    with pytest.raises(ValueError, match="memory_budget: a tile of 9 sample"):
+        ntk.plan(f, params, x, tile=9, memory_budget=free.peak_bytes - 1)
+
+
+def test_wide_networks_cost_factors_not_jacobians():
+    """Counted only: 50 million parameters, 1,000 samples; the Jacobian would have 5e11 entries."""
+    model = models.MLP(4096)
+    params = jax.eval_shape(lambda: models.init(model, jax.random.key(0), (28, 28, 1)))["params"]
+    x = jax.ShapeDtypeStruct((1000, 28, 28, 1), jnp.float32)
+    structure = ntk_layers.discover(models.apply_fn(model, {}), params, x, trace=False)
+    assert not structure.own and all(group.paired for group in structure.groups)
+    sizes = tuple(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    problem = ntk.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
+    plan = ntk.ntk_cost.schedule(structure, problem, None, 2**40, "", ())
+    factors = 4 * 1000 * (784 + 3 * 4096 + 4 + 10 * (3 * 4096 + 10))
+    assert 4 * 1000**2 * 100 + factors < plan.peak_bytes < 3 * 2**30
+    pairs = plan.num_blocks * plan.tile[0] * plan.tile[1]
+    terms = 784 + 3 * 4096 + 4 + 100 * (3 * 4096 + 10 + 4)
+    assert plan.flops > 2 * pairs * terms
+
+
+def test_auto_counts(x64):
+    f, params, x = case(models.MLP(64, depth=3), (30,))
+    plan = ntk.plan(f, params, x)
+    slow = ntk.plan(f, params, x, method="jacobian")
+    assert plan.method == "layerwise" and slow.method == "jacobian" and slow.reason == "asked for"
+    assert plan.flops < slow.flops and plan.peak_bytes < slow.peak_bytes
+
+
+# --- Refusals
+
+
+class Norm(nn.Module):
+    """What must not be taken for a function of single samples."""
+
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        x = nn.Dense(4)(x)
+        x = nn.BatchNorm(use_running_average=deterministic)(x)
+        x = nn.Dropout(0.5, deterministic=True)(x)
+        return nn.Dense(2)(x)
+
+
+def small():
+    return case(models.MLP(3, depth=2, num_classes=2), (4,), n=4, dtype=np.float32)
+
+
+def batch_norm(n):
+    model, x = Norm(), jax.random.normal(jax.random.key(0), (n, 4))
+    variables = model.init(jax.random.key(1), x)
+
+    def run(deterministic):
+        def f(params, x):
+            full = {**variables, "params": params}
+            return model.apply(full, x, deterministic=deterministic, mutable=["batch_stats"])[0]
+
+        return f
+
+    return run, variables["params"], x
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("method", ["jacobian", "layerwise"])
+def test_batch_norm_in_training_mode_is_refused(n, method):
+    run, params, x = batch_norm(n)
+    with pytest.raises(ValueError, match="batch norm in training mode"):
+        ntk.empirical_ntk(run(False), params, x, method=method)
+    assert ntk.empirical_ntk(run(True), params, x, method=method).shape == (n, n, 2, 2)
+
+
+def test_dropout_and_batch_means_are_refused():
+    f, params, x = small()
+    key = jax.random.key(0)
+    for g in (
+        lambda p, x: f(p, x) * jax.random.bernoulli(key, 0.5, (x.shape[0], 2)),
+        lambda p, x: f(p, x) / x.shape[0],
+        lambda p, x: f(p, x) - 0.01 * f(p, x).mean(0, keepdims=True),
+    ):
+        with pytest.raises(ValueError, match="other company"):
+            ntk.empirical_ntk(g, params, x)
+        with pytest.raises(ValueError, match="other company"):
+            ntk.ntk_vp(g, params, x)
+
+
+def nan_at(x):
+    return x.at[0, 0].set(jnp.nan)
+
+
+BAD = {
+    "x1: f does not take": lambda f, p, x: ((f, p, x[:, :3]), {}),
+    "x1: f does not take inputs": lambda f, p, x: ((f, p, x[0]), {}),
+    "x1: expected samples": lambda f, p, x: ((f, p, x[:0]), {}),
+    "x2: expected samples": lambda f, p, x: ((f, p, x, x[:0]), {}),
+    "x2: expected float32 samples": lambda f, p, x: ((f, p, x, x[:, :3]), {}),
+    "x1: expected finite": lambda f, p, x: ((f, p, nan_at(x)), {}),
+    "x2: expected finite": lambda f, p, x: ((f, p, x, nan_at(x)), {}),
+    "params: expected finite": lambda f, p, x: ((f, jax.tree.map(lambda leaf: leaf / 0, p), x), {}),
+    "params: expected floating": lambda f, p, x: ((f, {}, x), {}),
+    "f: expected a function": lambda f, p, x: ((p, p, x), {}),
+    "f: expected floating outputs": lambda f, p, x: ((lambda p, x: f(p, x)[:, 0], p, x), {}),
+    "expected finite outputs": lambda f, p, x: ((lambda p, x: jnp.log(f(p, x) * 0 - 1), p, x), {}),
+    "expected a finite kernel": lambda f, p, x: ((lambda p, x: 1e30 * f(p, x), p, x), {}),
+    "method: expected one of": lambda f, p, x: ((f, p, x), {"method": "fast"}),
+    "tile: expected at least 1": lambda f, p, x: ((f, p, x), {"tile": 0}),
+    "memory_budget: a tile of 1": lambda f, p, x: ((f, p, x), {"memory_budget": 100}),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_has_one_clear_error(message):
+    f, params, x = small()
+    args, options = BAD[message](f, params, x)
+    with pytest.raises(ValueError, match=message):
+        ntk.empirical_ntk(*args, **options)
+
+
+def test_a_late_sample_with_infinite_outputs_is_noticed():
+    f, params, x = small()
+    with pytest.raises(ValueError, match="finite"):
+        ntk.empirical_ntk(f, params, x.at[3].set(3e38), tile=2)
