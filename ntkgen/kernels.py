@@ -211,7 +211,14 @@ def gradient_flow(
 
 
 def infinite_mlp(
-    x1: ArrayLike, x2: Any = None, *, width: float, depth: int = 4, parametrization: str = "standard"
+    x1: ArrayLike,
+    x2: Any = None,
+    *,
+    width: float,
+    depth: int = 4,
+    parametrization: str = "standard",
+    weight_variance: float = 1 / 3,
+    bias: bool = True,
 ) -> InfiniteWidth:
     """Give the kernels of a wide ReLU MLP d-w-...-w-k under our initialisation, weights and biases U(+-1/sqrt(fan_in)).
 
@@ -230,7 +237,10 @@ def infinite_mlp(
       width: of the hidden layers; infinity in the "ntk" parametrisation only.
       depth: Dense layers, the output layer included.
       parametrization: "standard", derivatives in the weights themselves, or "ntk": each layer is
-        (W a + b) / sqrt(fan_in) with entries U(+-1), the same function with each layer's term divided by its fan-in.
+        (W a + b) / sqrt(fan_in) with entries U(+-1), or of the given variance: the same function, with each layer's
+        term divided by its fan-in.
+      weight_variance: fan-in times the variance of weights and biases; 1/3 is our initialisation, 2 that of He et al.
+      bias: whether the layers have biases.
 
     Returns:
       Both kernels, float64.
@@ -244,17 +254,17 @@ def infinite_mlp(
         raise ValueError(f"x1, x2: expected finite samples of one size, got {np.shape(x1)} and {np.shape(x2)}")
     fan_in = float(a.shape[1])
     # Products of a layer's inputs and a one for the bias, over the fan-in: with the other sample, and with themselves.
-    cross, own_a, own_b = ((m + 1) / fan_in for m in (a @ b.T, np.sum(a * a, 1), np.sum(b * b, 1)))
+    cross, own_a, own_b = ((m + bias) / fan_in for m in (a @ b.T, np.sum(a * a, 1), np.sum(b * b, 1)))
     ntk = np.zeros_like(cross)
     for layer in range(depth):
         ntk += cross * (fan_in if parametrization == "standard" else 1.0)
         if layer == depth - 1:
             break
-        scale = np.sqrt(own_a[:, None] * own_b[None]) / 3
-        cosine = np.clip(cross / 3 / scale, -1.0, 1.0)
+        scale = np.sqrt(own_a[:, None] * own_b[None]) * weight_variance
+        cosine = np.clip(cross * weight_variance / scale, -1.0, 1.0)
         angle = np.arccos(cosine)
-        ntk *= (np.pi - angle) / (2 * np.pi) / 3  # E[step step'], and the variance of the weights behind
-        fan_in, one = float(width), 1 / width
+        ntk *= (np.pi - angle) / (2 * np.pi) * weight_variance  # E[step step'], and the variance of the weights behind
+        fan_in, one = float(width), bias / width
         cross = scale * (np.sqrt(1 - cosine**2) + (np.pi - angle) * cosine) / (2 * np.pi) + one
-        own_a, own_b = own_a / 6 + one, own_b / 6 + one
-    return InfiniteWidth(cross / 3, ntk)
+        own_a, own_b = (own * weight_variance / 2 + one for own in (own_a, own_b))
+    return InfiniteWidth(cross * weight_variance, ntk)

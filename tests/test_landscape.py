@@ -224,8 +224,9 @@ def test_interpolation_meets_both_ends_and_goes_straight(x64):
     _, end = mlp(1)
     found = landscape.interpolate(value, start, end, [0.0, 0.25, 1.0])
     mixed = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, start, end)
-    assert found[0] == value(start) and found[2] == value(end)
-    np.testing.assert_allclose(found[1], value(mixed), rtol=1e-14)
+    np.testing.assert_allclose(found, [value(start), value(mixed), value(end)], rtol=1e-13)
+    points = landscape.interpolate(lambda params: params, start, end, [0.0, 1.0])
+    jax.tree.map(lambda p, a, b: np.testing.assert_array_equal(p, np.stack([a, b])), points, start, end)
 
 
 def test_refit_gives_every_point_its_own_statistics(x64):

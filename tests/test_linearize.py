@@ -62,7 +62,7 @@ def test_small_steps_follow_gradient_flow(x64):
 
 def test_ensemble_trains_it_like_any_model():
     """Full-batch gradient descent multiplies the residual by I - rate K / n at every step, for every seed."""
-    model, steps, rate = models.MLP(8, depth=2, num_classes=3), 20, 0.5
+    model, steps, rate = models.MLP(8, depth=2, num_classes=3), 20, 0.1
     x = jax.random.normal(jax.random.key(5), (6, 4))
     labels = np.array([0, 1, 2, 2, 1, 0], np.int32)
     data = SimpleNamespace(x=x, y=labels)

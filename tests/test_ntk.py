@@ -63,8 +63,8 @@ class Shared(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        again = nn.Dense(5, name="again")
-        x = nn.tanh(nn.Dense(5, name="positions")(x)).sum(1)
+        again = nn.Dense(12, name="again")  # wide enough for pairs of its three uses to be cheaper than a Jacobian
+        x = nn.tanh(nn.Dense(12, name="positions")(x)).sum(1)
         for _ in range(3):
             x = x + nn.tanh(again(x))
         return nn.Dense(2, name="head")(x) * self.param("raw", nn.initializers.normal(1.0), (2,))[None]
@@ -360,13 +360,13 @@ def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
     assert free.peak_bytes > result
     want = ntk.empirical_ntk(f, params, x)
     seen = set()
-    for share in (0.9, 0.6, 0.5):
+    for share in (0.6, 0.4):
         budget = int(share * free.peak_bytes)
         plan = ntk.plan(f, params, x, memory_budget=budget)
         assert plan.peak_bytes <= budget and max(plan.tile) < 9
         seen.add(plan.keeps_factors)
         close(ntk.empirical_ntk(f, params, x, memory_budget=budget), want, 1e-13)
-    assert False in seen
+    assert seen == {False, True}
     with pytest.raises(ValueError, match="memory_budget: a tile of 1 sample"):
         ntk.plan(f, params, x, memory_budget=result)
     with pytest.raises(ValueError, match="memory_budget: a tile of 9 sample"):
