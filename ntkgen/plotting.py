@@ -90,7 +90,7 @@ def model_wise(
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
         _band(ax, test, COLOURS["test"], "test error")
         _band(ax, train, COLOURS["train"], "training error", marker="s")
         for name, marker in (("test", "o"), ("train", "s")):
@@ -116,7 +116,7 @@ def model_wise(
         ax.set_ylabel("error (%)")
         ax.set_ylim(bottom=0)
         ax.set_title(title, pad=8)
-        ax.legend()
+        figure.legend(loc="outside lower center", ncols=3)  # no corner of the axes is sure to be free
         return figure
 
 
@@ -161,7 +161,7 @@ def _shades(count: int) -> Any:
 def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figure:
     """Draw test error (percent) against the number of training examples, a line for each size."""
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
             _band(ax, curve, colour, label)
             _logarithmic(ax, curve.x)
