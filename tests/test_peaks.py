@@ -69,9 +69,9 @@ def oracle_statistic(error, window):
     n, k = error.shape
     residual = error - error.mean(0) - error.mean(1)[:, None] + error.mean()
     own = [sum(residual[s, j] ** 2 for s in range(n)) * k / ((n - 1) * (k - 1)) for j in range(k)]
-    slope = np.polyfit(range(k), np.log(np.array(own) + 1e-3 * np.mean(own)), 1)[0]
+    slope = np.polyfit(range(k), np.log(np.array(own) + 1e-3 * np.median(own) + 1e-6 * np.mean(own)), 1)[0]
     trend = np.array([np.exp(slope * j) for j in range(k)])
-    trend *= np.mean(own / trend)
+    trend *= np.median(own / trend)
     variance = (own + trend) / 2
     mean = error.mean(0)
     t = [[(mean[j] - mean[i]) / np.sqrt(variance[j] + variance[i]) for i in range(k)] for j in range(k)]
