@@ -18,7 +18,8 @@ from typing import Any
 import common
 import numpy as np
 from absl import flags
-from double_descent_tables import Table, by_epoch, curve, judge, summarise
+from double_descent_tables import Table, by_epoch, judge, summarise
+from tables import curve
 
 from ntkgen import data, ensemble, models, optim, paper, plotting, records, seedaxis, train
 from ntkgen.progress import Progress

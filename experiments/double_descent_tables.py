@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+import tables
 
-from ntkgen import peaks, plotting, stats
+from ntkgen import peaks, stats
 
 NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
 ALPHA = 0.05
@@ -32,18 +33,6 @@ class Table:
             values[self.diverged] = np.nan
 
 
-def curve(x: Any, errors: np.ndarray) -> plotting.Curve:
-    """Mean and t-interval over seeds of errors (k, seeds); NaN where no seed is left, a bare mean where one is."""
-    points = []
-    for values in errors:
-        if np.isnan(values).all():
-            points.append((np.nan, np.nan, np.nan))
-        else:
-            t = stats.interval(values, "t", on_too_few="nan")
-            points.append((stats.mean_std(values).mean, t.low, t.high))
-    return plotting.Curve(list(x), *zip(*points, strict=True))
-
-
 def summarise(table: Table) -> list[dict[str, Any]]:
     """Make summary.csv: for each number of examples and size the final accuracies in percent, with intervals."""
     rows = []
@@ -59,16 +48,7 @@ def summarise(table: Table) -> list[dict[str, Any]]:
             }
             for split, error in table.error.items():
                 final = 100 - error[c, k, :, -1]
-                row |= dict.fromkeys(
-                    f"{split}_acc_{n}" for n in ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
-                )
-                if np.isnan(final).all():
-                    continue  # every seed diverged: num_diverged says so, and there is no number to print
-                summary = stats.mean_std(final)
-                row[f"{split}_acc_mean"], row[f"{split}_acc_std"] = summary.mean, summary.std
-                for method, short in (("bootstrap", "boot"), ("t", "t")):
-                    ends = stats.interval(final, method, on_too_few="nan")
-                    row[f"{split}_acc_{short}_low"], row[f"{split}_acc_{short}_high"] = ends.low, ends.high
+                row |= tables.columns(f"{split}_acc", final)  # None where every seed diverged
             mean_by_epoch = (
                 table.error["test"][c, k][~table.diverged[c, k]].mean(0) if not row["num_diverged"] else None
             )
@@ -84,7 +64,7 @@ def by_epoch(table: Table) -> list[dict[str, Any]]:
     rows = []
     for c, count in enumerate(table.counts):
         for k, size in enumerate(table.sizes):
-            curves = {split: curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
+            curves = {split: tables.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
             for e, epoch in enumerate(table.epochs):
                 row = {"num_train": count, "size": size, "epoch": epoch}
                 for split, values in curves.items():

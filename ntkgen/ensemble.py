@@ -57,7 +57,8 @@ class Result(NamedTuple):
       variables: trained variables, on the device; in memory (numpy) if the seeds went in chunks.
       initial: variables before the first step, likewise.
       history: train_loss, train_accuracy, test_loss, test_accuracy and learning_rate, each float64 (S, epochs), after
-        each epoch in evaluation mode; losses in nats (or half squared errors), accuracies as fractions.
+        each epoch in evaluation mode; losses in nats (or half squared errors), accuracies as fractions. NaN where
+        nothing was measured.
       probes: for each probe a pytree of arrays (S, len(epochs), ...).
       diverged: bool (S,), True where the training loss stopped being finite.
       strategy: how the seed axis was walked: {strategy, devices, seeds_per_chunk}.
@@ -146,6 +147,8 @@ def fit(
     strategy: str = "auto",
     chunk: int | None = None,
     progress: Callable[[int, int, dict[str, np.ndarray]], None] | None = None,
+    start_epoch: int = 0,
+    evaluate_at: Sequence[int] | None = None,
 ) -> Result:
     """Train one network for every seed.
 
@@ -162,11 +165,15 @@ def fit(
       update: replaces the gradient: update(loss, params, batch, key) -> (gradient, model state), where
         loss(params, batch, weights=None) -> (mean loss, model state). See `train.train_step`.
       probes: (epochs, fn) or a sequence of such pairs; fn(params[, context]) -> pytree is evaluated for every seed
-        after each of the epochs (0 is the start, config.epochs the end).
+        after each of the epochs (start_epoch is the start, config.epochs the end).
       checkpoint: where progress is kept; the run continues from what it holds.
       strategy: "auto" (see `seedaxis.choose_strategy`), "vmap" or "sequential".
       chunk: seeds trained together; default as many as memory holds (see `seedaxis.seeds_per_chunk`).
       progress: called after each epoch as progress(seeds of earlier chunks, epoch, this chunk's metrics).
+      start_epoch: epochs that `init` has behind it; training goes on with the orders and rates of those that follow,
+        and fresh optimizer buffers (rewinding, Frankle et al. 2020). History before it is NaN.
+      evaluate_at: epochs (1 ... config.epochs) after which losses and accuracies are measured; None measures after
+        each. History elsewhere is NaN. The last epoch is always measured.
 
     Returns:
       The trained networks with their history; see `Result`.
@@ -182,7 +189,8 @@ def fit(
     shapes = jax.eval_shape(lambda key: models.init(model, key, input_shape), jax.random.key(0))
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
-    single, pairs = _probe_pairs(probes, config.epochs)
+    span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
+    single, pairs = _probe_pairs(probes, span.start, config.epochs)
 
     layout = seedaxis.plan(strategy, shapes, len(seeds))
     if chunk is None:
@@ -200,7 +208,7 @@ def fit(
             scope = checkpoint
         report = None if progress is None else functools.partial(progress, start)
         own_init, own_masks = (_rows(tree, rows) for tree in (init, masks))
-        part = _fit_chunk(layout, program, dataset, config, own, own_init, own_masks, pairs, scope, report)
+        part = _fit_chunk(layout, program, dataset, config, span, own, own_init, own_masks, pairs, scope, report)
         # What does not fit on the device together must not gather there either.
         parts.append(part if chunk >= len(seeds) else jax.device_get(part))
 
@@ -211,6 +219,26 @@ def fit(
         first = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     how = {"strategy": layout.strategy, "devices": layout.num_devices, "seeds_per_chunk": min(chunk, len(seeds))}
     return first._replace(probes=first.probes[0] if single else first.probes, strategy=how, seconds=seconds)
+
+
+class _Span(NamedTuple):
+    """Epochs that are trained, start ... epochs - 1, and those (1-based) after which metrics are measured."""
+
+    start: int
+    measured: frozenset[int]
+
+
+def _span(start_epoch: int, evaluate_at: Sequence[int] | None, epochs: int, has_init: bool) -> _Span:
+    if not 0 <= _whole("start_epoch", start_epoch) < epochs:
+        raise ValueError(f"start_epoch: expected 0 ... {epochs - 1}, got {start_epoch}")
+    if start_epoch and not has_init:
+        raise ValueError(f"start_epoch: expected init, the variables after those epochs, with {start_epoch}, got none")
+    if evaluate_at is None:
+        return _Span(start_epoch, frozenset(range(start_epoch + 1, epochs + 1)))
+    measured = {_whole("evaluate_at", epoch) for epoch in evaluate_at} | {epochs}
+    if not start_epoch < min(measured) <= max(measured) <= epochs:
+        raise ValueError(f"evaluate_at: expected epochs in {start_epoch + 1} ... {epochs}, got {list(evaluate_at)}")
+    return _Span(start_epoch, frozenset(measured))
 
 
 def _whole(name: str, value: Any) -> int:
@@ -246,12 +274,12 @@ def _check_tree(name: str, tree: PyTree | None, shapes: PyTree, num_seeds: int) 
             raise ValueError(f"{name}: expected a leaf of shape {(num_seeds, *shape.shape)}, got {leaf.shape}")
 
 
-def _probe_pairs(probes: Any, epochs: int) -> tuple[bool, tuple[tuple[tuple[int, ...], Callable], ...]]:
+def _probe_pairs(probes: Any, start: int, epochs: int) -> tuple[bool, tuple[tuple[tuple[int, ...], Callable], ...]]:
     single = len(probes) == 2 and callable(probes[1])
     pairs = tuple((tuple(int(epoch) for epoch in when), fn) for when, fn in ([probes] if single else probes))
     for when, _ in pairs:
-        if any(not 0 <= epoch <= epochs for epoch in when) or len(set(when)) < len(when):
-            raise ValueError(f"probes: expected distinct epochs in 0 ... {epochs}, got {list(when)}")
+        if any(not start <= epoch <= epochs for epoch in when) or len(set(when)) < len(when):
+            raise ValueError(f"probes: expected distinct epochs in {start} ... {epochs}, got {list(when)}")
     return single, pairs
 
 
@@ -260,6 +288,7 @@ def _fit_chunk(
     program: train.Program,
     dataset: Any,
     config: train.Config,
+    span: _Span,
     seeds: list[int],
     init: PyTree | None,
     masks: PyTree | None,
@@ -306,10 +335,10 @@ def _fit_chunk(
             if epoch in when:
                 _store(values, when.index(epoch), measure(fn, epoch))
 
-    first = 0
+    first = span.start
     restored = None if checkpoint is None else checkpoint.restore((state, history, probes))
     if restored is None:
-        run_probes(0)
+        run_probes(span.start)
     else:
         first, (saved, history, probes) = restored
         state = place(layout, saved, seeds=True)
@@ -320,7 +349,9 @@ def _fit_chunk(
         rate = jnp.asarray(config.rate(epoch))
         state = jax.block_until_ready(_epoch(layout, program, state, keys.order, jnp.asarray(epoch), rate, data, masks))
         times.append(time.perf_counter())
-        values = np.asarray(_evaluate(layout, program, state.variables, data, test))[:num_seeds]
+        values = np.full((num_seeds, len(METRICS)), np.nan)
+        if epoch + 1 in span.measured:
+            values = np.asarray(_evaluate(layout, program, state.variables, data, test))[:num_seeds]
         times.append(time.perf_counter())
         metrics = {name: values[:, column] for column, name in enumerate(METRICS)}
         for name, column in metrics.items():
@@ -333,5 +364,5 @@ def _fit_chunk(
         if progress is not None:
             progress(epoch + 1, metrics)
 
-    diverged = ~np.isfinite(history["train_loss"]).all(1)
+    diverged = ~np.isfinite(history["train_loss"][:, [epoch - 1 for epoch in sorted(span.measured)]]).all(1)
     return Result(trim(state.variables, num_seeds), trim(initial, num_seeds), history, probes, diverged, {}, seconds)

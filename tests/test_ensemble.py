@@ -408,6 +408,35 @@ def test_chunks_resume_each_from_their_own_checkpoint():
     assert_same_result(resumable(memory, chunk=2), resumable(None, chunk=2))
 
 
+# A part of the epochs
+
+
+def test_training_goes_on_from_an_epoch_as_if_it_had_never_stopped():
+    config = train.Config(EPOCHS, 4, 0.1, momentum=0.0)  # no buffers, which a fresh start would lack
+    snapshot = ((1,), lambda params: {"params": params})
+    whole = ensemble.fit(MODEL, DATA, config, SEEDS, init=make_init(), probes=snapshot, strategy="vmap")
+    at_one = jax.tree.map(lambda leaf: leaf[:, 0], whole.probes)
+    rest = ensemble.fit(MODEL, DATA, config, SEEDS, init=at_one, start_epoch=1, strategy="vmap")
+    assert_equal(rest.variables, whole.variables)
+    assert_equal(rest.initial, at_one)
+    for name, values in rest.history.items():
+        if name != "learning_rate":
+            assert np.isnan(values[:, 0]).all()
+        np.testing.assert_array_equal(values[:, 1:], whole.history[name][:, 1:])
+    assert not rest.diverged.any()
+
+
+def test_metrics_are_measured_where_asked_and_at_the_end():
+    some = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), evaluate_at=[1], strategy="vmap")
+    whole = baseline()
+    assert_equal(some.variables, whole.variables)
+    assert not some.diverged.any() and EPOCHS > 2
+    for name in ("train_loss", "test_accuracy"):
+        for epoch in range(EPOCHS):
+            expected = whole.history[name][:, epoch] if epoch in (0, EPOCHS - 1) else np.full(SEEDS, np.nan)
+            np.testing.assert_array_equal(some.history[name][:, epoch], expected)
+
+
 # Errors
 
 
@@ -421,6 +450,8 @@ BAD = {
     "seeds": [0, -1, [], [-1], [0, 1, 0], [1.5], [2**40]],
     "chunk": [0, -1, 1.5],
     "strategy": ["pmap", "", None],
+    "start_epoch": [-1, EPOCHS, 1.5, 1],  # 1 needs init
+    "evaluate_at": [[0], [EPOCHS + 1], [1.5]],
     "probes": [((-1,), norms), ((0, 4), norms), [((0,), norms), ((1, 1), norms)]],
     "init": [
         {}, make_init()["params"], make_init(4), rows(make_init(), 0),

@@ -1,0 +1,119 @@
+"""Tables that all studies make: means with intervals, and families of tests between arms."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ntkgen import plotting, stats
+
+ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
+
+
+def columns(name: str, values: Any) -> dict[str, float | None]:
+    """Give `name`_mean, _std and both 95 % intervals of values (seeds,), NaN for a lost seed; None where all are."""
+    values = np.asarray(values, float)
+    if not np.isfinite(values).any():
+        return dict.fromkeys(f"{name}_{end}" for end in ENDS)
+    values = np.where(np.isfinite(values), values, np.nan)
+    summary = stats.mean_std(values)
+    boot, t = (stats.interval(values, method, on_too_few="nan") for method in ("bootstrap", "t"))
+    numbers = (summary.mean, summary.std, boot.low, boot.high, t.low, t.high)
+    return {f"{name}_{end}": number for end, number in zip(ENDS, numbers, strict=True)}
+
+
+def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Make a summary: for each combination of keys, in order of appearance, the metrics over the seeds.
+
+    Args:
+      rows: tidy rows, one for each seed, cells numbers or their text; empty cells and None count as lost.
+      keys: columns that name an arm.
+      metrics: columns to summarise.
+
+    Returns:
+      A row for each arm: the keys, num_seeds, and `columns` of each metric.
+    """
+    arms: dict[tuple, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        arms.setdefault(tuple(row[key] for key in keys), []).append(row)
+    found = []
+    for arm, members in arms.items():
+        summary: dict[str, Any] = dict(zip(keys, arm, strict=True)) | {"num_seeds": len(members)}
+        for metric in metrics:
+            summary |= columns(metric, [number(row[metric]) for row in members])
+        found.append(summary)
+    return found
+
+
+def number(cell: Any) -> float:
+    """Read a cell: text or number; NaN for an empty one."""
+    return float("nan") if cell in (None, "") else float(cell)
+
+
+def curve(x: Any, values: np.ndarray) -> plotting.Curve:
+    """Mean and t-interval over seeds of values (k, seeds); NaN where no seed is left, a bare mean where one is."""
+    points = [columns("y", each) for each in np.asarray(values, float)]
+    ends = [[np.nan if p[f"y_{end}"] is None else p[f"y_{end}"] for p in points] for end in ("mean", "t_low", "t_high")]
+    return plotting.Curve(list(x), *ends)
+
+
+def compare(
+    family: str, metric: str, values: Mapping[str, Any], pairs: Sequence[tuple[str, str]], margin: float | None = None
+) -> list[dict[str, Any]]:
+    """Test the difference of a metric between pairs of arms, paired by seed and by Welch.
+
+    Args:
+      family: name of the family, within which `adjust` controls the false discovery rate.
+      metric: what is compared.
+      values: arm -> (seeds,), NaN for a lost seed; all arms in the same order of seeds.
+      pairs: (first, second); the difference is first - second.
+      margin: also test equivalence within +-margin, in the metric's unit, fixed beforehand.
+
+    Returns:
+      A row for each pair that two seeds support; with `undecided` naming the reason where they do not.
+    """
+    rows = []
+    for first, second in pairs:
+        a, b = (np.asarray(values[arm], float) for arm in (first, second))
+        a, b = (np.where(np.isfinite(x), x, np.nan) for x in (a, b))
+        row: dict[str, Any] = {"family": family, "metric": metric, "first": first, "second": second}
+        row |= dict.fromkeys(
+            ("difference", "low", "high", "paired_p", "welch_p", "paired_adjusted", "welch_adjusted", "num_pairs")
+        )
+        row |= dict.fromkeys(("margin", "equivalence_p", "equivalent", "detectable"), None)
+        row["undecided"] = ""
+        if (num_pairs := int((~np.isnan(a - b)).sum())) < 2:
+            rows.append(row | {"num_pairs": num_pairs, "undecided": f"{num_pairs} pairs; a test needs two"})
+            continue
+        paired, welch = stats.paired(a, b), stats.welch(a, b)
+        row |= {"difference": paired.mean_difference, "low": paired.low, "high": paired.high, "num_pairs": num_pairs}
+        row |= {"paired_p": paired.pvalue, "welch_p": welch.pvalue}
+        spread = float(np.nanstd(a - b, ddof=1))
+        row["detectable"] = stats.minimum_detectable_effect(spread, num_pairs)
+        if margin is not None:
+            same = stats.equivalence(a, b, margin)
+            row |= {"margin": margin, "equivalence_p": same.pvalue, "equivalent": same.equivalent}
+        rows.append(row)
+    return rows
+
+
+def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fill in the p-values adjusted within each family (Benjamini and Hochberg), for both tests; returns all rows."""
+    rows = list(rows)
+    for _, members in itertools.groupby(sorted(rows, key=lambda row: row["family"]), key=lambda row: row["family"]):
+        tested = [row for row in members if row["paired_p"] is not None]
+        for kind in ("paired", "welch") if tested else ():
+            _, adjusted = stats.false_discovery([row[f"{kind}_p"] for row in tested])
+            for row, value in zip(tested, adjusted, strict=True):
+                row[f"{kind}_adjusted"] = float(value)
+    return rows
+
+
+def cell(row: Mapping[str, Any], metric: str, digits: int = 2) -> str:
+    """Print `mean [low, high]` by the t-interval of a summary row; says where no seed or one is left."""
+    mean, low, high = (row[f"{metric}_{end}"] for end in ("mean", "t_low", "t_high"))
+    if mean is None:
+        return "all lost"
+    ends = f"[{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else "[one seed]"
+    return f"{mean:.{digits}f} {ends}"
