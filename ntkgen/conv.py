@@ -7,6 +7,7 @@ primitives whose derivatives are each other, so that gradients, Hessian-vector p
 that is not 3x3 with stride 1 and padding 1, run XLA's own. What was measured is in BUILD_NOTES.md.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def conv3x3(x: Array, kernel: Array) -> Array:
         raise ValueError(f"kernel: expected shape (3, 3, {x.shape[-1]}, channels out), got {kernel.shape}, x {x.shape}")
     if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"kernel: expected the floating dtype of x, got {kernel.dtype} and {x.dtype}")
-    return _conv_p.bind(x, kernel)
+    return _conv_p.bind(x, kernel, precision=jax.config.jax_default_matmul_precision)
 
 
 def conv_general_dilated(
@@ -169,31 +170,41 @@ def _flip(kernel: Array) -> Array:
 
 
 def _bilinear(name: str, shape: Callable, xla: Callable, cpu: Callable) -> Primitive:
-    """Make a primitive of two arrays with its lowerings and its rule for `vmap`."""
-    primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind))
-    primitive.def_abstract_eval(lambda a, b: a.update(shape=shape(a, b)))
-    lower = functools.partial(mlir.lower_fun, multiple_results=False)
-    mlir.register_lowering(primitive, lower(xla))
-    mlir.register_lowering(primitive, lower(cpu), platform="cpu")
+    """Make a primitive of two arrays with its lowerings and its rule for `vmap`.
 
-    def batch(args: Sequence[Array], dims: Sequence[int | None]) -> tuple[Array, int]:
+    The precision of its matrix products is a parameter: lowering comes when a caller's whole program is compiled,
+    outside of the `default_matmul_precision` in which the convolution was asked for.
+    """
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="precision"))
+    primitive.def_abstract_eval(lambda a, b, precision: a.update(shape=shape(a, b)))
+    for platform, function in ((None, xla), ("cpu", cpu)):
+        rule = mlir.lower_fun(functools.partial(_at_precision, function), multiple_results=False)
+        mlir.register_lowering(primitive, rule, platform=platform)
+
+    def batch(args: Sequence[Array], dims: Sequence[int | None], precision: str | None) -> tuple[Array, int]:
         if primitive is _conv_p and dims[1] is None:  # one kernel for all: only more images
             assert dims[0] is not None
             x = jnp.moveaxis(args[0], dims[0], 0)
-            y = primitive.bind(x.reshape(-1, *x.shape[2:]), args[1])
+            y = primitive.bind(x.reshape(-1, *x.shape[2:]), args[1], precision=precision)
             return y.reshape(*x.shape[:2], *y.shape[1:]), 0
         # Batched kernels would be a grouped convolution, slower than one convolution after another.
         mapped = [jnp.moveaxis(arg, dim, 0) for arg, dim in zip(args, dims, strict=True) if dim is not None]
 
         def one(own: list[Array]) -> Array:
             rest = iter(own)
-            return primitive.bind(*(arg if dim is None else next(rest) for arg, dim in zip(args, dims, strict=True)))
+            both = (arg if dim is None else next(rest) for arg, dim in zip(args, dims, strict=True))
+            return primitive.bind(*both, precision=precision)
 
         return lax.map(one, mapped), 0
 
     batching.primitive_batchers[primitive] = batch
     return primitive
+
+
+def _at_precision(function: Callable, a: Array, b: Array, precision: str | None) -> Array:
+    with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
+        return function(a, b)
 
 
 _conv_p = _bilinear("conv3x3", lambda x, k: (*x.shape[:-1], k.shape[-1]), _xla_conv, _cpu_conv)
@@ -202,8 +213,12 @@ _kernel_grad_p = _bilinear(
 )
 # Each rule takes the cotangent and both arguments, and gives the cotangent of the first, then of the second.
 ad.defbilinear(
-    _conv_p, lambda g, x, k: _conv_p.bind(g, _flip(k)), lambda g, x, k: _kernel_grad_p.bind(x, g)
-)  # fmt: skip
+    _conv_p,
+    lambda g, x, k, **precision: _conv_p.bind(g, _flip(k), **precision),
+    lambda g, x, k, **precision: _kernel_grad_p.bind(x, g, **precision),
+)
 ad.defbilinear(
-    _kernel_grad_p, lambda k, x, g: _conv_p.bind(g, _flip(k)), lambda k, x, g: _conv_p.bind(x, k)
-)  # fmt: skip
+    _kernel_grad_p,
+    lambda k, x, g, **precision: _conv_p.bind(g, _flip(k), **precision),
+    lambda k, x, g, **precision: _conv_p.bind(x, k, **precision),
+)

@@ -73,6 +73,23 @@ def test_float32_in_a_loop():
     np.testing.assert_allclose(repeat(conv.conv3x3), repeat(plain), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_the_precision_asked_for_survives_the_callers_jit(platform):
+    """It holds for convolution and both gradients, though XLA's program is made outside of the context."""
+    x, k, g = draw((2, 8, 8, 5, 4), jnp.float32)
+
+    def gradient(x, k):
+        with jax.default_matmul_precision("highest"):
+            return jax.grad(loss(conv.conv3x3, g), (0, 1))(x, k)
+
+    with jax.default_matmul_precision("default"):
+        text = jax.jit(gradient).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
+    products = [
+        line for line in text.splitlines() if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
+    ]
+    assert len(products) == 3 and all(line.count("HIGHEST") == 2 for line in products)
+
+
 LAYERS = [
     {},
     {"strides": 2},

@@ -314,7 +314,7 @@ def test_a_sweep_that_diverges_says_so_and_ends_well(run, tmp_path):
     flags = [*TINY, "--widths=4,8,16", "--num_train=150", "--epochs=2", "--lr=1e30"]
     stdout = succeeded(run(*flags, out=tmp_path / "results", wrapped=False))
     folder = folder_of(tmp_path / "results")
-    assert stdout.count("2 diverged") == 3 and stdout.count("all diverged") == 6 and "verdict: undecided" in stdout
+    assert stdout.count("2 diverged") == 3 and stdout.count("all lost") == 6 and "verdict: undecided" in stdout
     assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"}
     for row in records.read_table(folder / "summary.csv"):
         assert row["num_diverged"] == "2" and row["test_acc_mean"] == row["train_acc_t_low"] == ""
