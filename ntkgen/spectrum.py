@@ -15,11 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jax.tree_util import Partial
 
-from ntkgen import tree
+from ntkgen import krylov, tree
 
 Array = jax.Array
 PyTree = Any
@@ -29,7 +26,6 @@ TOLERANCE = 1e-3  # residual up to which a pair counts as converged where no oth
 WHICH = ("LA", "SA", "LM")
 METHODS = ("hutchinson", "hutch++")
 MOMENTS = 4
-BLOCK = 16  # basis vectors that one matrix product takes
 
 
 class Eigen(NamedTuple):
@@ -101,12 +97,12 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     Raises:
       ValueError: num_iters below 1, a start of zeros or not finite, a negative tolerance.
     """
-    problem = _Problem.of(matvec, v0, num_iters, tol)
+    problem = krylov.Problem.of(matvec, v0, num_iters, tol)
     start = problem.start
     zero = jnp.zeros((), start.dtype)
     state = _Power(start, start, zero, jnp.full_like(zero, jnp.inf), jnp.zeros((), int))
     more = functools.partial(_power_unfinished, num_iters, -1.0 if tol is None else tol)
-    state = _loop(problem.product, lambda s: s.following, _power_step, more, state)
+    state = krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
     converged = state.residual <= _judged(tol)
     return Eigen(state.value, problem.unravel(state.vector), state.residual, state.steps, converged)
 
@@ -139,15 +135,15 @@ def lanczos(
     """
     if which not in WHICH:
         raise ValueError(f"which: expected one of {', '.join(WHICH)}, got {which!r}")
-    problem = _Problem.of(matvec, v0, num_iters, tol)
+    problem = krylov.Problem.of(matvec, v0, num_iters, tol)
     if isinstance(k, bool) or not 1 <= k <= problem.start.size:
         raise ValueError(f"k: expected 1 to {problem.start.size}, the number of parameters, got {k!r}")
     if num_iters < k:
         raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
-    state = _krylov(problem, num_iters, k, which, tol)
-    vectors = _ritz_vectors(state, k, which)
-    products = _map(problem.product, vectors)
-    value, residual = jax.vmap(_rayleigh)(vectors, products)
+    state = krylov.iterate(problem, num_iters, k, which, tol)
+    vectors = krylov.ritz_vectors(state, k, which)
+    products = krylov.stack(problem.product, vectors)
+    value, residual = jax.vmap(krylov.rayleigh)(vectors, products)
     order = jnp.argsort(-value)
     value, residual, vectors = value[order], residual[order], vectors[order]
     spent = state.steps + k
@@ -189,13 +185,13 @@ def density(
         raise ValueError(f"bins: expected at least 1, got {bins!r}")
 
     def quadrature(key: Array) -> tuple[Array, Array]:
-        problem = _Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
-        state = _krylov(problem, num_iters)
-        nodes, vectors = jnp.linalg.eigh(_tridiagonal(state))
+        problem = krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
+        state = krylov.iterate(problem, num_iters)
+        nodes, vectors = jnp.linalg.eigh(krylov.tridiagonal(state))
         return nodes, vectors[0] ** 2
 
-    matvec = _compiled(matvec)  # once for all probes
-    nodes, weights = _map(quadrature, jax.random.split(key, num_probes))
+    matvec = krylov.compiled(matvec)  # once for all probes
+    nodes, weights = krylov.stack(quadrature, jax.random.split(key, num_probes))
     powers = jnp.arange(1, MOMENTS + 1)
     moments = jnp.sum(weights[..., None] * nodes[..., None] ** powers[None, None], 1)  # (p, 4)
     if edges is None:
@@ -234,96 +230,42 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     _check_probes(num_probes, 2 if method == "hutchinson" else 6)
     flat, unravel = tree.ravel(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like))
-    product = _flattened(matvec, unravel)
+    product = krylov.flattened(matvec, unravel)
     sketched = 0 if method == "hutchinson" else min(num_probes // 3, flat.size)
     probes = jax.random.rademacher(key, (num_probes - sketched, flat.size), flat.dtype)
     basis, known = jnp.zeros((0, flat.size), flat.dtype), jnp.zeros((), flat.dtype)
     if sketched:
-        basis = jnp.linalg.qr(_map(product, probes[:sketched]).T)[0].T
-        known = jnp.sum(basis * _map(product, basis))
+        basis = jnp.linalg.qr(krylov.stack(product, probes[:sketched]).T)[0].T
+        known = jnp.sum(basis * krylov.stack(product, basis))
         probes = probes[sketched:]
-        probes = probes - _dot(_dot(probes, basis.T), basis)
-    samples = jnp.sum(probes * _map(product, probes), -1)
+        probes = probes - krylov.dot(krylov.dot(probes, basis.T), basis)
+    samples = jnp.sum(probes * krylov.stack(product, probes), -1)
     value, error = _mean_and_error(samples)
     return Estimate(known + value, error, jnp.asarray(num_probes, int))
 
 
-# --- Operators on flat vectors
+# --- Power iteration
 
 
-class _Problem(NamedTuple):
-    product: Callable[[Array], Array]
-    start: Array  # unit vector (d,)
-    unravel: Callable[[Array], PyTree]
-
-    @classmethod
-    def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "_Problem":
-        """Flatten the operator and check what every iteration is given."""
-        if isinstance(num_iters, bool) or num_iters < 1:
-            raise ValueError(f"num_iters: expected at least 1, got {num_iters!r}")
-        if tol is not None and not tol >= 0:
-            raise ValueError(f"tol: expected None or a number of at least 0, got {tol!r}")
-        tree.check_floating("v0", v0)
-        tree.check_finite("v0", v0)
-        start, unravel = tree.ravel(jax.tree.map(jnp.asarray, v0))
-        if not isinstance(start, jax.core.Tracer) and not np.any(start):
-            raise ValueError("v0: expected a start vector that is not zero, got zeros")
-        return cls(_flattened(matvec, unravel), start / jnp.linalg.norm(start), unravel)
-
-
-def _flattened(matvec: Matvec, unravel: Callable[[Array], PyTree]) -> Callable[[Array], Array]:
-    matvec = _compiled(matvec)
-    return lambda vector: tree.ravel(matvec(unravel(vector)))[0]
-
-
-def _compiled(matvec: Matvec) -> Matvec:
-    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls."""
-    if isinstance(matvec, Partial):
-        return functools.partial(_apply, matvec)
-    inner: Any = matvec
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    return matvec if hasattr(inner, "lower") else jax.jit(matvec)
+class _Power(NamedTuple):
+    vector: Array  # multiplied last
+    following: Array
+    value: Array
+    residual: Array
+    steps: Array
 
 
 @jax.jit
-def _apply(matvec: Partial, v: PyTree) -> PyTree:
-    return matvec(v)
+def _power_step(state: _Power, product: Array) -> _Power:
+    vector = state.following
+    value, residual = krylov.rayleigh(vector, product)
+    length = jnp.linalg.norm(product)
+    following = jnp.where(length > 0, product / jnp.where(length > 0, length, 1.0), vector)
+    return _Power(vector, following, value, residual, state.steps + 1)
 
 
-def _loop(product: Callable, vector: Callable, advance: Callable, more: Callable, state: Any) -> Any:
-    """Repeat state = advance(state, product(vector(state))) while more(state), at least once.
-
-    On the host where numbers are known. That a matvec closes over traced arrays shows only in its result, so the
-    first product decides; traced, it is dropped and XLA never computes it.
-    """
-    first = product(vector(state))
-    if isinstance(first, jax.core.Tracer):
-        return lax.while_loop(more, lambda s: advance(s, product(vector(s))), state)
-    state = advance(state, first)
-    while more(state):
-        state = advance(state, product(vector(state)))
-    return state
-
-
-def _map(function: Callable, xs: Array) -> Any:
-    """Stack function(x) over the leading axis: in a host loop where numbers are known, else `lax.map`."""
-    first = function(xs[0])
-    if isinstance(jax.tree.leaves(first)[0], jax.core.Tracer):
-        return lax.map(function, xs)
-    results = [first, *(function(x) for x in xs[1:])]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.dot(a, b, precision="highest")
-
-
-def _rayleigh(v: Array, product: Array) -> tuple[Array, Array]:
-    """Rayleigh quotient and relative residual of a unit vector; an exact null vector has residual 0."""
-    value = _dot(v, product)
-    error = jnp.linalg.norm(product - value * v)
-    return value, jnp.where(error > 0, error / jnp.abs(value), jnp.where(jnp.isnan(error), jnp.nan, 0.0))
+def _power_unfinished(num_iters: int, tol: float, state: _Power) -> Array:
+    return (state.steps < num_iters) & ~(state.residual <= tol)
 
 
 def _judged(tol: float | None) -> float:
@@ -346,127 +288,3 @@ def _histogram(edges: Array, nodes: Array, weights: Array) -> Array:
     index = jnp.where(nodes == edges[-1], bins - 1, index)
     inside = (index >= 0) & (index < bins)
     return jnp.zeros(bins, weights.dtype).at[jnp.clip(index, 0, bins - 1)].add(jnp.where(inside, weights, 0.0))
-
-
-# --- Power iteration
-
-
-class _Power(NamedTuple):
-    vector: Array  # multiplied last
-    following: Array
-    value: Array
-    residual: Array
-    steps: Array
-
-
-@jax.jit
-def _power_step(state: _Power, product: Array) -> _Power:
-    vector = state.following
-    value, residual = _rayleigh(vector, product)
-    length = jnp.linalg.norm(product)
-    following = jnp.where(length > 0, product / jnp.where(length > 0, length, 1.0), vector)
-    return _Power(vector, following, value, residual, state.steps + 1)
-
-
-def _power_unfinished(num_iters: int, tol: float, state: _Power) -> Array:
-    return (state.steps < num_iters) & ~(state.residual <= tol)
-
-
-# --- Lanczos
-
-
-class _Krylov(NamedTuple):
-    basis: Array  # (m, d), rows orthonormal; those not reached are zero
-    alpha: Array  # (m,) diagonal of the projected operator
-    beta: Array  # (m,) beside the diagonal; 0 where a fresh direction had to be taken
-    steps: Array  # () done
-    done: Array  # ()
-
-
-def _krylov(problem: _Problem, num_iters: int, k: int = 1, which: str = "LA", tol: float | None = None) -> _Krylov:
-    """Take Lanczos steps; with a tolerance, until k pairs are estimated to be that good."""
-    start, size = problem.start, min(num_iters, problem.start.size)
-    basis = jnp.zeros((-(-size // BLOCK) * BLOCK, start.size), start.dtype).at[0].set(start)
-    alpha, beta = jnp.zeros((2, size), start.dtype)
-    state = _Krylov(basis, alpha, beta, jnp.zeros((), int), jnp.zeros((), bool))
-    step = functools.partial(_lanczos_step, k=k, which=which, judged=tol is not None)
-    goal = 0.0 if tol is None else 0.5 * tol
-    return _loop(
-        problem.product,
-        lambda s: _last(s.basis, s.steps),
-        lambda s, product: step(s, product, goal),
-        lambda s: (s.steps < size) & ~s.done,
-        state,
-    )
-
-
-@jax.jit
-def _last(basis: Array, steps: Array) -> Array:
-    return basis[steps]
-
-
-# The basis is donated: a step on the host writes one row and copies none.
-@functools.partial(jax.jit, static_argnames=("k", "which", "judged"), donate_argnums=0)
-def _lanczos_step(state: _Krylov, product: Array, goal: Any, k: int, which: str, judged: bool) -> _Krylov:
-    basis, alpha, beta, j, _ = state
-    alpha = alpha.at[j].set(_dot(basis[j], product))
-    w = _orthogonal_part(basis, product, j)
-    length = jnp.linalg.norm(w)
-    # What is left of an invariant subspace is the rounding of products as large as the operator.
-    exhausted = length <= 10 * jnp.finfo(w.dtype).eps * jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(beta))
-    length = jnp.where(exhausted, 0.0, length)
-    beta = beta.at[j].set(length)
-    following = lax.cond(exhausted, lambda: _fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
-    basis = basis.at[j + 1].set(following, mode="drop")
-    state = _Krylov(basis, alpha, beta, j + 1, jnp.zeros((), bool))
-    if not judged:
-        return state
-    value, vector, found = _ritz(state, k, which)
-    estimate = jnp.where(found, length * jnp.abs(vector[j]), jnp.inf)
-    return state._replace(done=jnp.all(estimate <= goal * jnp.abs(value)))
-
-
-def _orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
-    """Subtract twice what lies in rows 0 ... j, block by block so that rows still empty cost nothing."""
-
-    def subtract(i: Array, w: Array) -> Array:
-        rows = lax.dynamic_slice_in_dim(basis, i * BLOCK, BLOCK)
-        return w - _dot(_dot(rows, w), rows)
-
-    for _ in range(2):
-        w = lax.fori_loop(0, j // BLOCK + 1, subtract, w)
-    return w
-
-
-def _fresh(basis: Array, j: Array) -> Array:
-    """Draw a unit vector orthogonal to the basis; zeros where there is none left."""
-    w = jax.random.normal(jax.random.fold_in(jax.random.key(0), j), basis.shape[1:], basis.dtype)
-    w = _orthogonal_part(basis, w / jnp.linalg.norm(w), j)
-    length = jnp.linalg.norm(w)
-    return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)
-
-
-def _tridiagonal(state: _Krylov) -> Array:
-    """Write the projected operator as a matrix; steps not taken get an eigenvalue above all others."""
-    steps = jnp.arange(len(state.alpha))
-    largest = jnp.max(jnp.abs(state.alpha)) + jnp.max(state.beta)
-    diagonal = jnp.where(steps < state.steps, state.alpha, jnp.where(largest > 0, 4 * largest, 1.0))
-    beside = jnp.where(steps[1:] < state.steps, state.beta[:-1], 0.0)
-    return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-
-
-def _ritz(state: _Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
-    """Return the k wanted Ritz values (k,), their coordinates (m, k), and whether so many exist yet (k,)."""
-    size = len(state.alpha)
-    values, vectors = jnp.linalg.eigh(_tridiagonal(state))
-    score = {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
-    score = jnp.where(jnp.arange(size) < state.steps, score, -jnp.inf)
-    score, index = lax.top_k(score, k)
-    return values[index], vectors[:, index], score > -jnp.inf
-
-
-@functools.partial(jax.jit, static_argnames=("k", "which"))
-def _ritz_vectors(state: _Krylov, k: int, which: str) -> Array:
-    """Return the k wanted vectors (k, d), of unit norm."""
-    vectors = _dot(_ritz(state, k, which)[1].T, state.basis[: len(state.alpha)])
-    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,0 +1,204 @@
+"""Lanczos steps with full reorthogonalisation, and the loops that drive an operator from the host or inside `jit`.
+
+What `spectrum` is made of. A loop runs on the host around one compiled product where numbers are known; under `jit`
+and `vmap` the same steps run in a `lax` loop.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import Partial
+
+from ntkgen import tree
+
+Array = jax.Array
+PyTree = Any
+Matvec = Callable[[PyTree], PyTree]
+
+BLOCK = 16  # basis vectors that one matrix product takes
+
+
+class Problem(NamedTuple):
+    """An operator on flat vectors (d,), a start of unit norm, and the way back to trees."""
+
+    product: Callable[[Array], Array]
+    start: Array  # unit vector (d,)
+    unravel: Callable[[Array], PyTree]
+
+    @classmethod
+    def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "Problem":
+        """Flatten the operator and check what every iteration is given."""
+        if isinstance(num_iters, bool) or num_iters < 1:
+            raise ValueError(f"num_iters: expected at least 1, got {num_iters!r}")
+        if tol is not None and not tol >= 0:
+            raise ValueError(f"tol: expected None or a number of at least 0, got {tol!r}")
+        tree.check_floating("v0", v0)
+        tree.check_finite("v0", v0)
+        start, unravel = tree.ravel(jax.tree.map(jnp.asarray, v0))
+        if not isinstance(start, jax.core.Tracer) and not np.any(start):
+            raise ValueError("v0: expected a start vector that is not zero, got zeros")
+        return cls(flattened(matvec, unravel), start / jnp.linalg.norm(start), unravel)
+
+
+def flattened(matvec: Matvec, unravel: Callable[[Array], PyTree]) -> Callable[[Array], Array]:
+    """Let an operator on trees act on flat vectors (d,)."""
+    matvec = compiled(matvec)
+    return lambda vector: tree.ravel(matvec(unravel(vector)))[0]
+
+
+def compiled(matvec: Matvec) -> Matvec:
+    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls."""
+    if isinstance(matvec, Partial):
+        return functools.partial(_apply, matvec)
+    inner: Any = matvec
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return matvec if hasattr(inner, "lower") else jax.jit(matvec)
+
+
+@jax.jit
+def _apply(matvec: Partial, v: PyTree) -> PyTree:
+    return matvec(v)
+
+
+def loop(product: Callable, vector: Callable, advance: Callable, more: Callable, state: Any) -> Any:
+    """Repeat state = advance(state, product(vector(state))) while more(state), at least once.
+
+    On the host where numbers are known. That a matvec closes over traced arrays shows only in its result, so the
+    first product decides; traced, it is dropped and XLA never computes it.
+    """
+    first = product(vector(state))
+    if isinstance(first, jax.core.Tracer):
+        return lax.while_loop(more, lambda s: advance(s, product(vector(s))), state)
+    state = advance(state, first)
+    while more(state):
+        state = advance(state, product(vector(state)))
+    return state
+
+
+def stack(function: Callable, xs: Array) -> Any:
+    """Stack function(x) over the leading axis: in a host loop where numbers are known, else `lax.map`."""
+    first = function(xs[0])
+    if isinstance(jax.tree.leaves(first)[0], jax.core.Tracer):
+        return lax.map(function, xs)
+    results = [first, *(function(x) for x in xs[1:])]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Multiply at full precision."""
+    return jnp.dot(a, b, precision="highest")
+
+
+def rayleigh(v: Array, product: Array) -> tuple[Array, Array]:
+    """Rayleigh quotient and relative residual of a unit vector; an exact null vector has residual 0."""
+    value = dot(v, product)
+    error = jnp.linalg.norm(product - value * v)
+    return value, jnp.where(error > 0, error / jnp.abs(value), jnp.where(jnp.isnan(error), jnp.nan, 0.0))
+
+
+# --- Lanczos
+
+
+class Krylov(NamedTuple):
+    """The state of Lanczos iteration after some of m steps."""
+
+    basis: Array  # (m, d), rows orthonormal; those not reached are zero
+    alpha: Array  # (m,) diagonal of the projected operator
+    beta: Array  # (m,) beside the diagonal; 0 where a fresh direction had to be taken
+    steps: Array  # () done
+    done: Array  # ()
+
+
+def iterate(problem: Problem, num_iters: int, k: int = 1, which: str = "LA", tol: float | None = None) -> Krylov:
+    """Take Lanczos steps; with a tolerance, until k pairs are estimated to be that good."""
+    start, size = problem.start, min(num_iters, problem.start.size)
+    basis = jnp.zeros((-(-size // BLOCK) * BLOCK, start.size), start.dtype).at[0].set(start)
+    alpha, beta = jnp.zeros((2, size), start.dtype)
+    state = Krylov(basis, alpha, beta, jnp.zeros((), int), jnp.zeros((), bool))
+    step = functools.partial(_lanczos_step, k=k, which=which, judged=tol is not None)
+    goal = 0.0 if tol is None else 0.5 * tol
+    return loop(
+        problem.product,
+        lambda s: _last(s.basis, s.steps),
+        lambda s, product: step(s, product, goal),
+        lambda s: (s.steps < size) & ~s.done,
+        state,
+    )
+
+
+@jax.jit
+def _last(basis: Array, steps: Array) -> Array:
+    return basis[steps]
+
+
+# The basis is donated: a step on the host writes one row and copies none.
+@functools.partial(jax.jit, static_argnames=("k", "which", "judged"), donate_argnums=0)
+def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, judged: bool) -> Krylov:
+    basis, alpha, beta, j, _ = state
+    alpha = alpha.at[j].set(dot(basis[j], product))
+    w = _orthogonal_part(basis, product, j)
+    length = jnp.linalg.norm(w)
+    # What is left of an invariant subspace is the rounding of products as large as the operator.
+    exhausted = length <= 10 * jnp.finfo(w.dtype).eps * jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(beta))
+    length = jnp.where(exhausted, 0.0, length)
+    beta = beta.at[j].set(length)
+    following = lax.cond(exhausted, lambda: _fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
+    basis = basis.at[j + 1].set(following, mode="drop")
+    state = Krylov(basis, alpha, beta, j + 1, jnp.zeros((), bool))
+    if not judged:
+        return state
+    value, vector, found = _ritz(state, k, which)
+    estimate = jnp.where(found, length * jnp.abs(vector[j]), jnp.inf)
+    return state._replace(done=jnp.all(estimate <= goal * jnp.abs(value)))
+
+
+def _orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
+    """Subtract twice what lies in rows 0 ... j, block by block so that rows still empty cost nothing."""
+
+    def subtract(i: Array, w: Array) -> Array:
+        rows = lax.dynamic_slice_in_dim(basis, i * BLOCK, BLOCK)
+        return w - dot(dot(rows, w), rows)
+
+    for _ in range(2):
+        w = lax.fori_loop(0, j // BLOCK + 1, subtract, w)
+    return w
+
+
+def _fresh(basis: Array, j: Array) -> Array:
+    """Draw a unit vector orthogonal to the basis; zeros where there is none left."""
+    w = jax.random.normal(jax.random.fold_in(jax.random.key(0), j), basis.shape[1:], basis.dtype)
+    w = _orthogonal_part(basis, w / jnp.linalg.norm(w), j)
+    length = jnp.linalg.norm(w)
+    return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)
+
+
+def tridiagonal(state: Krylov) -> Array:
+    """Write the projected operator as a matrix; steps not taken get an eigenvalue above all others."""
+    steps = jnp.arange(len(state.alpha))
+    largest = jnp.max(jnp.abs(state.alpha)) + jnp.max(state.beta)
+    diagonal = jnp.where(steps < state.steps, state.alpha, jnp.where(largest > 0, 4 * largest, 1.0))
+    beside = jnp.where(steps[1:] < state.steps, state.beta[:-1], 0.0)
+    return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+
+
+def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+    """Return the k wanted Ritz values (k,), their coordinates (m, k), and whether so many exist yet (k,)."""
+    size = len(state.alpha)
+    values, vectors = jnp.linalg.eigh(tridiagonal(state))
+    score = {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
+    score = jnp.where(jnp.arange(size) < state.steps, score, -jnp.inf)
+    score, index = lax.top_k(score, k)
+    return values[index], vectors[:, index], score > -jnp.inf
+
+
+@functools.partial(jax.jit, static_argnames=("k", "which"))
+def ritz_vectors(state: Krylov, k: int, which: str) -> Array:
+    """Return the k wanted vectors (k, d), of unit norm."""
+    vectors = dot(_ritz(state, k, which)[1].T, state.basis[: len(state.alpha)])
+    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
