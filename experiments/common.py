@@ -51,6 +51,25 @@ class _List(flags.ArgumentParser):
         return f"comma-separated {self.item.flag_type()}s"
 
 
+class Names(flags.ArgumentParser):
+    """Parses a comma-separated list of distinct names into a tuple; "none" is the empty list."""
+
+    def __init__(self, *choices: str) -> None:
+        self.choices = choices
+        self.syntactic_help = f"a comma-separated list of {', '.join(choices)}, or none"
+
+    def parse(self, argument: Any) -> tuple:
+        parts = argument.split(",") if isinstance(argument, str) else list(argument)
+        if parts == ["none"]:
+            return ()
+        if len(set(parts)) < len(parts) or not set(parts) <= set(self.choices):
+            raise ValueError(f"expected {self.syntactic_help}")
+        return tuple(parts)
+
+    def flag_type(self) -> str:
+        return "comma-separated names"
+
+
 # A billion: seeds are 32-bit numbers on the device, and larger counts are typing errors.
 COUNT = _Number(int, "a whole number from 1 to 1000000000", lambda value: 1 <= value <= 10**9)
 SEED = _Number(int, "a whole number from 0 to 1000000000", lambda value: 0 <= value <= 10**9)

@@ -3,11 +3,13 @@
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from ntkgen import conv, norm
 
@@ -170,6 +172,17 @@ def forward_train(model: nn.Module, variables: dict[str, Any], x: Array) -> tupl
     return logits, dict(new_state)
 
 
+@dataclass(frozen=True)
+class _Apply:
+    """The static half of `apply_fn`: equal for equal modules, so that what was compiled with it serves them all."""
+
+    model: nn.Module
+
+    def __call__(self, frozen: dict[str, Any], params: Any, x: Array) -> Any:
+        kwargs: dict[str, Any] = {"train": False} if takes_train(self.model) else {}
+        return self.model.apply({"params": params, **frozen}, x, **kwargs)
+
+
 def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Array], Array]:
     """Freeze everything but the parameters of a network.
 
@@ -178,15 +191,11 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       variables: its variables; all collections but `params` (the batch statistics) are held fixed.
 
     Returns:
-      f(params, x) -> outputs (n, k), evaluation mode, not jitted.
+      f(params, x) -> outputs (n, k), evaluation mode, not jitted. It is a `jax.tree_util.Partial` over the frozen
+      collections: a program that takes it as an argument compiles once for all networks of the model, and `vmap`
+      walks a leading seed axis of the variables.
     """
-    frozen = {name: value for name, value in variables.items() if name != "params"}
-    kwargs: dict[str, Any] = {"train": False} if takes_train(model) else {}
-
-    def f(params: Any, x: Array) -> Any:
-        return model.apply({"params": params, **frozen}, x, **kwargs)
-
-    return f
+    return Partial(_Apply(model), {name: value for name, value in variables.items() if name != "params"})
 
 
 def num_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -40,7 +40,8 @@ class Curve(NamedTuple):
     high: Sequence[float]
 
 
-def _band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") -> None:
+def band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") -> None:
+    """Draw a mean as a line with markers, its interval as a band."""
     ax.plot(curve.x, curve.mean, marker=marker, markersize=4, color=colour, label=label, zorder=3)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0, zorder=2)
 
@@ -91,8 +92,8 @@ def model_wise(
     """
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-        _band(ax, test, COLOURS["test"], "test error")
-        _band(ax, train, COLOURS["train"], "training error", marker="s")
+        band(ax, test, COLOURS["test"], "test error")
+        band(ax, train, COLOURS["train"], "training error", marker="s")
         for name, marker in (("test", "o"), ("train", "s")):
             if published and published.get(name, ([], []))[0]:
                 kind = "training" if name == "train" else name
@@ -163,7 +164,7 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
-            _band(ax, curve, colour, label)
+            band(ax, curve, colour, label)
             _logarithmic(ax, curve.x)
         ax.set_xlabel("training examples")
         ax.set_ylabel("test error (%)")

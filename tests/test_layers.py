@@ -12,15 +12,15 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 
 # A module imports only from modules before it. Some of these are still to come.
 ORDER = (
-    "tree io stats peaks paper conv norm models objectives optim sources data train seedaxis ensemble "
-    "curvature krylov spectrum landscape linearize ntk_layers ntk_cost ntk_checks "
-    "ntk kernels pruning tickets records progress plotting report"
+    "tree io stats peaks paper conv norm models objectives optim sources data train updates seedaxis ensemble "
+    "curvature krylov spectrum landscape measure sharpness gradient_noise loss_matching linearize ntk_layers ntk_cost "
+    "ntk_checks ntk kernels pruning tickets records progress plotting plotting_sharpness report"
 ).split()
 
 OWNERS = {
     "flax": {"models", "ntk_layers"},
     "optax": {"optim", "train"},
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "plotting_sharpness"},
     "orbax": {"records"},
     "tqdm": {"progress"},
     "tensorflow_datasets": {"sources"},

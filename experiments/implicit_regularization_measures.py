@@ -1,0 +1,220 @@
+"""Everything that the implicit-regularization study measures on the networks of one configuration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from implicit_regularization_arms import SHARPNESS, Arm
+
+from ntkgen import gradient_noise, landscape, loss_matching, models, objectives, records, sharpness
+from ntkgen.measure import each_seed
+
+TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "runs.csv")
+DONE = TABLES[-1]  # written last: an arm that has it is done
+MEASUREMENT = 2  # folded into a seed's key, beside `train.run_keys`' 0 and 1
+
+
+def measure(
+    folder: Path, config: dict[str, Any], arm: Arm, network: Any, dataset: Any, seeds: list[int], result: Any
+) -> None:
+    """Measure every network of an arm and write the arm's tables."""
+    everything = config["track"] == "all"
+    samples = config["curvature_samples"]
+    x, y = dataset.train.x[:samples], dataset.train.y[:samples]
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), MEASUREMENT))(jnp.asarray(seeds))
+    points = [jax.tree.map(lambda leaf, e=e: leaf[:, e], result.probes) for e in range(len(arm.snapshots))]
+    ones = np.ones(len(seeds), np.float32)
+    networks = [(_network(network, variables, ones), variables["params"]) for variables in points]
+    ask = Ask(config, x, y, keys)
+    rates = [arm.training.rate(max(epoch - 1, 0)) for epoch in arm.snapshots]
+    track = sharpness.track(
+        networks,
+        keys,
+        x,
+        y,
+        loss=objectives.cross_entropy,
+        rates=rates,
+        momentum=arm.training.momentum,
+        **ask.spectral_options(everything),
+    )
+    flat = [ask.flatness(*pair, worst=everything) for pair in networks]
+    along = {
+        "eigenvalue": track.value,
+        "trace": track.trace,
+        **{name: np.stack([_increases(one)[name][0] for one in flat], 1) for name in _increases(flat[0])},
+    }
+    final = _final(ask, arm, networks, points[0]["params"], track, flat[-1], everything)
+    heated = _heated(ask, network, points[-1], track.vector, everything)
+
+    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    for s, seed in enumerate(seeds):
+        one = {"arm": arm.name, "seed": seed}
+        tables["tracking.csv"] += [one | row for row in _tracking(arm, rates, track, along, s)]
+        tables["matched.csv"] += [one | row for row in _matched(config, arm, track, along, heated, s)]
+        for kind, found, sigmas in final["curves"]:
+            for i, sigma in enumerate(sigmas):
+                increase, baseline = float(found.increase[s, i]), float(found.baseline[s])
+                row = {"kind": kind, "sigma": sigma, "baseline": baseline, "increase": increase}
+                row |= {"standard_error": float(found.standard_error[s, i]), "draws": found.values.shape[-1]}
+                tables["perturbation.csv"].append(one | row | {"percent": 100 * increase / baseline})
+        history = {name: float(values[s, -1]) for name, values in result.history.items()}
+        train_acc, test_acc = 100 * history["train_accuracy"], 100 * history["test_accuracy"]
+        row = {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
+        row |= {"train_loss": history["train_loss"], "test_loss": history["test_loss"]}
+        row |= {"comparable": int(train_acc >= config["accuracy_needed"]), "diverged": int(result.diverged[s])}
+        row |= {name: values[s].item() for name, values in final["columns"].items()}
+        row |= {"temperature": float(heated["temperature"][s]), "samples": samples, "batch_norm": "frozen"}
+        tables["runs.csv"].append(one | arm.describe() | row | {"precision": "float32, highest"})
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TABLES:
+        records.write_table(folder / name, tables[name])
+
+
+@dataclass
+class Ask:
+    """The study's settings of each measurement, on its samples and with its seeds' keys."""
+
+    config: dict[str, Any]
+    x: Any
+    y: Any
+    keys: Any
+
+    def spectral_options(self, with_trace: bool) -> dict[str, Any]:
+        """Give the options of `sharpness.spectral`."""
+        options = {"num_iters": self.config["lanczos_steps"], "tol": self.config["tolerance"]}
+        return options | {"trace_probes": self.config["trace_probes"] if with_trace else 0}
+
+    def each(self, function: Callable, seeded: tuple, host_driven: bool = False, **options: Any) -> Any:
+        """Measure every seed on the study's samples."""
+        return each_seed(function, seeded, (self.x, self.y), options, host_driven=host_driven)
+
+    def spectral(self, f: Any, params: Any, vector: Any, with_trace: bool) -> sharpness.Spectral:
+        """Find top eigenvalue (warm-started) and trace."""
+        start = each_seed(sharpness.warm_start, (self.keys, vector))
+        options = {"loss": objectives.cross_entropy, **self.spectral_options(with_trace)}
+        return self.each(sharpness.spectral, (f, params, start, self.keys), True, **options)
+
+    def flatness(self, f: Any, params: Any, worst: bool, curves: bool = False) -> sharpness.Flatness:
+        """Perturb: one sigma of each kind, or the curves."""
+        sigmas, relative = ((self.config["sigma"],), (self.config["relative_sigma"],))
+        return self.each(
+            sharpness.flatness,
+            (f, params, self.keys),
+            loss=objectives.cross_entropy,
+            sigmas=landscape.SIGMAS if curves else sigmas,
+            relative_sigmas=landscape.SIGMAS if curves else relative,
+            average_rho=self.config["average_rho"],
+            worst_rho=self.config["worst_rho"],
+            worst_steps=20 if worst else 0,
+        )
+
+
+def _network(network: Any, variables: dict[str, Any], temperature: np.ndarray) -> Any:
+    return loss_matching.tempered(models.apply_fn(network, variables), temperature)
+
+
+def _increases(flat: sharpness.Flatness) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Give name -> (increase, standard error), each (seeds,); without the worst case where it was not asked for."""
+    found = {
+        "average_adaptive": (flat.average.increase, flat.average.standard_error),
+        "perturbation": (flat.absolute.increase[:, 0], flat.absolute.standard_error[:, 0]),
+        "relative_perturbation": (flat.relative.increase[:, 0], flat.relative.standard_error[:, 0]),
+    }
+    if flat.worst is not None:
+        found["worst_adaptive"] = (flat.worst.increase, flat.worst.standard_error)
+    return found
+
+
+def _final(
+    ask: Ask, arm: Arm, networks: list, initial: Any, track: Any, flat: sharpness.Flatness, everything: bool
+) -> dict[str, Any]:
+    """Measure what only the trained networks are asked for; columns of runs.csv and the perturbation curves."""
+    f, params = networks[-1]
+    curves = ask.flatness(f, params, worst=True, curves=True)
+    start = each_seed(sharpness.random_start, (ask.keys, params))
+    options = {"loss": objectives.cross_entropy, "num_iters": ask.config["power_iterations"]}
+    power = ask.each(sharpness.power, (f, params, start), True, **options)
+    noise = ask.each(gradient_noise.noise_scale, (f, params), loss=objectives.cross_entropy)
+    moved, relative = each_seed(sharpness.distance, (params, initial))
+    trace, trace_error = track.trace[:, -1], track.trace_error[:, -1]
+    if not everything:
+        spectral = ask.spectral(f, params, track.vector, with_trace=True)
+        trace, trace_error = spectral.trace.value, spectral.trace.standard_error
+    columns = {
+        "sample_loss": track.loss[:, -1],
+        "eigenvalue": track.value[:, -1],
+        "eigenvalue_residual": track.residual[:, -1],
+        "eigenvalue_matvecs": track.num_matvecs[:, -1],
+        "eigenvalue_converged": track.converged[:, -1].astype(int),
+        "power": power.value,
+        "power_residual": power.residual,
+        "power_matvecs": power.num_matvecs,
+        "power_converged": power.converged.astype(int),
+        "trace": trace,
+        "trace_error": trace_error,
+    }
+    if flat.worst is None:
+        flat = flat._replace(worst=curves.worst)
+    for name, (value, error) in _increases(flat).items():
+        columns |= {name: value, f"{name}_error": error}
+    columns |= {"distance": moved, "relative_distance": relative, "noise_scale": noise.value}
+    columns |= {"noise_scale_error": noise.standard_error, "noise_scale_resolved": noise.resolved.astype(int)}
+    columns |= {"gradient_variance": noise.covariance_trace, "squared_gradient": noise.squared_gradient}
+    kinds = (("absolute", curves.absolute, landscape.SIGMAS), ("relative", curves.relative, landscape.SIGMAS))
+    return {"columns": columns, "curves": kinds}
+
+
+def _heated(ask: Ask, network: Any, variables: dict[str, Any], vector: Any, everything: bool) -> dict[str, Any]:
+    """Measure the trained networks with their logits at the temperature that gives the target loss."""
+    plain, params = models.apply_fn(network, variables), variables["params"]
+    target = ask.config["temperature_target"]
+    temperature = ask.each(loss_matching.matching_temperature, (plain, params), target=target)
+    f = _network(network, variables, temperature)
+    spectral = ask.spectral(f, params, vector, everything)
+    values = {"eigenvalue": (spectral.top.value, np.full_like(spectral.top.value, np.nan))}
+    if everything:
+        values["trace"] = (spectral.trace.value, spectral.trace.standard_error)
+    values |= _increases(ask.flatness(f, params, worst=everything))
+    quality = {"residual": spectral.top.residual, "converged": spectral.top.converged}
+    return {"temperature": temperature, "values": values, **quality}
+
+
+def _tracking(arm: Arm, rates: list, track: Any, along: dict[str, np.ndarray], s: int) -> list[dict[str, Any]]:
+    rows = []
+    bounded = arm.training.optimizer != "adam"
+    for e, epoch in enumerate(arm.snapshots):
+        row = {"epoch": epoch, "step": epoch * arm.steps // arm.training.epochs, "learning_rate": rates[e]}
+        row |= {"sample_loss": float(track.loss[s, e]), "residual": float(track.residual[s, e])}
+        row |= {"matvecs": int(track.num_matvecs[s, e]), "converged": int(track.converged[s, e])}
+        row |= {"threshold": float(track.threshold[e]) if bounded else None}
+        row |= {"momentum_threshold": float(track.momentum_threshold[e]) if bounded else None}
+        rows.append(row | {name: float(along[name][s, e]) if name in along else None for name in SHARPNESS})
+    return rows
+
+
+def _matched(
+    config: dict[str, Any], arm: Arm, track: Any, along: dict[str, np.ndarray], heated: dict[str, Any], s: int
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, values in along.items():
+        for target in config["loss_targets"]:
+            found = loss_matching.at_loss(track.loss[s], values[s], target)
+            passed = found.after >= 0
+            ends = [found.before, found.after] if passed else []
+            row = {"match": "loss", "target": target, "metric": name, "value": found.value, "standard_error": None}
+            row |= {"epoch_before": arm.snapshots[ends[0]] if passed else None}
+            row |= {"epoch_after": arm.snapshots[ends[1]] if passed else None, "temperature": None}
+            good = passed and (name != "eigenvalue" or bool(track.converged[s, ends].all()))
+            rows.append(row | {"reached": int(passed), "converged": int(good)})
+    for name, (value, error) in heated["values"].items():
+        reached = bool(np.isfinite(heated["temperature"][s]))
+        row = {"match": "temperature", "target": config["temperature_target"], "metric": name}
+        row |= {"value": float(value[s]), "standard_error": float(error[s]), "epoch_before": None}
+        row |= {"epoch_after": arm.training.epochs, "temperature": float(heated["temperature"][s])}
+        good = reached and (name != "eigenvalue" or bool(heated["converged"][s]))
+        rows.append(row | {"reached": int(reached), "converged": int(good)})
+    return rows

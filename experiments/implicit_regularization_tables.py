@@ -1,0 +1,246 @@
+"""The tables of the implicit-regularization study: means with intervals, families of tests, and what they decide."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import tables
+from implicit_regularization_arms import SHARPNESS
+from scipy import stats as scipy_stats
+
+from ntkgen import paper, stats
+
+# Fixed before any run; part of its config.
+FIXED: dict[str, Any] = {
+    "alpha": 0.05,
+    "accuracy_needed": 99.9,  # percent of the training set: below it an arm's sharpness is not compared
+    "margin_points": 0.5,  # of test accuracy: differences below it do not matter
+    "margin_log10": 0.1,  # of sharpness, a factor of 1.26
+    "primary_loss": 0.03,  # of the loss targets, the one that decides
+}
+FORMS = ("raw", "loss", "temperature")
+PLAIN = ("train_acc", "test_acc", "gap", "train_loss", "test_loss", "distance", "relative_distance", "noise_scale")
+PRIMARY = ("eigenvalue", "average_adaptive", "worst_adaptive")  # what the verdict on flatness names
+
+
+class Study:
+    """The rows of all arms, and what follows from them.
+
+    Attributes:
+      config: of the run.
+      arms: name -> its description, in the order of training.
+      seeds: in order; every array over seeds follows it.
+      sweep: names of the SGD arms of the batch-size sweep at equal epochs, by batch size.
+    """
+
+    def __init__(self, config: dict[str, Any], tracking: list, matched: list, perturbation: list, runs: list) -> None:
+        """Index the tables' rows, cells as text."""
+        self.config, self.tracking, self.perturbation, self.runs = config, tracking, perturbation, runs
+        self.arms = {row["arm"]: row for row in runs}
+        self.seeds = sorted({int(row["seed"]) for row in runs})
+        self.sweep = self._by_batch("sgd")
+        self._matched = {
+            (row["match"], float(row["target"]), row["metric"], row["arm"], int(row["seed"])): row for row in matched
+        }
+        self._runs = {(row["arm"], int(row["seed"])): row for row in runs}
+
+    def _by_batch(self, group: str) -> list[str]:
+        own = [name for name, row in self.arms.items() if row["group"] == group]
+        return sorted(own, key=lambda name: int(self.arms[name]["batch"]))
+
+    def batch(self, arm: str) -> int:
+        """Give an arm's batch size."""
+        return int(self.arms[arm]["batch"])
+
+    def comparable(self, arm: str) -> bool:
+        """Say whether every seed of an arm reached the training accuracy that a comparison of sharpness needs."""
+        return all(row["comparable"] == "1" for row in self.runs if row["arm"] == arm)
+
+    def values(self, arm: str, metric: str) -> np.ndarray:
+        """Give a column of runs.csv over seeds (seeds,); NaN for diverged seeds and what did not converge."""
+        found = []
+        for seed in self.seeds:
+            row = self._runs[arm, seed]
+            bad = row["diverged"] == "1" or (metric in ("eigenvalue", "power") and row[f"{metric}_converged"] != "1")
+            bad |= metric == "noise_scale" and row["noise_scale_resolved"] != "1"
+            found.append(np.nan if bad else tables.number(row[metric]))
+        return np.array(found)
+
+    def sharpness(self, arm: str, metric: str, form: str = "raw", target: float | None = None) -> np.ndarray:
+        """Give log10 of a sharpness over seeds; NaN where it is not positive, not converged or not reached."""
+        if form == "raw":
+            found = self.values(arm, metric)
+        else:
+            key = (form, self._target(form) if target is None else target, metric, arm)
+            rows = [self._matched.get((*key, seed)) for seed in self.seeds]
+            good = [row is not None and row["converged"] == "1" for row in rows]
+            found = np.array(
+                [tables.number(row["value"]) if ok else np.nan for row, ok in zip(rows, good, strict=True)]
+            )
+        return np.log10(found, where=found > 0, out=np.full(len(found), np.nan))
+
+    def _target(self, form: str) -> float:
+        return self.config["primary_loss" if form == "loss" else "temperature_target"]
+
+    def metrics(self, form: str) -> list[str]:
+        """List the kinds of sharpness that a form has; few along training with --track=light."""
+        if form == "raw":
+            return list(SHARPNESS)
+        have = {key[2] for key in self._matched if key[0] == form}
+        return [name for name in SHARPNESS if name in have]
+
+    def fit_to_compare(self, metric: str, form: str) -> list[str]:
+        """List the sweep's arms whose sharpness may be compared: at interpolation, or at the level with every seed."""
+        if metric == "test_acc":
+            return self.sweep
+        if form == "raw":
+            return [name for name in self.sweep if self.comparable(name)]
+        return [name for name in self.sweep if np.isfinite(self.sharpness(name, metric, form)).all()]
+
+    # --- Tables
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Make summary.csv: a row for each arm, means over seeds with intervals; sharpness as log10."""
+        found = []
+        for name, about in self.arms.items():
+            own = [row for row in self.runs if row["arm"] == name]
+            row: dict[str, Any] = {"arm": name} | {
+                key: about[key] for key in ("group", "batch", "images", "epochs", "steps", "base_rate", "update")
+            }
+            row |= {"num_seeds": len(own), "num_diverged": sum(one["diverged"] == "1" for one in own)}
+            row["comparable"] = int(self.comparable(name))
+            for metric in PLAIN:
+                row |= tables.columns(metric, self.values(name, metric))
+            row["num_noise_scales"] = int(np.isfinite(self.values(name, "noise_scale")).sum())
+            for form in FORMS:
+                for metric in self.metrics(form):
+                    values = self.sharpness(name, metric, form)
+                    column = f"log10_{metric}" + ("" if form == "raw" else f"_at_{form}")
+                    row |= tables.columns(column, values) | {f"{column}_num": int(np.isfinite(values).sum())}
+            power = self.runs_where(name, "power_converged")
+            found.append(row | {"num_power_converged": power})
+        return found
+
+    def runs_where(self, arm: str, flag: str) -> int:
+        """Count the seeds of an arm for which a flag is set."""
+        return sum(row[flag] == "1" for row in self.runs if row["arm"] == arm)
+
+    def comparison(self) -> list[dict[str, Any]]:
+        """Make comparison.csv: published numbers beside ours, where the protocol is the published one."""
+        ours = {}
+        for name in self.arms:
+            cells = {metric: tables.columns(metric, self.values(name, metric)) for metric in ("test_acc", "gap")}
+            ours[name] = {
+                metric: tuple(cell[f"{metric}_{end}"] for end in ("mean", "t_low", "t_high"))
+                for metric, cell in cells.items()
+            }
+        return paper.compare({name: self.published().get(name, {}) for name in ours}, ours)
+
+    def published(self) -> dict[str, dict[str, float | None]]:
+        """Give the paper's accuracies and gaps if this run follows its protocol as we read it."""
+        want = {"dataset": "cifar10", "model": "cnn", "channels": 32, "num_train": 50_000, "label_noise": 0.0}
+        want |= {"epochs": paper.IMPLICIT_EPOCHS, "lr_scaling": "table", "reference": 128}
+        if any(self.config.get(name) != value for name, value in want.items()):
+            return {}
+        rows = paper.IMPLICIT_REGULARIZATION
+        return {name: {metric: rows[name][metric] for metric in ("test_acc", "gap")} for name in rows}
+
+    # --- Tests
+
+    def tests(self) -> list[dict[str, Any]]:
+        """Make tests.csv: paired and Welch tests, adjusted within families; differences are first - second.
+
+        Sharpness is compared as log10. Families: accuracy of the sweep; its sharpness raw, at matched loss, at
+        matched temperature; controls against their references; Adam.
+        """
+        sweep, points, dex = self.sweep, self.config["margin_points"], self.config["margin_log10"]
+        pairs = list(itertools.pairwise(sweep))
+        pairs += [(sweep[0], sweep[-1])] if len(sweep) > 2 else []
+        accuracy = {name: self.values(name, "test_acc") for name in self.arms}
+        rows = tables.compare("accuracy", "test_acc", accuracy, pairs, points)
+        for form in FORMS:
+            for metric in self.metrics(form):
+                values = {name: self.sharpness(name, metric, form) for name in self.arms}
+                rows += tables.compare(f"sharpness, {form}", f"log10_{metric}", values, pairs, dex)
+        for target in self.config["loss_targets"]:
+            values = {name: self.sharpness(name, "eigenvalue", "loss", target) for name in self.arms}
+            rows += tables.compare("sharpness, all losses", f"log10_eigenvalue at {target:g}", values, pairs, dex)
+        against = [(name, other) for name, row in self.arms.items() for other in row["references"].split()]
+        controls = [pair for pair in against if self.arms[pair[0]]["group"] in ("steps", "control")]
+        rows += tables.compare("controls", "test_acc", accuracy, controls, points)
+        for form in FORMS:
+            values = {name: self.sharpness(name, "eigenvalue", form) for name in self.arms}
+            label = "log10_eigenvalue" + ("" if form == "raw" else f", {form}")
+            rows += tables.compare("controls", label, values, controls, dex)
+        adam = [("adam", other) for other in dict.fromkeys((f"sgd{self.config['reference']}", *sweep[:1]))]
+        rows += tables.compare("adam", "test_acc", accuracy, adam, points)
+        rows = tables.adjust(rows)
+        for row in rows:
+            row["comparable"] = int(self.comparable(row["first"]) and self.comparable(row["second"]))
+        return _adjust_equivalence(rows)
+
+    def trends(self) -> list[dict[str, Any]]:
+        """Make trends.csv: Page's exact test that accuracy falls, or sharpness rises, with every larger batch.
+
+        Seeds are its blocks. It tests equal ranks against a monotone order with at least one strict step, so it is
+        no proof that every step goes that way: `steps_in_order` counts the means that do.
+        """
+        rows = [self._trend("test_acc", "raw")]
+        rows += [self._trend(metric, form) for form in FORMS for metric in self.metrics(form)]
+        tested = [row for row in rows if row["pvalue"] is not None]
+        if tested:
+            _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
+            for row, value in zip(tested, adjusted, strict=True):
+                row["adjusted"] = float(value)
+        return rows
+
+    def _trend(self, metric: str, form: str) -> dict[str, Any]:
+        """Test that sharpness rises, or that accuracy falls, over the arms that may be compared."""
+        arms = self.fit_to_compare(metric, form)
+        row: dict[str, Any] = {"metric": metric, "form": form, "arms": " ".join(arms), "num_arms": len(arms)}
+        row |= {"num_seeds": None, "statistic": None, "pvalue": None, "adjusted": None, "steps_in_order": None}
+        if len(arms) < 3:
+            return row
+        own = [
+            -self.values(name, metric) if metric == "test_acc" else self.sharpness(name, metric, form) for name in arms
+        ]
+        values = np.stack(own, 1)
+        kept = values[np.isfinite(values).all(1)]
+        row["num_seeds"] = len(kept)
+        if len(kept) < 2:
+            return row
+        found = scipy_stats.page_trend_test(kept, method="exact")
+        order = int((np.diff(kept.mean(0)) > 0).sum())
+        return row | {"statistic": found.statistic, "pvalue": float(found.pvalue), "steps_in_order": order}
+
+    def association(self, metric: str, form: str) -> dict[str, Any]:
+        """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau per seed, t-interval."""
+        arms = self.fit_to_compare(metric, form)
+        found: dict[str, Any] = {"metric": metric, "form": form, "num_arms": len(arms)}
+        taus = []
+        for s in range(len(self.seeds)) if len(arms) > 2 else ():
+            pair = [
+                [self.values(a, "test_acc")[s] for a in arms],
+                [self.sharpness(a, metric, form)[s] for a in arms],
+            ]
+            if np.isfinite(pair).all():
+                taus.append(float(scipy_stats.kendalltau(*pair).statistic))
+        taus = [tau for tau in taus if np.isfinite(tau)]
+        found |= {"num_seeds": len(taus), "tau": None, "low": None, "high": None}
+        if len(taus) > 1:
+            ends = stats.interval(taus, "t")
+            found |= {"tau": float(np.mean(taus)), "low": ends.low, "high": ends.high}
+        return found
+
+
+def _adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the equivalence tests' p-values within each family."""
+    for row in rows:
+        row["equivalence_adjusted"] = None
+    for family in dict.fromkeys(row["family"] for row in rows):
+        own = [row for row in rows if row["family"] == family and row["equivalence_p"] is not None]
+        if own:
+            _, adjusted = stats.false_discovery([row["equivalence_p"] for row in own])
+            for row, value in zip(own, adjusted, strict=True):
+                row["equivalence_adjusted"] = float(value)
+    return rows

@@ -1,0 +1,144 @@
+"""What the tests of the implicit-regularization study decide about H1 and H2, relation by relation, and the words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tables
+from implicit_regularization_arms import SHARPNESS
+from implicit_regularization_tables import FORMS, PRIMARY, Study
+
+SEEN, NOT_SEEN = "seen", "not seen"
+FORM_WORDS = {"raw": "", "loss": " at matched training loss", "temperature": " at matched logit temperature"}
+
+
+def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make verdict.json: for every relation of H1 and H2 "seen", "not seen" or "undecided (why)", with its numbers."""
+    alpha = study.config["alpha"]
+    by = {(row["family"], row["metric"], row["first"], row["second"]): row for row in tests}
+    first, last, reference = study.sweep[0], study.sweep[-1], f"sgd{study.config['reference']}"
+    ends = (first, last)
+    more = f"batch {study.batch(first)} generalizes better than batch {study.batch(last)}"
+    one, two = [], []
+    if first != last:
+        one.append(relation(more, by["accuracy", "test_acc", *ends], +1, alpha))
+        one += [_trend(row, alpha) for row in trends if row["metric"] == "test_acc"]
+    for other in dict.fromkeys((first, reference)):
+        row = by["adam", "test_acc", "adam", other]
+        one.append(_same(f"Adam generalizes like {other}, within {row['margin']:g} points", row, alpha))
+    for name, about in study.arms.items():
+        for other in about["references"].split() if about["group"] in ("steps", "control") else ():
+            one += _control(name, other, by, alpha)
+    for form in FORMS if first != last else ():
+        for metric in PRIMARY:
+            if metric in study.metrics(form):
+                words = (
+                    f"batch {study.batch(last)} is sharper than batch {study.batch(first)} by the {SHARPNESS[metric]}"
+                )
+                row = by[f"sharpness, {form}", f"log10_{metric}", *ends]
+                apart = [name for name in ends if name not in study.fit_to_compare(metric, form)]
+                two.append(relation(words + FORM_WORDS[form], row, -1, alpha, apart))
+                two += [_trend(t, alpha) for t in trends if (t["metric"], t["form"]) == (metric, form)]
+                two.append(_associated(study.association(metric, form)))
+    return {
+        "alpha": alpha,
+        "margin_points": study.config["margin_points"],
+        "margin_log10": study.config["margin_log10"],
+        "not_comparable": [name for name in study.arms if not study.comparable(name)],
+        "H1": one,
+        "H2": two,
+    }
+
+
+def relation(words: str, row: dict[str, Any], sign: int, alpha: float, apart: Sequence[str] = ()) -> dict[str, Any]:
+    """Decide whether a difference first - second has the stated sign, by the adjusted paired test.
+
+    "not seen": the opposite is significant, or equivalence within the margin is. `apart` names arms of which some seed
+    did not get to interpolation, or to the matched loss: nothing is decided with them.
+    """
+    found: dict[str, Any] = {"relation": words}
+    found |= {key: row[key] for key in ("difference", "low", "high", "num_pairs", "detectable", "comparable")}
+    found |= {"p": row["paired_adjusted"], "equivalence_p": row["equivalence_adjusted"]}
+    if apart:
+        verdict = f"undecided (not comparable: {', '.join(apart)})"
+    elif row["undecided"]:
+        verdict = f"undecided ({row['undecided']})"
+    elif row["paired_adjusted"] <= alpha:
+        verdict = SEEN if row["difference"] * sign > 0 else f"{NOT_SEEN} (the opposite is)"
+    elif row["equivalence_adjusted"] is not None and row["equivalence_adjusted"] <= alpha:
+        verdict = f"{NOT_SEEN} (equal within {row['margin']:g})"
+    else:
+        verdict = f"undecided (detectable effect {row['detectable']:.2g})"
+    return found | {"verdict": verdict}
+
+
+def _same(words: str, row: dict[str, Any], alpha: float) -> dict[str, Any]:
+    """Decide whether two arms are equivalent; "not seen" if they differ significantly, and by more than the margin."""
+    found = relation(words, row, +1, alpha)
+    if row["undecided"]:
+        return found
+    if row["equivalence_adjusted"] <= alpha:
+        verdict = SEEN
+    elif row["paired_adjusted"] <= alpha and abs(row["difference"]) > row["margin"]:
+        verdict = NOT_SEEN
+    else:
+        verdict = f"undecided (detectable effect {row['detectable']:.2g})"
+    return found | {"verdict": verdict}
+
+
+def _control(name: str, other: str, by: dict[tuple, dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+    row, sharp = by["controls", "test_acc", name, other], by["controls", "log10_eigenvalue, loss", name, other]
+    return [
+        relation(f"{name} generalizes better than {other}", row, +1, alpha),
+        _same(f"{name} generalizes like {other}, within {row['margin']:g} points", row, alpha),
+        relation(f"{name} is flatter than {other} by the eigenvalue at matched training loss", sharp, -1, alpha),
+    ]
+
+
+def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
+    what = "test accuracy falls" if row["metric"] == "test_acc" else f"{SHARPNESS[row['metric']]} rises"
+    found = {"relation": f"{what} with batch size, Page's exact trend test{FORM_WORDS[row['form']]}"}
+    found |= {key: row[key] for key in ("statistic", "pvalue", "adjusted", "steps_in_order", "num_arms", "num_seeds")}
+    if row["adjusted"] is None:
+        return found | {"verdict": f"undecided ({row['num_arms']} comparable arms, {row['num_seeds'] or 0} seeds)"}
+    if row["adjusted"] > alpha:
+        return found | {"verdict": f"undecided (p = {row['adjusted']:.2g})"}
+    strict = row["steps_in_order"] == row["num_arms"] - 1
+    return found | {"verdict": SEEN if strict else f"{SEEN} (but only {row['steps_in_order']} of its steps)"}
+
+
+def _associated(found: dict[str, Any]) -> dict[str, Any]:
+    words = f"flatter generalizes better over batch sizes, by the {SHARPNESS[found['metric']]}"
+    row = {"relation": words + FORM_WORDS[found["form"]], **found}
+    if found["tau"] is None:
+        return row | {"verdict": f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"}
+    if found["high"] < 0:
+        return row | {"verdict": SEEN}
+    opposite = found["low"] > 0
+    return row | {"verdict": f"{NOT_SEEN} (the opposite is)" if opposite else "undecided (interval holds zero)"}
+
+
+def show(study: Study, verdict: dict[str, Any]) -> str:
+    """Write the table and the verdicts as text."""
+    config = study.config
+    title = f"{config['model'].upper()} on {config['dataset']}, {config['num_train']:,} examples"
+    lines = [f"{title}; {len(study.seeds)} seeds, 95 % t-intervals; sharpness as log10, * not at interpolation"]
+    lines.append(
+        f"{'arm':>15} {'steps':>7} {'rate':>7} {'train %':>8} {'test %':>22} {'published':>9} "
+        f"{'eigenvalue':>22} {'at loss ' + format(config['primary_loss'], 'g'):>22} {'adaptive':>22}"
+    )
+    known = study.published()
+    for row in study.summary():
+        name = row["arm"]
+        train = "lost" if row["train_acc_mean"] is None else f"{row['train_acc_mean']:.2f}"
+        published = known.get(name, {}).get("test_acc")
+        cells = [tables.cell(row, f"log10_{metric}") for metric in ("eigenvalue", "eigenvalue_at_loss")]
+        cells.append(tables.cell(row, "log10_average_adaptive"))
+        marked = name if row["comparable"] else f"{name}*"
+        lines.append(
+            f"{marked:>15} {row['steps']:>7} {float(row['base_rate']):>7g} {train:>8} "
+            f"{tables.cell(row, 'test_acc'):>22} {'-' if published is None else published:>9} "
+            + " ".join(f"{cell:>22}" for cell in cells)
+        )
+    for name in ("H1", "H2"):
+        lines += [f"{name}: {one['relation']}: {one['verdict']}" for one in verdict[name]]
+    return "\n".join(lines)

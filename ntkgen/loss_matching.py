@@ -1,0 +1,102 @@
+"""Compare networks at equal loss: along training where the loss passes a level, or at a temperature of the outputs.
+
+Curvature at interpolation falls with the training loss itself, so an arm that merely trained longer looks flatter.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import Partial
+
+from ntkgen import objectives
+
+Array = jax.Array
+PyTree = Any
+
+STEPS = 60  # of a bisection: past float32's resolution
+RANGE = 30.0  # temperatures between 2^-30 and 2^30
+
+
+def tempered(f: Callable, temperature: Any) -> Partial:
+    """Divide a network's outputs by a temperature, which stays an argument of compiled programs."""
+    return Partial(_divide, f if isinstance(f, Partial) else Partial(f), jnp.asarray(temperature))
+
+
+def _divide(f: Callable, temperature: Array, params: PyTree, x: Any) -> Array:
+    return f(params, x) / temperature
+
+
+def matching_temperature(f: Callable, params: PyTree, x: Any, y: Array, *, target: float) -> Array:
+    """Find the temperature T at which the mean cross-entropy of f / T on the given data is `target`.
+
+    In b = 1 / T the loss is convex and begins at log k. While f is right more often than chance it falls first, to a
+    lowest value that is 0 only if every example is classified right; T is sought on that falling branch.
+
+    Args:
+      f: the network.
+      params: its params.
+      x: inputs (n, ...).
+      y: labels (n,).
+      target: nats.
+
+    Returns:
+      T (), between 2^-30 and 2^30; NaN where no temperature reaches the target.
+    """
+    with jax.default_matmul_precision("highest"):
+        outputs = f(params, x)
+
+    def value(log_b: Array) -> Array:
+        return jnp.mean(objectives.cross_entropy(outputs * 2.0**log_b, y))
+
+    lowest = _bisect(lambda log_b: jax.grad(value)(log_b) < 0, jnp.asarray(-RANGE), jnp.asarray(RANGE))
+    reached = (value(lowest) <= target) & (value(jnp.asarray(-RANGE)) > target)
+    found = _bisect(lambda log_b: value(log_b) > target, jnp.asarray(-RANGE), lowest)
+    return jnp.where(reached, 2.0**-found, jnp.nan)
+
+
+def _bisect(below: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Find where below(x) turns from True to False."""
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = 0.5 * (ends[0] + ends[1])
+        left = below(middle)
+        return jnp.where(left, middle, ends[0]), jnp.where(left, ends[1], middle)
+
+    return 0.5 * sum(lax.fori_loop(0, STEPS, halve, (low, high)))
+
+
+class Matched(NamedTuple):
+    """A quantity where the loss first passed a level: its value (NaN if never), and the snapshots around it."""
+
+    value: float
+    before: int
+    after: int
+
+
+def at_loss(losses: Sequence[float], values: Sequence[float], target: float) -> Matched:
+    """Interpolate log value against log loss, where the loss first falls to the target.
+
+    Args:
+      losses: (s,) at snapshots along training.
+      values: (s,) the quantity there.
+      target: the level.
+
+    Returns:
+      The value and its two snapshots; NaN and -1 where the loss starts below the target or never reaches it, NaN
+      where a value beside the passage is not positive.
+    """
+    losses, values = np.asarray(losses, float), np.asarray(values, float)
+    below = np.flatnonzero(losses <= target)
+    if not below.size or below[0] == 0:
+        return Matched(float("nan"), -1, -1)
+    after = int(below[0])
+    pair = slice(after - 1, after + 1)
+    if not (np.isfinite(losses[pair]) & (losses[pair] > 0) & (values[pair] > 0)).all():
+        return Matched(float("nan"), after - 1, after)
+    (one, two), (first, last) = np.log(losses[pair]), np.log(values[pair])
+    share = (one - np.log(target)) / (one - two)
+    return Matched(float(np.exp(first + share * (last - first))), after - 1, after)

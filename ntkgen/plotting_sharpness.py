@@ -1,0 +1,146 @@
+"""Figures of sharpness and generalization. Nothing is computed here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from ntkgen.plotting import COLOURS, STYLE, Curve, band
+
+SHARP = "#D55E00"  # Okabe and Ito's vermilion
+FORMS = ("#D55E00", "#009E73", "#CC79A7")  # as trained, at matched loss, at matched temperature
+MARKERS = "DsP^v<>X*hdp8H"
+POINTS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#E69F00")
+
+
+def against_batch(
+    accuracy: Curve,
+    sharpness: Curve,
+    others: dict[str, tuple[Curve, Curve]],
+    published: dict[int, float],
+    title: str,
+) -> Figure:
+    """Draw test accuracy (percent) and sharpness against batch size, other configurations as points beside.
+
+    Args:
+      accuracy: of the sweep, against batch size.
+      sharpness: of the sweep; positive.
+      others: name -> (accuracy, sharpness) of one point each, x its batch size.
+      published: batch size -> accuracy in percent.
+      title: of the figure.
+
+    Returns:
+      The figure: two panels over one axis.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(2, 1, figsize=(7.6, 6.8), layout="constrained", sharex=True)
+        band(axes[0], accuracy, COLOURS["test"], "SGD, test accuracy")
+        band(axes[1], sharpness, SHARP, "SGD, top Hessian eigenvalue")
+        if published:
+            axes[0].plot(
+                list(published), list(published.values()), "o", markersize=8, markerfacecolor="none",
+                color=COLOURS["published"], label="published test accuracy", zorder=4,
+            )  # fmt: skip
+        shift = _shifts([pair[0].x[0] for pair in others.values()])
+        for index, (name, pair) in enumerate(others.items()):
+            for ax, one in zip(axes, pair, strict=True):
+                _point(ax, one, shift[index], name, index)
+        axes[0].set_ylabel("test accuracy (%)")
+        axes[1].set_ylabel("top Hessian eigenvalue (nats)")
+        axes[1].set_yscale("log")
+        sizes = sorted({*accuracy.x, *(pair[0].x[0] for pair in others.values())})
+        _batch_axis(axes[1], sizes)
+        figure.suptitle(title, fontsize=10.5)
+        labels = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(labels.values()), list(labels), loc="outside right upper")
+        return figure
+
+
+def _shifts(x: Sequence[float]) -> list[float]:
+    """Give factors that set points at one place side by side."""
+    seen: dict[float, int] = {}
+    factors = []
+    for value in x:
+        count = seen[value] = seen.get(value, 0) + 1
+        factors.append(1.09 ** ((count + 1) // 2 * (1 if count % 2 else -1)))
+    return factors
+
+
+def _point(ax: Axes, one: Curve, shift: float, label: str, index: int) -> None:
+    mean, low, high = (float(ends[0]) for ends in one[1:])
+    bars = np.array([[mean - low], [high - mean]]) if np.isfinite([low, high]).all() else None
+    ax.errorbar(
+        [one.x[0] * shift], [mean], bars, fmt=MARKERS[index % len(MARKERS)], markersize=6, capsize=2, linewidth=1,
+        color=POINTS[index % len(POINTS)], markeredgecolor="#000000", markeredgewidth=0.5, label=label, zorder=5,
+    )  # fmt: skip
+
+
+def _batch_axis(ax: Axes, sizes: Sequence[float]) -> None:
+    ax.set_xscale("log")
+    chosen: list[float] = []
+    for size in sizes:  # close neighbours' labels would collide
+        if not chosen or size / chosen[-1] > 1.5:
+            chosen.append(size)
+    ax.set_xticks(chosen, [f"{size:g}" for size in chosen])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("batch size")
+
+
+def confounds(panels: dict[str, dict[str, Curve]], title: str) -> Figure:
+    """Draw each kind of sharpness against batch size: as trained, at matched loss, at matched temperature.
+
+    Args:
+      panels: kind -> {form: curve against batch size}; every panel has the same forms.
+      title: of the figure.
+
+    Returns:
+      The figure, a panel for each kind.
+    """
+    with plt.rc_context(STYLE):
+        width = 1.2 + 3.4 * len(panels)
+        figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), layout="constrained", squeeze=False)
+        for ax, (kind, forms) in zip(axes[0], panels.items(), strict=True):
+            for (label, one), colour, marker in zip(forms.items(), FORMS, "osD", strict=True):
+                band(ax, one, colour, label, marker)
+            ax.set_yscale("log")
+            ax.set_title(kind)
+            _batch_axis(ax, list(one.x))
+            ax.tick_params(axis="x", labelrotation=45)
+        axes[0, 0].set_ylabel("sharpness (nats)")
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
+def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Figure:
+    """Draw the top eigenvalue along training against the stability bounds of the current rate.
+
+    Args:
+      tracks: arm -> (eigenvalue against updates, 2 / rate, (2 + 2 momentum) / rate).
+      title: of the figure.
+
+    Returns:
+      The figure, a panel for each arm.
+    """
+    with plt.rc_context(STYLE):
+        width = 1.2 + 2.8 * len(tracks)
+        figure, axes = plt.subplots(
+            1, len(tracks), figsize=(width, 4.0), layout="constrained", squeeze=False, sharey=True
+        )
+        for ax, (name, (one, plain, momentum)) in zip(axes[0], tracks.items(), strict=True):
+            band(ax, one, SHARP, "top Hessian eigenvalue")
+            ax.plot(one.x, plain, "--", color=COLOURS["threshold"], label="2 / learning rate")
+            ax.plot(one.x, momentum, ":", color=COLOURS["published"], label="(2 + 2 momentum) / learning rate")
+            ax.set_yscale("log")
+            ax.set_xscale("symlog", linthresh=max(1.0, float(one.x[1]) if len(one.x) > 1 else 1.0))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.set_title(name)
+            ax.set_xlabel("updates")
+        axes[0, 0].set_ylabel("sharpness (nats)")
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
