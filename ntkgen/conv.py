@@ -43,7 +43,8 @@ def conv3x3(x: Array, kernel: Array) -> Array:
         raise ValueError(f"kernel: expected shape (3, 3, {x.shape[-1]}, channels out), got {kernel.shape}, x {x.shape}")
     if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"kernel: expected the floating dtype of x, got {kernel.dtype} and {x.dtype}")
-    return _conv_p.bind(x, kernel, precision=jax.config.jax_default_matmul_precision)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # defined at import
+    return _conv_p.bind(x, kernel, precision=precision)
 
 
 def conv_general_dilated(
