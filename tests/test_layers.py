@@ -13,7 +13,7 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 # A module imports only from modules before it. Some of these are still to come.
 ORDER = (
     "tree io stats peaks paper conv norm models objectives optim sources data train seedaxis ensemble "
-    "curvature spectrum landscape linearize ntk_layers ntk_cost ntk_checks "
+    "curvature spectrum landscape linearize ntk_layers ntk_factors ntk_cost ntk_checks "
     "ntk kernels pruning tickets records progress plotting report"
 ).split()
 
