@@ -16,23 +16,44 @@ function object again for the next kernel, since it is what the compiled parts a
 import functools
 import secrets
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ntkgen import ntk_cost, ntk_layers
+from ntkgen import ntk_cost, ntk_factors, ntk_layers
 from ntkgen.ntk_checks import checked, finite
 from ntkgen.ntk_cost import Plan, Problem
-from ntkgen.ntk_layers import Network, Pairs, Structure
+from ntkgen.ntk_layers import Network, Structure
 
 Array = jax.Array
 PyTree = Any
 
 METHODS = ("auto", "jacobian", "layerwise")
 PROBE_ROWS = 3  # samples on which a plan tries the certificate
+
+
+class Options(TypedDict, total=False):
+    """The options of `empirical_ntk`, for what passes them on."""
+
+    method: str
+    trace: bool
+    tile: int | None
+    memory_budget: int | None
+
+
+class Prepared(NamedTuple):
+    """A kernel's arguments, checked, and everything decided."""
+
+    plan: Plan
+    structure: Structure
+    problem: Problem
+    f: Network
+    x1: Array
+    x2: Array | None
+    dtype: Any
 
 
 class Solve(NamedTuple):
@@ -78,18 +99,17 @@ def empirical_ntk(
       ValueError: an input has the wrong shape, is empty or not finite; the method is unknown; the budget is too small;
         or outputs depend on other samples (batch norm in training mode, dropout).
     """
-    how, structure, f, x1, x2 = _prepare(f, params, x1, x2, method, trace, tile, memory_budget)
-    kernel = _assemble(f, structure, how, params, x1, x2, trace)
+    options = Options(trace=trace, tile=tile, memory_budget=memory_budget)
+    kernel = _assemble(_prepare(f, params, x1, x2, method=method, **options), params)
     if kernel is None:  # an f that shows other layers for other batch sizes: the certificate has noticed
-        how, structure, f, x1, x2 = _prepare(f, params, x1, x2, "jacobian", trace, tile, memory_budget)
-        kernel = _assemble(f, structure, how, params, x1, x2, trace)
+        kernel = _assemble(_prepare(f, params, x1, x2, method="jacobian", **options), params)
     assert kernel is not None
-    if not finite([kernel]):
-        raise ValueError("params: expected a finite kernel, got infinities or NaN; the derivatives overflow")
     return kernel
 
 
-def empirical_ntk_seeds(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Any) -> Array:
+def empirical_ntk_seeds(
+    f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]
+) -> Array:
     """Compute the kernels of several seeds, one after another with the same compiled parts.
 
     A loop and not `vmap`: one seed's products fill the machine already, and the memory budget holds for each.
@@ -109,19 +129,9 @@ def empirical_ntk_seeds(f: Network, params: PyTree, x1: Array, x2: Array | None 
     return jnp.stack([empirical_ntk(f, row, x1, x2, **options) for row in rows])
 
 
-def plan(
-    f: Network,
-    params: PyTree,
-    x1: Array,
-    x2: Array | None = None,
-    *,
-    method: str = "auto",
-    trace: bool = False,
-    tile: int | None = None,
-    memory_budget: int | None = None,
-) -> Plan:
+def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
     """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own."""
-    return _prepare(f, params, x1, x2, method, trace, tile, memory_budget)[0]
+    return _prepare(f, params, x1, x2, **options).plan
 
 
 def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
@@ -193,11 +203,12 @@ def _prepare(
     params: PyTree,
     x1: Array,
     x2: Array | None,
-    method: str,
-    trace: bool,
-    tile: int | None,
-    memory_budget: int | None,
-) -> tuple[Plan, Structure, Network, Array, Array | None]:
+    *,
+    method: str = "auto",
+    trace: bool = False,
+    tile: int | None = None,
+    memory_budget: int | None = None,
+) -> Prepared:
     """Check the arguments and decide everything."""
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -222,7 +233,8 @@ def _prepare(
             structure = none
     budget = ntk_cost.default_budget() if memory_budget is None else memory_budget
     layers = _handling(structure, names)
-    return ntk_cost.schedule(structure, problem, tile, budget, why, layers), structure, f, x1, x2
+    how = ntk_cost.schedule(structure, problem, tile, budget, why, layers)
+    return Prepared(how, structure, problem, f, x1, x2, out.dtype)
 
 
 def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], ...]:
@@ -241,7 +253,7 @@ def _certified(f: Network, params: PyTree, x: Array, names: list[str], *, trace:
         return none, "no Dense or Conv layer seen (is f jitted?): Jacobians"
     try:
         with jax.default_matmul_precision("highest"):
-            _, failed, _ = ntk_layers.factors(f, found, params, x, _random_key())
+            _, failed, _ = ntk_factors.factors(f, found, params, x, _random_key())
     except jax.errors.UnexpectedTracerError:
         return none, "layers inside a transformation of f's own: Jacobians"
     covered = [i for group in found.groups for i in group.leaves]
@@ -256,24 +268,23 @@ def _random_key() -> Array:
     return jax.random.key(secrets.randbits(31))
 
 
-def _assemble(
-    f: Network, structure: Structure, how: Plan, params: PyTree, x1: Array, x2: Array | None, trace: bool
-) -> Array | None:
+def _assemble(prepared: Prepared, params: PyTree) -> Array | None:
     """Compute the kernel block by block; None when a tile's certificate fails."""
-    symmetric = x2 is None
+    how, structure, problem, f, x1, x2, dtype = prepared
+    trace, symmetric = problem.trace, x2 is None
     x2 = x1 if x2 is None else x2
     (rows, size1), (columns, size2) = (ntk_cost.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
     key = _random_key()
     certificates = []
 
-    def take(x: Array, start: int, size: int) -> ntk_layers.Factors:
-        pieces, failed, finite = ntk_layers.factors(f, structure, params, _rows(x, start, size), key)
-        certificates.append((failed, finite))
+    def take(x: Array, start: int, size: int) -> ntk_factors.Factors:
+        pieces, failed, largest = ntk_factors.factors(f, structure, params, _rows(x, start, size), key)
+        certificates.append((failed, largest))
         return pieces
 
-    kept: dict[int, ntk_layers.Factors] = {}  # of x1, by start
+    kept: dict[int, ntk_factors.Factors] = {}  # of x1, by start
 
-    def row_factors(start: int) -> ntk_layers.Factors:
+    def row_factors(start: int) -> ntk_factors.Factors:
         if start in kept:
             return kept[start]
         pieces = take(x1, start, size1)
@@ -281,63 +292,30 @@ def _assemble(
             kept[start] = pieces
         return pieces
 
-    out = jax.eval_shape(f, params, x1[:1])
-    block = () if trace else (out.shape[1],) * 2
+    block = () if trace else (problem.k,) * 2
     with jax.default_matmul_precision("highest"):
-        theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), out.dtype)
+        theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), dtype)
         for j in columns:
             right = row_factors(j) if symmetric else take(x2, j, size2)
             # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
             for i in [start for start in rows if not symmetric or start <= j]:
                 left = right if symmetric and i == j else row_factors(i)
                 mirror = "none" if not symmetric else "self" if i == j else "other"
-                theta = _write_block(theta, left, right, i, j, trace=trace, mirror=mirror)
+                theta = ntk_factors.write_block(theta, left, right, i, j, trace=trace, mirror=mirror)
                 del left
             del right
-    failed, finite_outputs = (
-        np.array([np.asarray(value) for value in each]) for each in zip(*certificates, strict=True)
-    )
-    if not finite_outputs.all():
+    failed, largest = (np.array([np.asarray(value) for value in each]) for each in zip(*certificates, strict=True))
+    if not np.isfinite(largest[:, 0]).all():
         raise ValueError("params, x1, x2: expected finite outputs, got infinities or NaN")
-    return None if failed.any() else theta
+    if failed.any():
+        return None
+    # Looking through the kernel takes as long as writing it; mostly the factors are too small for it to overflow.
+    limit = float(jnp.finfo(dtype).max) / 4
+    if not ntk_cost.bounded(structure, problem, largest.max(0), limit) and not finite([theta]):
+        raise ValueError("params: expected a finite kernel, got infinities or NaN; the derivatives overflow")
+    return theta
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _rows(x: Array, start: int, size: int) -> Array:
     return lax.dynamic_slice_in_dim(x, start, size)
-
-
-@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0)
-def _write_block(
-    theta: Array, left: ntk_layers.Factors, right: ntk_layers.Factors, i: int, j: int, *, trace: bool, mirror: str
-) -> Array:
-    """Compute the block of two tiles and write it, and its mirror image, in place."""
-    block = sum(_contract(a, b, trace=trace) for a, b in zip(left, right, strict=True))
-    if not trace:
-        block = jnp.transpose(block, (0, 2, 1, 3))
-        block = block.astype(theta.dtype)
-    rest = (0,) * (theta.ndim - 2)
-    flipped = jnp.swapaxes(block, 0, 1) if trace else jnp.transpose(block, (1, 0, 3, 2))
-    if mirror == "self":
-        block = (block + flipped) / 2
-    theta = lax.dynamic_update_slice(theta, block, (i, j, *rest))
-    return lax.dynamic_update_slice(theta, flipped, (j, i, *rest)) if mirror == "other" else theta
-
-
-def _contract(a: Any, b: Any, *, trace: bool) -> Array:
-    """Multiply two tiles' factors of a group: (n1, k, n2, m), or their mean over k = m, (n1, n2)."""
-    if not isinstance(a, Pairs):
-        return _outputs(a, b, trace=trace)
-    total: Any = 0
-    for inputs1, outputs1 in zip(*a, strict=True):
-        for inputs2, outputs2 in zip(*b, strict=True):
-            gram = inputs1 @ inputs2.T
-            total += (gram if trace else gram[:, None, :, None]) * _outputs(outputs1, outputs2, trace=trace)
-    return total
-
-
-def _outputs(a: Array, b: Array, *, trace: bool) -> Array:
-    (n1, k, _), n2 = a.shape, b.shape[0]
-    if trace:
-        return a.reshape(n1, -1) @ b.reshape(n2, -1).T / k
-    return (a.reshape(n1 * k, -1) @ b.reshape(n2 * k, -1).T).reshape(n1, k, n2, k)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,10 @@ import jax
 from ntkgen.ntk_layers import Group, Structure
 
 MEMORY_SHARE = 0.5  # of the device, by default
-BLOCK_ENTRIES = 2**21  # entries of a block of the kernel: a few arrays of 8 MB (float32) stay near the cache
+# Entries of a block of the kernel: a few arrays of 2 MB (float32) stay in the cache, and in memory that the C library
+# keeps. Larger ones it gives back to the system and takes anew, a page at a time, for every block: at 2**21 a kernel of
+# an MLP of width 64 took a quarter longer. Smaller ones also waste less on the halves of diagonal blocks.
+BLOCK_ENTRIES = 2**19
 
 
 class Plan(NamedTuple):
@@ -132,6 +136,37 @@ def flops(structure: Structure, problem: Problem, pairs: int, samples: int) -> f
     if own:  # forward; k times back; and the leaves' own entries, which take another forward's work if they are all
         a_sample += (1 + problem.k) * problem.forward + problem.k * (own if structure.groups else problem.forward)
     return 2.0 * (a_pair * pairs + a_sample * samples)
+
+
+def bounded(structure: Structure, problem: Problem, largest: Sequence[float], limit: float) -> bool:
+    """Show by counting that neither the kernel nor a product on the way to it exceeds a limit.
+
+    Args:
+      structure: how the leaves are handled.
+      problem: the sizes.
+      largest: absolute values as from `ntk_factors.factors`, over all samples.
+      limit: the limit.
+
+    Returns:
+      False where that is not certain: the kernel may still keep to the limit.
+    """
+    values = iter(largest[1:])  # the first is the outputs'
+    total, seen = 0.0, []
+
+    def squared(length: int) -> float:
+        value = float(next(values))
+        seen.append(problem.k * length * value * value)  # with `trace`, a sum over outputs too
+        return seen[-1]
+
+    for group in structure.groups:
+        inputs, outputs = group.num_inputs, group.shape[1]
+        if group.paired:
+            total += group.positions**2 * squared(inputs) * squared(outputs)
+        else:
+            total += squared(inputs * outputs)
+    if structure.own:
+        total += squared(sum(problem.sizes[i] for i in structure.own))
+    return all(value <= limit for value in (*seen, total))  # False for NaN
 
 
 def schedule(structure: Structure, problem: Problem, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import models, ntk, ntk_layers
+from ntkgen import models, ntk, ntk_factors, ntk_layers
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -318,7 +318,7 @@ def test_other_layers_for_other_batch_sizes_are_noticed_while_computing(x64):
 
     assert ntk.plan(f, params, x, tile=5).method == "layerwise"
     structure = ntk_layers.discover(f, params, x, trace=False)
-    _, failed, _ = ntk_layers.factors(f, structure, params, x, jax.random.key(0))
+    _, failed, _ = ntk_factors.factors(f, structure, params, x, jax.random.key(0))
     assert failed.all()
     close(ntk.empirical_ntk(f, params, x, tile=5), dense_kernel(f, params, x))
 
@@ -342,11 +342,11 @@ def test_trace_never_forms_the_blocks():
     sizes = {}
     for trace in (False, True):
         structure = ntk_layers.discover(f, params, x, trace=trace)
-        pieces, _, _ = ntk_layers.factors(f, structure, params, x, jax.random.key(0))
+        pieces, _, _ = ntk_factors.factors(f, structure, params, x, jax.random.key(0))
         theta = jnp.zeros((40, 40) if trace else (40, 40, 5, 5))
 
         def write(theta, pieces, trace=trace):
-            return ntk._write_block(theta, pieces, pieces, 0, 0, trace=trace, mirror="self")
+            return ntk_factors.write_block(theta, pieces, pieces, 0, 0, trace=trace, mirror="self")
 
         sizes[trace] = largest_intermediate(write, theta, pieces)
     assert sizes == {False: 40 * 40 * 25, True: 40 * 40}

@@ -1,0 +1,117 @@
+"""What benchmarks share: turns, the machine's peak, peak memory, and contenders in processes of their own."""
+
+import functools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Ended(RuntimeError):
+    """A contender's process ended before it answered."""
+
+
+class Worker:
+    """A contender in a process of its own: memory is then its own, and libraries read their settings at the start."""
+
+    def __init__(self, command: Sequence[str], setting: dict[str, str]) -> None:
+        """Start Python with some arguments and environment variables."""
+        self.process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **setting},
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """Send one request, a line of JSON, and wait for the answer.
+
+        Raises:
+          Ended: the process has gone.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise Ended(f"exit code {self.process.wait()}") from None
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise Ended(f"exit code {self.process.wait()}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def interleaved(turns: dict[str, Callable[[], float]], repeats: int, limit: float = math.inf) -> dict[str, list[float]]:
+    """Let contenders take turns, so that a busy machine slows each alike.
+
+    Args:
+      turns: what measures itself once, and returns the measured value, by name.
+      repeats: turns of each.
+      limit: seconds of the clock after which a contender takes no further turn.
+
+    Returns:
+      The values in order, by name.
+    """
+    values: dict[str, list[float]] = {name: [] for name in turns}
+    spent = dict.fromkeys(turns, 0.0)
+    for _ in range(repeats):
+        for name, turn in turns.items():
+            if values[name] and spent[name] > limit:
+                continue
+            begun = time.perf_counter()
+            values[name].append(turn())
+            spent[name] += time.perf_counter() - begun
+    return values
+
+
+def spread(values: Sequence[float]) -> str:
+    """Write the median and the range of some seconds."""
+    return f"{statistics.median(values):8.4f} [{min(values):.4f}, {max(values):.4f}]"
+
+
+def matmul_peak() -> float:
+    """Measure the GFLOP/s of a 2,048 x 2,048 float32 matmul."""
+    product, a = _product()
+    begun = time.perf_counter()
+    product(a).block_until_ready()
+    return 2 * 2048**3 / (time.perf_counter() - begun) / 1e9
+
+
+@functools.cache
+def _product() -> tuple[Callable, Any]:
+    import jax  # here, since a process whose memory is measured should load what it needs and no more
+    import jax.numpy as jnp
+
+    product, a = jax.jit(lambda a: a @ a), jnp.ones((2048, 2048))
+    product(a).block_until_ready()
+    return product, a
+
+
+class Memory(NamedTuple):
+    """Resident memory of this process in bytes, now and at most so far."""
+
+    now: int
+    peak: int
+
+
+def memory() -> Memory:
+    """Read this process's memory; where there is no /proc, the peak stands for both."""
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        # Not ru_maxrss: Linux starts it from the memory of the parent process.
+        return Memory(*(1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM")))
+    except (OSError, KeyError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return Memory(peak, peak)
