@@ -182,14 +182,24 @@ def follow(result: ensemble.Result, snaps: Sequence[int], probe_y: jax.Array, cl
             row["relative_movement"] = finite(distance / norm)
             row |= {f"movement_{name}": finite(pair[0]) if epoch else 0.0 for name, pair in layers.items()}
             row |= {f"norm_{name}": finite(pair[1]) for name, pair in layers.items()}
-            row |= dict.fromkeys(("drift", "misalignment", "label_alignment"))
-            if np.isfinite(gram[s, e]).all() and np.isfinite(gram[s, 0]).all():
-                row["drift"] = kernels.drift(gram[s, e], gram[s, 0])
-                # 1 - 1 may round below zero, which no logarithm survives.
-                row["misalignment"] = max(1 - kernels.alignment(gram[s, e], gram[s, 0]), 0.0)
-                row["label_alignment"] = kernels.target_alignment(gram[s, e], targets)
-            rows.append(row)
+            rows.append(row | changes(gram[s, e], gram[s, 0], targets))
     return rows
+
+
+def changes(gram: np.ndarray, initial: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """Measure a kernel's drift, relative and as 1 - centred alignment, and its alignment with the labels.
+
+    None where it is not known (a network that has diverged) or not defined: a network all of whose units died has a
+    constant kernel, of which centring leaves nothing.
+    """
+    found: dict[str, float | None] = dict.fromkeys(("drift", "misalignment", "label_alignment"))
+    if not (np.isfinite(gram).all() and np.isfinite(initial).all()):
+        return found
+    found["drift"] = kernels.drift(gram, initial)
+    if np.ptp(gram) > 0 and np.ptp(initial) > 0:
+        found["misalignment"] = max(1 - kernels.alignment(gram, initial), 0.0)  # 1 - 1 may round below zero
+        found["label_alignment"] = kernels.target_alignment(gram, targets)
+    return found
 
 
 def targets_of(y: jax.Array, classes: int) -> np.ndarray:
