@@ -5,6 +5,7 @@ import inspect
 import operator
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -48,6 +49,24 @@ class Context(NamedTuple):
     initial: PyTree
     epoch: Array
     rate: Array
+
+
+@dataclass(frozen=True)
+class OnHost:
+    """A probe for what cannot be traced, such as a tangent kernel: it runs as plain Python between epochs.
+
+    Attributes:
+      fn: fn(params, context) -> pytree of arrays (S, ...), where every leaf of params, of context.model_state and of
+        context.initial leads with the axis of the S seeds that are trained together.
+      like: the pytree that fn returns, as shapes and dtypes of one seed, without that axis.
+    """
+
+    fn: Callable[[PyTree, Context], PyTree]
+    like: PyTree
+
+    def __call__(self, params: PyTree, context: Context) -> PyTree:
+        """Measure."""
+        return self.fn(params, context)
 
 
 class Result(NamedTuple):
@@ -165,7 +184,7 @@ def fit(
       update: replaces the gradient: update(loss, params, batch, key) -> (gradient, model state), where
         loss(params, batch, weights=None) -> (mean loss, model state). See `train.train_step`.
       probes: (epochs, fn) or a sequence of such pairs; fn(params[, context]) -> pytree is evaluated for every seed
-        after each of the epochs (start_epoch is the start, config.epochs the end).
+        after each of the epochs (start_epoch is the start, config.epochs the end); an `OnHost` for all seeds at once.
       checkpoint: where progress is kept; the run continues from what it holds.
       strategy: "auto" (see `seedaxis.choose_strategy`), "vmap" or "sequential".
       chunk: seeds trained together; default as many as memory holds (see `seedaxis.seeds_per_chunk`).
@@ -312,10 +331,15 @@ def _fit_chunk(
     def measure(fn: Callable, epoch: int) -> PyTree:
         rest = {name: value for name, value in state.variables.items() if name != "params"}
         rate = jnp.asarray(config.rate(max(epoch - 1, 0)))
+        if isinstance(fn, OnHost):
+            params, rest, first = trim((state.variables["params"], rest, initial["params"]), num_seeds)
+            return jax.tree.map(np.asarray, fn(params, Context(rest, first, jnp.asarray(epoch), rate)))
         value = _probe(layout, fn, state.variables["params"], rest, initial["params"], jnp.asarray(epoch), rate)
         return jax.tree.map(np.asarray, trim(value, num_seeds))
 
     def empty(fn: Callable, when: tuple[int, ...]) -> PyTree:
+        if isinstance(fn, OnHost):
+            return jax.tree.map(lambda s: np.zeros((num_seeds, len(when), *s.shape), s.dtype), fn.like)
         shapes = jax.eval_shape(
             functools.partial(_probe, layout, fn),
             state.variables["params"],

@@ -21,6 +21,13 @@ class Spectrum(NamedTuple):
     vectors: Array
 
 
+class Flow(NamedTuple):
+    """State of a linear model under gradient flow: |theta_t - theta_0|, and 1/2 |f_t - y|^2 averaged over samples."""
+
+    movement: float
+    loss: float
+
+
 class InfiniteWidth(NamedTuple):
     """Kernels of one output over random initialisations, each (n1, n2); different outputs share nothing.
 
@@ -206,6 +213,42 @@ def gradient_flow(
         # A direction that the training samples do not see has no kernel with new samples either.
         done = np.divide(-np.expm1(-time), values, out=np.zeros_like(values), where=values > 0)
         return here, np.asarray(start_new, np.float64) - (across @ (done[:, None] * modes)).reshape(-1, num_outputs)
+
+    return at
+
+
+def flow_movement(kernel: ArrayLike, targets: ArrayLike, covariance: Any = None) -> Callable[[float], Flow]:
+    """Predict how far a linear model's parameters move under the flow of `gradient_flow`: the lazy limit's movement.
+
+    |theta_t - theta_0|^2 = r^T (I - exp(-t K)) K^-1 (I - exp(-t K)) r for the residual r = f_0 - y; at infinite time
+    r^T K^-1 r.
+
+    Args:
+      kernel: tangent kernel of the training samples, (n, n), shared by all outputs.
+      targets: y (n, k), or y - f_0 of one network.
+      covariance: of each output over random initialisations with mean zero, (n, n), as `infinite_mlp` gives it; the
+        square root of the expected square is returned then. None where the start is known, or zero.
+
+    Returns:
+      at: time t >= 0, infinity included -> movement and loss.
+    """
+    y = _targets("targets", targets, kernel)
+    if np.ndim(kernel) != 2:
+        raise ValueError(f"kernel: expected (n, n), shared by all outputs, got shape {np.shape(kernel)}")
+    values, vectors = spectrum(kernel)
+    values = np.maximum(values, 0.0)
+    values[values < len(values) * np.finfo(float).eps * values[0]] = 0.0  # rounding; dividing by it would count it
+    power = np.sum((vectors.T @ y) ** 2, 1)
+    if covariance is not None:
+        power += y.shape[1] * np.sum(vectors * (_symmetric(covariance) @ vectors), 0)
+
+    def at(t: float) -> Flow:
+        if not t >= 0:
+            raise ValueError(f"t: expected at least 0, got {t}")
+        time = np.zeros_like(values)
+        np.multiply(values, t, out=time, where=values > 0)
+        gone = np.divide(np.expm1(-time) ** 2, values, out=np.zeros_like(values), where=values > 0)
+        return Flow(float(np.sqrt(power @ gone)), float(power @ np.exp(-2 * time)) / (2 * len(y)))
 
     return at
 

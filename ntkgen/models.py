@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +14,9 @@ from jax.tree_util import Partial
 from ntkgen import conv, norm
 
 Array = jax.Array
+
+PARAMETRIZATIONS = ("standard", "ntk", "mup")
+MUP_BASE_WIDTH = 32  # the narrowest network of the paper's tangent-kernel table (section V-E)
 
 
 def pytorch_uniform(fan_in: int) -> Callable[..., Array]:
@@ -29,7 +32,11 @@ def pytorch_uniform(fan_in: int) -> Callable[..., Array]:
     Returns:
       A function (key, shape, dtype) -> array.
     """
-    bound = 1.0 / math.sqrt(fan_in)
+    return uniform(1.0 / math.sqrt(fan_in))
+
+
+def uniform(bound: float) -> Callable[..., Array]:
+    """Make an initialiser (key, shape, dtype) -> entries U(-bound, bound)."""
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         # XLA compiles the generator anew for every shape, a fifth of a second each. Drawing a few standard lengths
@@ -46,6 +53,50 @@ def pytorch_uniform(fan_in: int) -> Callable[..., Array]:
 def _dense(x: Array, features: int, name: str) -> Array:
     init = pytorch_uniform(x.shape[-1])
     return nn.Dense(features, kernel_init=init, bias_init=init, name=name)(x)
+
+
+class Scales(NamedTuple):
+    """A layer's parametrisation: bounds of the uniform entries, and what kernel and bias are multiplied by in use."""
+
+    kernel_bound: float
+    bias_bound: float
+    kernel: float = 1.0
+    bias: float = 1.0
+
+
+def layer_scales(parametrization: str, fan_in: int, width: int, place: str) -> Scales:
+    """Say how one layer of an MLP is parametrised; see `MLP`.
+
+    Args:
+      parametrization: "standard", "ntk" or "mup".
+      fan_in: inputs of the layer.
+      width: units of the hidden layers.
+      place: "input", "hidden" or "output"; a network's only layer is neither and has "standard" scales.
+
+    Returns:
+      Bounds and multipliers.
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+    if parametrization == "ntk":
+        return Scales(1.0, 1.0, bound, bound)
+    if parametrization == "standard" or place == "only":
+        return Scales(bound, bound)
+    # abc-parametrisation of Yang & Hu (2021, table 1) with c = 0, in units of the base width. Biases act like weights
+    # of an input that is always one, so theirs is the input layer's; the output bias has no dimension that grows.
+    grown = math.sqrt(width / MUP_BASE_WIDTH)
+    if place == "input":
+        return Scales(bound / grown, bound / grown, grown, grown)
+    if place == "hidden":
+        return Scales(bound, bound, 1.0, grown)
+    return Scales(bound, bound * grown, 1.0 / grown, 1.0)
+
+
+def _scaled_dense(x: Array, features: int, name: str, scales: Scales) -> Array:
+    """Apply a Dense layer whose kernel and bias are multiplied: inputs and outputs are, so that it stays one Dense."""
+    kernel_init, bias_init = uniform(scales.kernel_bound), uniform(scales.bias_bound)
+    before = scales.kernel / scales.bias
+    y = nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)(x if before == 1 else x * before)
+    return y if scales.bias == 1 else y * scales.bias
 
 
 class BatchNormRelu(nn.Module):
@@ -93,23 +144,47 @@ class BatchNormRelu(nn.Module):
 class MLP(nn.Module):
     """Fully connected ReLU network: inputs - width - ... - width - classes (section IV-C, appendix B).
 
+    Three parametrisations of one family of functions, params of the same names and shapes. Gradient descent moves
+    them differently:
+
+    * "standard": PyTorch's default, U(+-1/sqrt(fan_in)).
+    * "ntk": each layer is (W a + b) / sqrt(fan_in), entries U(+-1); the same function at initialisation, with a kernel
+      limit at a rate that does not depend on the width (Jacot et al. 2018, arXiv:1806.07572).
+    * "mup": maximal updates by SGD (Yang & Hu 2021, arXiv:2011.14522, table 1). The limit learns features, and one
+      rate serves all widths. Equal to "standard" at width `MUP_BASE_WIDTH`, so that a rate means the same there.
+
     Attributes:
       width: units in each hidden layer.
       depth: number of Dense layers, the output layer included; 4 in the paper.
       num_classes: outputs.
+      parametrization: "standard", "ntk" or "mup".
+
+    Raises:
+      ValueError: the parametrization is unknown.
     """
 
     width: int
     depth: int = 4
     num_classes: int = 10
+    parametrization: str = "standard"
+
+    def __post_init__(self) -> None:
+        """Check the parametrization."""
+        if self.parametrization not in PARAMETRIZATIONS:
+            expected = ", ".join(PARAMETRIZATIONS)
+            raise ValueError(f"parametrization: expected one of {expected}, got {self.parametrization!r}")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """Map x (n, ...) to logits (n, num_classes); `train` changes nothing here."""
         x = x.reshape(x.shape[0], -1)
         for layer in range(self.depth - 1):
-            x = nn.relu(_dense(x, self.width, f"dense{layer}"))
-        return _dense(x, self.num_classes, f"dense{self.depth - 1}")
+            scales = layer_scales(self.parametrization, x.shape[-1], self.width, "hidden" if layer else "input")
+            x = nn.relu(_scaled_dense(x, self.width, f"dense{layer}", scales))
+        place = "output" if self.depth > 1 else "only"
+        scales = layer_scales(self.parametrization, x.shape[-1], self.width, place)
+        return _scaled_dense(x, self.num_classes, f"dense{self.depth - 1}", scales)
 
 
 class CNN(nn.Module):

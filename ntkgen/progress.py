@@ -20,23 +20,30 @@ class Progress:
 
     Attributes:
       costs: relative cost of a seed's epoch in each part.
-      num_seeds: seeds of each part.
+      num_seeds: seeds of each part; one number if they are equal.
       epochs: epochs of each part; one number if they are equal.
       stream: where to write: a bar if it is a terminal, else lines.
     """
 
     def __init__(
-        self, costs: Sequence[float], num_seeds: int, epochs: int | Sequence[int], stream: TextIO | None = None
+        self,
+        costs: Sequence[float],
+        num_seeds: int | Sequence[int],
+        epochs: int | Sequence[int],
+        stream: TextIO | None = None,
     ) -> None:
         """Begin with nothing done."""
-        self.costs, self.num_seeds = list(costs), num_seeds
-        self.epochs = [epochs] * len(self.costs) if isinstance(epochs, int) else list(epochs)
+        self.costs = list(costs)
+        self.num_seeds, self.epochs = (
+            [each] * len(self.costs) if isinstance(each, int) else list(each) for each in (num_seeds, epochs)
+        )
+        self._units = list(map(operator.mul, self.num_seeds, self.epochs))
         self.stream = stream or sys.stderr
         self._begun = self._said = time.monotonic()
         self._spent_cost = 0.0  # of what was trained here; a resumed run's earlier epochs took no time
         self._bar: Any = None
         if _columns(self.stream):
-            total = num_seeds * sum(self.epochs)
+            total = sum(self._units)
             bar_format = "{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}"
             self._bar = tqdm(total=total, file=self.stream, dynamic_ncols=True, bar_format=bar_format)
 
@@ -52,8 +59,8 @@ class Progress:
     def part(self, index: int, label: str) -> Callable[[int, int, dict[str, np.ndarray]], None]:
         """Make the `progress` argument of `ensemble.fit` for one part of the run."""
         own = self.epochs[index]
-        before = self.num_seeds * sum(self.epochs[:index])
-        cost_after = self.num_seeds * sum(map(operator.mul, self.epochs[index + 1 :], self.costs[index + 1 :]))
+        before = sum(self._units[:index])
+        cost_after = sum(map(operator.mul, self._units[index + 1 :], self.costs[index + 1 :]))
         shown = float("nan")
 
         def report(first_seed: int, epoch: int, metrics: dict[str, np.ndarray]) -> None:
@@ -63,7 +70,7 @@ class Progress:
                 shown = float(np.mean(loss))
             here = first_seed * own + len(loss) * epoch
             self._spent_cost += len(loss) * self.costs[index]
-            left = (self.num_seeds * own - here) * self.costs[index] + cost_after
+            left = (self._units[index] - here) * self.costs[index] + cost_after
             self._show(before + here, left, f"{label}, epoch {epoch}/{own}, loss {shown:.4f}")
 
         return report
@@ -72,7 +79,7 @@ class Progress:
         now = time.monotonic()
         spent = now - self._begun
         left = tqdm.format_interval(spent * left_cost / self._spent_cost)
-        total = self.num_seeds * sum(self.epochs)
+        total = sum(self._units)
         if self._bar is not None:
             self._bar.n = done
             self._bar.set_postfix_str(f"{words}, about {left} left")

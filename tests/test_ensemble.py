@@ -318,6 +318,28 @@ def test_a_single_probe_is_not_wrapped():
     assert_equal(listed.probes, (alone.probes,))
 
 
+def test_a_probe_on_the_host_sees_all_seeds_between_epochs():
+    shape = jax.ShapeDtypeStruct((), np.float32)
+    seen = []
+
+    def on_host(params, context):
+        moved = np.asarray(params["Dense_0"]["kernel"]) - np.asarray(context.initial["Dense_0"]["kernel"])
+        seen.append((int(context.epoch), sorted(context.model_state)))
+        return {"moved": np.linalg.norm(moved.reshape(len(moved), -1), axis=1)}  # numpy: it is not traced
+
+    traced = lambda p, c: jnp.linalg.norm(p["Dense_0"]["kernel"] - c.initial["Dense_0"]["kernel"])  # noqa: E731
+    for chunk in (3, 1):
+        wrapped = ensemble.OnHost(on_host, {"moved": shape})
+        result = ensemble.fit(
+            Normed(), DATA, CONFIG, 3, probes=[((0, EPOCHS), wrapped), ((0, EPOCHS), traced)], chunk=chunk,
+            strategy="vmap",
+        )  # fmt: skip
+        own, other = result.probes
+        assert own["moved"].shape == (3, 2) and (own["moved"][:, 1] > 0).all()
+        assert_close(own["moved"], other, rtol=1e-5)
+    assert seen[:2] == [(0, ["batch_stats"]), (EPOCHS, ["batch_stats"])]
+
+
 def test_probes_do_not_disturb_the_training():
     init = make_init(3, model=Normed())
     plain = ensemble.fit(Normed(), DATA, CONFIG, 3, init=init, strategy="vmap")

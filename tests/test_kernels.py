@@ -223,3 +223,48 @@ def test_the_analytic_kernel_is_the_mean_over_initialisations(wide):
         if parametrization == "standard":
             naive = kernels.infinite_mlp(x, width=1e9).ntk / 1e9 * width
             assert np.abs((mean[column] - naive) / error[column]).max() > 8
+
+
+def test_the_ntk_parametrisation_has_its_analytic_kernel():
+    """Mean over seeds within four standard errors; the standard parametrisation's, scaled to fit, is far outside."""
+    x, width = jax.random.normal(jax.random.key(2), (4, 30)), 256
+    x = x.at[1].set(0.8 * x[0] + 0.6 * x[1])
+    model = models.MLP(width, depth=3, parametrization="ntk")
+    f = models.apply_fn(model, {})
+    start = jax.jit(lambda key: models.init(model, key, (30,))["params"])
+    found = np.array([ntk.empirical_ntk(f, start(jax.random.key(seed)), x, trace=True) for seed in range(24)])
+    mean, error = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+    want = kernels.infinite_mlp(x, width=width, depth=3, parametrization="ntk").ntk
+    other = kernels.infinite_mlp(x, width=width, depth=3).ntk
+    assert np.abs((mean - want) / error).max() < 4
+    assert np.abs((mean - other * np.trace(want) / np.trace(other)) / error).max() > 8
+
+
+def test_flow_movement_is_that_of_an_explicit_linear_model():
+    """theta' = J^T (y - J theta), integrated by the exponential of its own matrix, in parameter space."""
+    rng = np.random.default_rng(5)
+    jacobian, y = rng.normal(size=(6, 9)), rng.normal(size=(6, 2))
+    kernel, t = jacobian @ jacobian.T, 0.13
+    at = kernels.flow_movement(kernel, y)
+    steps, theta = 20_000, np.zeros((9, 2))
+    for _ in range(steps):
+        half = theta + t / steps / 2 * jacobian.T @ (y - jacobian @ theta)  # midpoint rule, second order
+        theta += t / steps * jacobian.T @ (y - jacobian @ half)
+    assert at(t).movement == pytest.approx(np.linalg.norm(theta), rel=1e-6)
+    assert at(t).loss == pytest.approx(np.sum((jacobian @ theta - y) ** 2) / 2 / 6, rel=1e-6)
+    solved = np.linalg.lstsq(jacobian, y, rcond=None)[0]  # the least-norm solution
+    assert at(np.inf).movement == pytest.approx(np.linalg.norm(solved)) and at(np.inf).loss < 1e-12
+    assert at(0.0) == (0.0, pytest.approx(np.sum(y**2) / 12))
+
+
+def test_flow_movement_averages_over_random_starts():
+    rng = np.random.default_rng(6)
+    jacobian, y, root = rng.normal(size=(5, 8)), rng.normal(size=(5, 1)), rng.normal(size=(5, 5)) / 3
+    kernel = jacobian @ jacobian.T
+    at = kernels.flow_movement(kernel, y, root @ root.T)(0.2)
+    starts = root @ rng.normal(size=(5, 4000))
+    moved = [kernels.flow_movement(kernel, y - f[:, None])(0.2).movement for f in starts.T]
+    squares = np.square(moved)
+    assert abs(squares.mean() - at.movement**2) < 4 * squares.std() / np.sqrt(len(squares))
+    with pytest.raises(ValueError, match="shared by all outputs"):
+        kernels.flow_movement(np.zeros((2, 2, 1, 1)), np.zeros((2, 1)))

@@ -21,7 +21,7 @@ ORDER = (
 OWNERS = {
     "flax": {"models", "ntk_layers"},
     "optax": {"optim", "train"},
-    "matplotlib": {"plotting", "plotting_sharpness"},
+    "matplotlib": {"plotting", "plotting_sharpness", "plotting_landscape", "plotting_ntk", "plotting_tickets"},
     "orbax": {"records"},
     "tqdm": {"progress"},
     "tensorflow_datasets": {"sources"},

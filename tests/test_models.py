@@ -277,3 +277,113 @@ def test_fresh_statistics_are_untouched_by_the_zeros_that_init_passes():
     assert len(stats) == 6
     for own in stats.values():
         assert np.all(own["mean"] == 0) and np.all(own["var"] == 1)
+
+
+# Parametrisations of the MLP
+
+
+class PlainMLP(nn.Module):
+    """The network as it was before it had parametrisations."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(x.shape[0], -1)
+        for layer, features in enumerate((self.width, self.width, 10)):
+            init = models.pytorch_uniform(x.shape[-1])
+            x = nn.Dense(features, kernel_init=init, bias_init=init, name=f"dense{layer}")(nn.relu(x) if layer else x)
+        return x
+
+
+def drawn_mlp(parametrization, width=48, depth=3):
+    model = models.MLP(width, depth=depth, parametrization=parametrization)
+    return model, models.init(model, jax.random.key(3), (20,))
+
+
+def test_the_standard_parametrisation_is_what_it_was_bit_for_bit():
+    (model, variables), plain = drawn_mlp("standard"), PlainMLP(48)
+    x = jax.random.normal(jax.random.key(1), (5, 20))
+    jax.tree.map(np.testing.assert_array_equal, variables, models.init(plain, jax.random.key(3), (20,)))
+    loss = lambda m: lambda v: jnp.sum(jnp.sin(m.apply(v, x)))  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, *(jax.grad(loss(m))(variables) for m in (model, plain)))
+    assert jax.make_jaxpr(model.apply)(variables, x).pretty_print() == jax.make_jaxpr(plain.apply)(
+        variables, x).pretty_print()  # fmt: skip
+
+
+@pytest.mark.parametrize("parametrization", models.PARAMETRIZATIONS)
+def test_every_parametrisation_has_the_published_params(parametrization):
+    standard, other = (shapes_of(models.MLP(64, parametrization=p), (28, 28, 1)) for p in ("standard", parametrization))
+    assert other == standard
+    assert models.num_params(models.MLP(64, parametrization=parametrization), (28, 28, 1)) == MLP_PARAMS[64]
+
+
+def test_ntk_parametrisation_begins_as_the_same_function():
+    (standard, a), (ntk, b) = (drawn_mlp(p) for p in ("standard", "ntk"))
+    x = jax.random.normal(jax.random.key(1), (7, 20))
+    np.testing.assert_allclose(ntk.apply(b, x), standard.apply(a, x), rtol=1e-4, atol=1e-6)
+    for name, layer in b["params"].items():
+        fan_in = layer["kernel"].shape[0]
+        for kind in layer:
+            np.testing.assert_allclose(layer[kind] / np.sqrt(fan_in), a["params"][name][kind], rtol=1e-4, atol=1e-7)
+            assert 0.6 < np.abs(layer[kind]).max() <= 1
+
+
+def test_mup_is_standard_at_its_base_width_and_has_the_papers_multipliers_elsewhere():
+    (standard, a), (mup, b) = (drawn_mlp(p, models.MUP_BASE_WIDTH) for p in ("standard", "mup"))
+    x = jax.random.normal(jax.random.key(1), (7, 20))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    np.testing.assert_array_equal(mup.apply(b, x), standard.apply(a, x))
+    # Yang & Hu (2021), table 1: input weights n^(1/2), output n^(-1/2), entries of variance 1/n, in units of the base.
+    grown, width = 4.0, 16 * models.MUP_BASE_WIDTH
+    model, variables = drawn_mlp("mup", width)
+    one, two, three = (variables["params"][f"dense{i}"] for i in range(3))
+    bounds = {"dense0": (20**-0.5 / grown,) * 2, "dense1": (width**-0.5,) * 2,
+              "dense2": (width**-0.5, models.MUP_BASE_WIDTH**-0.5)}  # fmt: skip
+    for name, pair in bounds.items():
+        for kind, bound in zip(("kernel", "bias"), pair, strict=True):
+            assert 0.6 * bound < np.abs(variables["params"][name][kind]).max() <= bound
+    x, one, two, three = jax.tree.map(np.asarray, (x, one, two, three))
+    hidden = np.maximum(grown * (x @ one["kernel"] + one["bias"]), 0)
+    hidden = np.maximum(hidden @ two["kernel"] + grown * two["bias"], 0)
+    by_hand = hidden @ three["kernel"] / grown + three["bias"]
+    np.testing.assert_allclose(model.apply(variables, x), by_hand, rtol=1e-4, atol=1e-5)
+
+
+def feature_change(parametrization, width, rate, steps=4):
+    """Root mean square change of the last hidden layer's preactivations, relative to them, after a few steps."""
+    model = models.MLP(width, depth=3, num_classes=2, parametrization=parametrization)
+    x = jax.random.normal(jax.random.key(1), (16, 20))
+    y = jnp.sign(x[:, :1]) * jnp.array([[1.0, -1.0]])
+    variables = models.init(model, jax.random.key(0), (20,))
+
+    def features(params):
+        _, kept = model.apply({"params": params}, x, capture_intermediates=True)
+        scales = models.layer_scales(parametrization, width, width, "hidden")
+        return kept["intermediates"]["dense1"]["__call__"][0] * scales.bias
+
+    @jax.jit
+    def step(params):
+        gradient = jax.grad(lambda p: jnp.mean(jnp.sum((model.apply({"params": p}, x) - y) ** 2, 1)) / 2)(params)
+        return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+
+    params = start = variables["params"]
+    for _ in range(steps):
+        params = step(params)
+    before = features(start)
+    return float(jnp.linalg.norm(features(params) - before) / jnp.linalg.norm(before))
+
+
+def test_coordinate_check_of_the_parametrisations():
+    """Features move by width^0 in muP, and by width^-1/2 in the NTK parametrisation, one rate for all widths."""
+    widths = np.array([64, 256, 1024])
+    slopes = {
+        name: np.polyfit(np.log(widths), np.log([feature_change(name, w, rate) for w in widths]), 1)[0]
+        for name, rate in (("mup", 0.1), ("ntk", 1.0))
+    }
+    assert abs(slopes["mup"]) < 0.15 and abs(slopes["ntk"] + 0.5) < 0.15, slopes
+
+
+def test_an_unknown_parametrisation_is_refused():
+    with pytest.raises(ValueError, match="parametrization: expected one of standard, ntk, mup, got 'spectral'"):
+        models.MLP(4, parametrization="spectral")

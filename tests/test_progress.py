@@ -57,6 +57,19 @@ def test_time_left_is_exact_where_parts_cost_what_was_said(clock):
         assert sum(int(minutes) * 60 + int(seconds) for minutes, seconds in (t.split(":") for t in pair)) == whole
 
 
+def test_parts_may_have_different_numbers_of_seeds(clock):
+    stream = io.StringIO()
+    with Progress([1.0, 1.0], [2, 5], [3, 4], stream) as shown:
+        for index, (seeds, epochs) in enumerate(((2, 3), (5, 4))):
+            report = shown.part(index, "mlp 8")
+            for epoch in range(1, epochs + 1):
+                clock[0] += 10.0 * seeds
+                report(0, epoch, {"train_loss": np.ones(seeds)})
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("2/26 seeds") and "00:20 spent, about 04:00 left" in lines[0]
+    assert lines[-1].startswith("26/26 seeds") and lines[-1].endswith("04:20 spent, about 00:00 left")
+
+
 def test_time_left_comes_from_what_this_call_trained(clock):
     # A resumed run: 8 of 10 parts and 80 of 100 epochs were done before; 10 epochs in 20 seconds leave 10 and 100.
     stream = io.StringIO()

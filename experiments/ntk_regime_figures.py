@@ -1,0 +1,123 @@
+"""The tangent-kernel study's tables as figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ntk_regime_measure import LIMITS, LOSSES, Arm
+from ntk_regime_tables import LINES, Runs
+from tables import curve, number
+
+from ntkgen import plotting, plotting_ntk
+
+PLOTTED = {
+    "relative movement": "relative_movement",
+    "absolute movement": "absolute_movement",
+    "initial norm": "norm_initial",
+    "kernel drift": "drift",
+    "1 - centred alignment": "misalignment",
+}
+ACCURACIES = {
+    "network": "test_acc",
+    "linearised network": "linear_test_acc",
+    "initial kernel": "kernel_acc_initial",
+    "final kernel": "kernel_acc_final",
+}
+LIMIT_NAMES = {"fixed": "standard,\nfixed rate", "over_width": "standard,\nrate / width", "ntk": "NTK", "mup": "muP"}
+
+
+def draw(
+    folder: Path,
+    prefix: str,
+    config: dict[str, Any],
+    main: Arm,
+    runs: Runs,
+    fits: Sequence[dict[str, Any]],
+    analytic: Sequence[dict[str, Any]],
+    known: dict[int, Any],
+) -> list[Path]:
+    """Draw movement and drift, accuracies, and with the extras the exponents of all limits."""
+    images = f"{config['num_train']:,} images"
+    about = f"MLP on {config['dataset']}, {images}, rate {config['lr']:g}"
+    main_title = f"{about}, {main.loss.replace('_', '-')}, {len(runs.axis(main)[0])} seeds, 95% t-intervals"
+    paths = []
+    figures = {"movement": _movement(main, runs, fits, known, main_title)}
+    figures["accuracy"] = _accuracy(main, runs, analytic, known, main_title)
+    if config["extras"]:
+        extra_title = f"{about} at width 32, widths to {max(config['extra_widths'])}, 95% t-intervals over seeds"
+        figures["exponents"] = _exponents(fits, config, extra_title)
+    for name, figure in figures.items():
+        if figure is not None:
+            paths.append(plotting.save(figure, folder / f"{prefix}{name}.png"))
+    return paths
+
+
+def _movement(main: Arm, runs: Runs, fits: Sequence[dict[str, Any]], known: dict[int, Any], title: str) -> Any:
+    _, widths = runs.axis(main)
+    curves = {name: curve(widths, runs.values(main, metric).T) for name, metric in PLOTTED.items()}
+    lines = {}
+    for name, metric in PLOTTED.items():
+        own = [f for f in fits if Arm(f["loss"], f["limit"]) == main and f["metric"] == metric and f["at"] == "end"]
+        if own and own[0]["exponent"] is not None:  # the first is over all widths
+            x = np.array([own[0]["smallest"], own[0]["largest"]], float)
+            ends = f"width^{own[0]['exponent']:.2f} [{own[0]['low']:.2f}, {own[0]['high']:.2f}]"
+            lines[name] = plotting_ntk.Line(x, own[0]["prefactor"] * x ** own[0]["exponent"], ends)
+    relative = curves["relative movement"]
+    nulls = []
+    if main.limit in ("fixed", "over_width") and np.isfinite(relative.mean[0]):
+        words = {"constant movement": "width^-1/2: constant movement / norm", "lazy": "width^-1: lazy limit, mse"}
+        for line, value in LINES["relative_movement"].items():
+            y = [relative.mean[0] * (w / widths[0]) ** value for w in widths]
+            nulls.append(plotting_ntk.Line(widths, y, words[line]))
+    points = (list(known), [row["relative_movement"] for row in known.values()])
+    left = {name: curves[name] for name in list(PLOTTED)[:3]}
+    right = {name: curves[name] for name in list(PLOTTED)[3:]}
+    return plotting_ntk.regime(left, right, lines, nulls, points, title)
+
+
+def _accuracy(
+    main: Arm, runs: Runs, analytic: Sequence[dict[str, Any]], known: dict[int, Any], title: str
+) -> Any:  # fmt: skip
+    _, widths = runs.axis(main)
+    curves = {}
+    for name, metric in ACCURACIES.items():
+        values = runs.values(main, metric)
+        if np.isfinite(values).any():
+            curves[name] = curve(widths, values.T)
+    infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
+    if np.isfinite(list(infinite.values())).any():
+        y = [infinite.get(width, np.nan) for width in widths]
+        curves["infinite-width kernel"] = plotting.Curve(widths, y, y, y)
+    points = (list(known), [row["test_acc"] for row in known.values()])
+    return plotting_ntk.accuracy(curves, points, title)
+
+
+def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: str) -> Any:
+    panels: dict[str, list[plotting_ntk.Dot]] = {}
+    largest = max(config["extra_widths"])
+    for name in ("relative movement", "absolute movement", "kernel drift"):
+        for limit in LIMITS:
+            for loss in LOSSES:
+                at = "end" if loss == "mse" else "matched loss"
+                wanted = (loss, limit, at, PLOTTED[name])
+                own = [fit for fit in fits if tuple(fit[key] for key in ("loss", "limit", "at", "metric")) == wanted
+                       and fit["exponent"] is not None and fit["largest"] <= largest]  # fmt: skip
+                if own:
+                    row = own[-1]
+                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, row["exponent"], row["low"], row["high"])
+                    panels.setdefault(name, []).append(dot)
+    if not panels:
+        return None
+    lines = {
+        metric.replace("_", " "): {f"{line} (standard)": value for line, value in own.items()}
+        for metric, own in LINES.items()
+    }
+    expected = {
+        "absolute movement": {
+            LIMIT_NAMES[fit["limit"]]: fit["exponent"]
+            for fit in fits
+            if fit["at"] == "lazy" and fit["exponent"] is not None
+        }
+    }
+    return plotting_ntk.exponents(panels, lines, expected, title)

@@ -1,0 +1,302 @@
+"""What the tangent-kernel study trains and measures, a part at a time; each part is kept, and done once."""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkgen import data, ensemble, kernels, models, ntk, records, train, tree
+from ntkgen.linearize import Linearized
+
+PyTree = Any
+
+# Ways to widen a network, by how the parametrisation and the learning rate go with the width.
+LIMITS = ("fixed", "over_width", "ntk", "mup")
+LOSSES = ("cross_entropy", "mse")
+BASE_WIDTH = models.MUP_BASE_WIDTH  # where every limit trains as fast as the standard network at the given rate
+KERNEL_BUDGET = 3 * 2**30  # bytes for one kernel
+TARGET_STREAM = 7  # of the study's draws of test images, beside those of the data
+
+
+class Arm(NamedTuple):
+    """Networks that differ in width and seed only."""
+
+    loss: str
+    limit: str
+
+
+class Part(NamedTuple):
+    """Seeds that are trained together; linearised or not."""
+
+    arm: Arm
+    width: int
+    seeds: tuple[int, ...]
+    linearised: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        words = [*self.arm, f"w{self.width}", f"s{self.seeds[0]}-{self.seeds[-1]}"]
+        return "_".join(["linearised", *words] if self.linearised else words)
+
+
+class Sample(NamedTuple):
+    """Images of the test set, drawn by the study's seed: x (n, h, w, c), y (n,)."""
+
+    x: jax.Array
+    y: jax.Array
+
+
+def draw_test(dataset: data.Dataset, count: int, seed: int, stream: int) -> Sample:
+    """Draw so many test images, in the test set's order."""
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TARGET_STREAM, stream)))
+    rows = np.sort(generator.permutation(dataset.test.y.shape[0])[:count])
+    return Sample(dataset.test.x[rows], dataset.test.y[rows])
+
+
+def parametrization(limit: str) -> str:
+    """Say which parametrisation a limit needs."""
+    return limit if limit in ("ntk", "mup") else "standard"
+
+
+def rate(lr: float, limit: str, width: int, speed: float) -> float:
+    """Give a width's learning rate; `lr` is the standard network's at the base width in every limit."""
+    return lr * {"over_width": BASE_WIDTH / width, "ntk": speed}.get(limit, 1.0)
+
+
+def ntk_speed(x: jax.Array, depth: int) -> float:
+    """Say how much smaller the tangent kernel is in the NTK parametrisation: ratio of traces at the base width.
+
+    With the rate multiplied by it, outputs of the two networks begin to move equally fast (on average over x).
+    """
+    traces = [
+        np.trace(kernels.infinite_mlp(x, width=BASE_WIDTH, depth=depth, parametrization=name).ntk)
+        for name in ("standard", "ntk")
+    ]
+    return float(traces[0] / traces[1])
+
+
+def snapshots(epochs: int, count: int) -> tuple[int, ...]:
+    """Choose epochs from 1 to the last, evenly on a logarithmic scale."""
+    return tuple(sorted({round(epoch) for epoch in np.geomspace(1, epochs, count)}))
+
+
+def kept(run: records.Run, name: str, work: Callable[[], Any]) -> Any:
+    """Do a part of the run unless its result is there; it is read from the file either way."""
+    path = run.folder / "parts" / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        run.write_json(f"parts/{name}.json", work())
+    return json.loads(path.read_text())
+
+
+def finite(value: Any) -> float | None:
+    """Give a number for JSON; None for what is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+@functools.cache
+def outputs(model: models.MLP) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """Give the network as a function; always the same one, by which compiled kernels are found."""
+    return models.apply_fn(model, {})
+
+
+def moved(params: PyTree, context: ensemble.Context) -> dict[str, jax.Array]:
+    """Measure each layer's distance from its start, and its norm there: layer -> (2,)."""
+    initial = context.initial
+    return {
+        layer: jnp.stack([tree.norm(tree.axpy(-1.0, initial[layer], params[layer])), tree.norm(initial[layer])])
+        for layer in params
+    }
+
+
+def kernel_probe(model: models.MLP, x: jax.Array) -> ensemble.OnHost:
+    """Make the probe of the tangent kernel on x, averaged over outputs; NaN where a network has diverged."""
+    f = outputs(model)
+
+    def one(params: PyTree) -> np.ndarray:
+        if not np.isfinite(np.asarray(f(params, x))).all():
+            return np.full((len(x), len(x)), np.nan, np.float32)
+        return np.asarray(ntk.empirical_ntk(f, params, x, trace=True, memory_budget=KERNEL_BUDGET))
+
+    def measure(params: PyTree, context: ensemble.Context) -> np.ndarray:
+        del context
+        return np.stack([one(row) for row in rows_of(params)])
+
+    return ensemble.OnHost(measure, jax.ShapeDtypeStruct((len(x), len(x)), jnp.float32))
+
+
+def rows_of(params: PyTree) -> list[PyTree]:
+    """Take a tree with a leading seed axis apart."""
+    count = jax.tree.leaves(params)[0].shape[0]
+    return [jax.tree.map(lambda leaf, s=s: jnp.asarray(leaf[s]), params) for s in range(count)]
+
+
+def fit(
+    part: Part,
+    model: models.MLP,
+    dataset: data.Dataset,
+    training: train.Config,
+    probe_x: jax.Array,
+    snaps: Sequence[int],
+    **more: Any,
+) -> ensemble.Result:
+    """Train one part, with the movement and kernels along the way; `more` goes to `ensemble.fit`."""
+    seeds, own = list(part.seeds), {"chunk": len(part.seeds), **more}
+    if part.linearised:
+        linear: Any = Linearized(model)
+        return ensemble.fit(linear, dataset, training, seeds, evaluate_at=(training.epochs,), **own)
+    probes = ((tuple(snaps), moved), ((0, *snaps), kernel_probe(model, probe_x)))
+    return ensemble.fit(model, dataset, training, seeds, probes=probes, evaluate_at=snaps, **own)
+
+
+def final(result: ensemble.Result, s: int) -> dict[str, Any]:
+    """Give a seed's final losses, and accuracies in percent."""
+    last = {name: float(values[s, -1]) for name, values in result.history.items()}
+    found = {"learning_rate": last["learning_rate"]}
+    for split in ("train", "test"):
+        found[f"{split}_loss"] = finite(last[f"{split}_loss"])
+        found[f"{split}_acc"] = finite(100 * last[f"{split}_accuracy"])
+    return found
+
+
+def follow(result: ensemble.Result, snaps: Sequence[int], probe_y: jax.Array, classes: int) -> list[dict[str, Any]]:
+    """Make a row for each seed and snapshot, the start included: loss, movement, and what became of the kernel."""
+    movement, gram = result.probes
+    targets = np.eye(classes)[np.asarray(probe_y)]
+    rows = []
+    for s in range(len(gram)):
+        for e, epoch in enumerate((0, *snaps)):
+            row: dict[str, Any] = {"seed": s, "epoch": epoch, "train_loss": None}
+            if epoch:
+                row["train_loss"] = finite(result.history["train_loss"][s, epoch - 1])
+            layers = {name: np.asarray(pairs[s, max(e - 1, 0)], float) for name, pairs in movement.items()}
+            distance = float(np.linalg.norm([pair[0] for pair in layers.values()])) if epoch else 0.0
+            norm = float(np.linalg.norm([pair[1] for pair in layers.values()]))
+            row |= {"norm_initial": norm, "absolute_movement": finite(distance)}
+            row["relative_movement"] = finite(distance / norm)
+            row |= {f"movement_{name}": finite(pair[0]) if epoch else 0.0 for name, pair in layers.items()}
+            row |= {f"norm_{name}": finite(pair[1]) for name, pair in layers.items()}
+            rows.append(row | changes(gram[s, e], gram[s, 0], targets))
+    return rows
+
+
+def changes(gram: np.ndarray, initial: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """Measure a kernel's drift, relative and as 1 - centred alignment, and its alignment with the labels.
+
+    None where it is not known (a network that has diverged) or not defined: a network all of whose units died has a
+    constant kernel, of which centring leaves nothing.
+    """
+    found: dict[str, float | None] = dict.fromkeys(("drift", "misalignment", "label_alignment"))
+    if not (np.isfinite(gram).all() and np.isfinite(initial).all()):
+        return found
+    found["drift"] = kernels.drift(gram, initial)
+    if np.ptp(gram) > 0 and np.ptp(initial) > 0:
+        found["misalignment"] = max(1 - kernels.alignment(gram, initial), 0.0)  # 1 - 1 may round below zero
+        found["label_alignment"] = kernels.target_alignment(gram, targets)
+    return found
+
+
+def targets_of(y: jax.Array, classes: int) -> np.ndarray:
+    """Give one-hot rows less their mean: what is fitted has no intercept."""
+    return np.eye(classes)[np.asarray(y)] - 1 / classes
+
+
+def regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, sample: Sample, ridge: float) -> float | None:
+    """Classify test images by kernel ridge regression -> accuracy in percent.
+
+    Args:
+      gram: kernel of the training images (n, n).
+      cross: kernel of the test images with them (m, n).
+      dataset: whose training labels are fitted.
+      sample: the test images.
+      ridge: in units of the mean of gram's diagonal.
+
+    Returns:
+      The accuracy; None where the kernel with its ridge is not positive definite.
+    """
+    try:
+        predict = kernels.regression(
+            gram, targets_of(dataset.train.y, dataset.num_classes), ridge=ridge * float(np.mean(np.diag(gram)))
+        )
+    except ValueError as error:
+        if "positive definite" not in str(error):
+            raise
+        return None
+    return float(100 * np.mean(np.argmax(predict(cross), 1) == np.asarray(sample.y)))
+
+
+def empirical_accuracy(
+    model: models.MLP, params: PyTree, dataset: data.Dataset, sample: Sample, ridge: float
+) -> float | None:
+    """Regress with a network's tangent kernel, averaged over outputs; None for a network that has diverged."""
+    f = outputs(model)
+    if not np.isfinite(np.asarray(f(params, sample.x))).all():
+        return None
+    options = {"trace": True, "memory_budget": KERNEL_BUDGET}
+    gram = np.asarray(ntk.empirical_ntk(f, params, dataset.train.x, **options), np.float64)
+    cross = np.asarray(ntk.empirical_ntk(f, params, sample.x, dataset.train.x, **options), np.float64)
+    return regress(gram, cross, dataset, sample, ridge)
+
+
+def kernel_accuracies(
+    model: models.MLP, initial: PyTree, params: PyTree, dataset: data.Dataset, sample: Sample, ridge: float
+) -> dict[str, float | None]:
+    """Compare regression with a network's initial and final kernel, and the network itself, on the same images."""
+    logits = np.asarray(outputs(model)(params, sample.x))
+    own = 100 * np.mean(np.argmax(logits, 1) == np.asarray(sample.y)) if np.isfinite(logits).all() else np.nan
+    return {
+        "kernel_acc_initial": empirical_accuracy(model, initial, dataset, sample, ridge),
+        "kernel_acc_final": empirical_accuracy(model, params, dataset, sample, ridge),
+        "kernel_acc_network": finite(own),
+    }
+
+
+def flow_time(training: train.Config, num_train: int) -> float:
+    """Give the time that gradient flow on the mean loss takes for what (momentum) SGD of this schedule does."""
+    assert training.momentum is not None  # resolved by Config
+    batch = num_train if training.optimizer == "gd" else training.batch_size
+    rates = sum(training.rate(epoch) for epoch in range(training.epochs))
+    return rates * math.ceil(num_train / batch) / (1 - training.momentum)
+
+
+def analytic(
+    name: str,
+    width: int,
+    depth: int,
+    dataset: data.Dataset,
+    sample: Sample | None,
+    ridge: float,
+    times: dict[str, float],
+) -> dict[str, Any]:
+    """Say what infinitely wide networks would do, with the kernel that keeps this width's own factors.
+
+    Args:
+      name: parametrisation, "standard" or "ntk".
+      width: whose factors the layers have.
+      depth: Dense layers.
+      dataset: what is trained on.
+      sample: test images for the regression; None for none.
+      ridge: as in `regress`.
+      times: limit -> time of gradient flow on the mean squared loss, for the lazy movement; may be empty.
+
+    Returns:
+      accuracy of the regression, and {limit: {movement, loss}}.
+    """
+    options: dict[str, Any] = {"width": width, "depth": depth, "parametrization": name}
+    train_x = np.asarray(dataset.train.x)
+    both = kernels.infinite_mlp(train_x, **options)
+    found: dict[str, Any] = {"accuracy": None, "lazy": {}}
+    if sample is not None:
+        cross = kernels.infinite_mlp(np.asarray(sample.x), train_x, **options).ntk
+        found["accuracy"] = regress(both.ntk, cross, dataset, sample, ridge)
+    if times:
+        one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
+        at = kernels.flow_movement(both.ntk, one_hot, both.nngp)
+        found["lazy"] = {limit: at(time / len(one_hot))._asdict() for limit, time in times.items()}
+    return found

@@ -1,0 +1,208 @@
+"""Figures of the tangent-kernel study. Nothing is computed here; one quantity has one colour in all of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ntkgen.plotting import COLOURS, STYLE, Curve
+
+# Okabe and Ito's colours, as in `plotting`.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+QUANTITIES = {
+    "relative movement": (BLUE, "o"),
+    "absolute movement": (RED, "s"),
+    "initial norm": (COLOURS["threshold"], "^"),
+    "kernel drift": (GREEN, "D"),
+    "1 - centred alignment": (PURPLE, "v"),
+    "network": (BLUE, "o"),
+    "linearised network": (ORANGE, "s"),
+    "initial kernel": (GREEN, "D"),
+    "final kernel": (RED, "^"),
+    "infinite-width kernel": (COLOURS["threshold"], "v"),
+}
+LOSS_COLOURS = {"cross_entropy": BLUE, "mse": RED}
+LOSS_NAMES = {"cross_entropy": "cross-entropy, at matched loss", "mse": "squared loss, after all epochs"}
+LINE_STYLES = ("--", ":", "-.")
+
+
+class Line(NamedTuple):
+    """A straight line in a log-log plot: ends x (k,) and y (k,), and what it is."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str
+
+
+class Dot(NamedTuple):
+    """An exponent with its interval; NaN where there is none."""
+
+    arm: str
+    loss: str
+    value: float
+    low: float
+    high: float
+
+
+def _points(ax: Axes, name: str, curve: Curve, label: str) -> None:
+    colour, marker = QUANTITIES[name]
+    ax.plot(curve.x, curve.mean, marker=marker, markersize=5, linestyle="none", color=colour, label=label, zorder=3)
+    for x, low, high in zip(curve.x, curve.low, curve.high, strict=True):
+        ax.plot([x, x], [low, high], color=colour, linewidth=1.5, zorder=3)
+
+
+def _widths_axis(ax: Axes, widths: Sequence[float]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(list(widths), [f"{width:g}" for width in widths], rotation=45 if len(widths) > 5 else 0)
+    ax.minorticks_off()
+    ax.set_xlabel("width")
+
+
+def _log_panel(ax: Axes, curves: Mapping[str, Curve], fits: Mapping[str, Line], nulls: Sequence[Line]) -> None:
+    for name, curve in curves.items():
+        fit = fits.get(name)
+        _points(ax, name, curve, name if fit is None else f"{name}: {fit.label}")
+        if fit is not None:
+            ax.plot(fit.x, fit.y, color=QUANTITIES[name][0], linewidth=1, zorder=2)
+    for null, style in zip(nulls, LINE_STYLES, strict=False):
+        ax.plot(null.x, null.y, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=null.label, zorder=1)
+    ax.set_yscale("log")
+    _widths_axis(ax, next(iter(curves.values())).x)
+
+
+def regime(
+    movement: Mapping[str, Curve],
+    kernel: Mapping[str, Curve],
+    fits: Mapping[str, Line],
+    nulls: Sequence[Line],
+    published: tuple[Sequence[float], Sequence[float]],
+    title: str,
+) -> Figure:
+    """Draw movement (left) and kernel drift (right) against width, log-log, with their power laws.
+
+    Args:
+      movement: name in `QUANTITIES` -> curve against width.
+      kernel: likewise.
+      fits: name -> the fitted line; its label gives the exponent with its interval.
+      nulls: lines of theory, for relative movement.
+      published: (widths, relative movements), may be empty.
+      title: of the figure.
+
+    Returns:
+      The figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.6), layout="constrained")
+        _log_panel(left, movement, fits, nulls)
+        _log_panel(right, kernel, fits, ())
+        if len(published[0]):
+            left.plot(
+                *published,
+                linestyle="none",
+                marker="o",
+                markersize=10,
+                markerfacecolor="none",
+                color=COLOURS["published"],
+                label="published relative movement",
+                zorder=4,
+            )
+        left.set_ylabel("distance from the initial parameters, and their norm")
+        right.set_ylabel("change of the tangent kernel (dimensionless)")
+        for ax in (left, right):
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9)
+        figure.suptitle(title, fontsize=10.5)
+        return figure
+
+
+def accuracy(
+    curves: Mapping[str, Curve], published: tuple[Sequence[float], Sequence[float]], title: str
+) -> Figure:  # fmt: skip
+    """Draw test accuracy (percent) of network, linearised network and kernel regressions against width.
+
+    Args:
+      curves: name in `QUANTITIES` -> curve against width; NaN where it was not measured.
+      published: (widths, accuracies), may be empty.
+      title: of the figure.
+
+    Returns:
+      The figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
+        for name, curve in curves.items():
+            colour, marker = QUANTITIES[name]
+            ax.plot(curve.x, curve.mean, marker=marker, markersize=5, color=colour, label=name, zorder=3)
+            ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0, zorder=2)
+        if len(published[0]):
+            ax.plot(
+                *published,
+                linestyle="none",
+                marker="o",
+                markersize=9,
+                markerfacecolor="none",
+                color=COLOURS["published"],
+                label="published, network",
+                zorder=4,
+            )
+        _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
+        ax.set_ylabel("test accuracy (%)")
+        ax.set_title(title)
+        figure.legend(loc="outside lower center", ncols=3)
+        return figure
+
+
+def exponents(
+    panels: Mapping[str, Sequence[Dot]],
+    lines: Mapping[str, Mapping[str, float]],
+    expected: Mapping[str, Mapping[str, float]],
+    title: str,
+) -> Figure:
+    """Draw fitted exponents of the width with their intervals: a panel for each quantity, a row for each limit.
+
+    Args:
+      panels: quantity -> dots; all panels name the same arms.
+      lines: quantity -> {what it is: exponent}, drawn as vertical lines.
+      expected: quantity -> {arm: exponent of the lazy prediction at these widths and this time}.
+      title: of the figure.
+
+    Returns:
+      The figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 4.4), layout="constrained", sharey=True)
+        arms = list(dict.fromkeys(dot.arm for dots in panels.values() for dot in dots))
+        height = {arm: len(arms) - i for i, arm in enumerate(arms)}
+        losses = list(dict.fromkeys(dot.loss for dots in panels.values() for dot in dots))
+        offset = {loss: 0.28 * ((len(losses) - 1) / 2 - i) for i, loss in enumerate(losses)}
+        handles = {}
+        for ax, (name, dots) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            for (what, value), style in zip(lines.get(name, {}).items(), LINE_STYLES, strict=False):
+                handles[what] = ax.axvline(
+                    value, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=what, zorder=1
+                )
+            for arm, value in expected.get(name, {}).items():
+                y = height[arm] + offset.get("mse", 0.0)
+                handles["lazy prediction"] = ax.plot(
+                    value, y, marker="|", markersize=16, markeredgewidth=2, linestyle="none",
+                    color=ORANGE, label="lazy prediction at these widths and this time", zorder=2,
+                )[0]  # fmt: skip
+            for dot in dots:
+                y, colour = height[dot.arm] + offset[dot.loss], LOSS_COLOURS[dot.loss]
+                ax.plot([dot.low, dot.high], [y, y], color=colour, linewidth=2, zorder=3)
+                marker = "os"[losses.index(dot.loss) % 2]
+                handles[dot.loss] = ax.plot(
+                    dot.value, y, marker=marker, markersize=6, linestyle="none", color=colour,
+                    label=LOSS_NAMES[dot.loss], zorder=4,
+                )[0]  # fmt: skip
+            ax.set_title(name)
+            ax.set_xlabel("exponent of the width")
+            ax.set_ylim(0.5, len(arms) + 0.5)
+            ax.grid(visible=False, axis="y")
+        first = np.atleast_1d(axes)[0]
+        first.set_yticks(list(height.values()), list(height))
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3)
+        return figure

@@ -1,0 +1,343 @@
+"""The tangent-kernel study: its tables from made-up runs, and the script as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDY = ROOT / "experiments" / "ntk_regime.py"
+sys.path.insert(0, str(STUDY.parent))
+
+import ntk_regime_figures  # noqa: E402
+import ntk_regime_measure as measure  # noqa: E402
+import ntk_regime_tables as study_tables  # noqa: E402
+
+from ntkgen import kernels, paper, records  # noqa: E402
+
+ARM = measure.Arm("cross_entropy", "fixed")
+LAZY = measure.Arm("mse", "fixed")
+WIDTHS = (32, 64, 128, 256)
+
+
+# Tables
+
+
+def path_of(losses, start=1):
+    """Snapshots whose movement is 1 / loss and whose drift is its square; the start first."""
+    rows = [{"epoch": 0, "train_loss": None, "drift": 0.0, "absolute_movement": 0.0}]
+    rows += [{"epoch": start + i, "train_loss": v, "drift": v**-2, "absolute_movement": 1 / v}
+             for i, v in enumerate(losses)]  # fmt: skip
+    for row in rows:
+        row |= {"relative_movement": row["absolute_movement"] / 5, "misalignment": row["drift"] / 7}
+    return rows
+
+
+def test_matching_the_loss_interpolates_power_laws_exactly():
+    found = study_tables.matched(path_of([2.0, 1.0, 0.4, 0.5]), 0.6)
+    assert found["matched_absolute_movement"] == pytest.approx(1 / 0.6)
+    assert found["matched_drift"] == pytest.approx(0.6**-2)
+    assert found["matched_misalignment"] == pytest.approx(0.6**-2 / 7)
+    assert 2 < found["matched_epoch"] < 3
+    assert study_tables.matched(path_of([2.0, 0.6]), 0.6)["matched_epoch"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("losses", [[2.0, 1.0, 0.7], [0.5, 0.4, 0.3], [2.0, None, None]])
+def test_a_loss_that_is_never_reached_or_was_at_once_is_marked(losses):
+    rows = path_of([2.0 if v is None else v for v in losses])
+    for row, loss in zip(rows[1:], losses, strict=True):
+        row["train_loss"] = loss
+    assert set(study_tables.matched(rows, 0.6).values()) == {None}
+
+
+def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
+    """Rows of runs.csv with given exponents of absolute movement and drift, the norm like sqrt(width)."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for width in WIDTHS:
+        for seed in range(num_seeds):
+            moved, norm = 5 * width**absolute * np.exp(noise * rng.normal()), width**0.5
+            row = {**arm._asdict(), "width": str(width), "seed": str(seed), "norm_initial": norm}
+            row |= {"absolute_movement": moved, "relative_movement": moved / norm, "misalignment": width**-1.0,
+                    "drift": 0.5 * width**drift * np.exp(noise * rng.normal())}  # fmt: skip
+            row |= {f"matched_{name}": row[name] for name in study_tables.ALONG}
+            row |= {"label_alignment_initial": 0.2, "label_alignment": 0.4 + 0.01 * rng.normal()}
+            row |= {"linear_test_acc": None, "test_acc": 90 + np.log2(width) + 0.1 * rng.normal()}
+            row |= {"kernel_acc_network": 95.0, "kernel_acc_initial": 95.0 + 0.02 * rng.normal()}
+            row |= {"kernel_acc_final": 97 + 0.1 * rng.normal()}
+            rows.append(row)
+    return rows
+
+
+def judged(rows, main, analytic=()):
+    runs = study_tables.Runs(rows)
+    fits = study_tables.fit_exponents(runs, analytic, {}, {})
+    tests = study_tables.make_tests(runs, fits, main, [])
+    return fits, tests, study_tables.judge(tests)
+
+
+def decisions(said, **where):
+    rows = [row for row in said if all(row.get(name) == value for name, value in where.items())]
+    return {row["question"]: row["decision"] for row in rows}
+
+
+def test_constant_movement_and_a_lazy_network_are_told_apart():
+    analytic = [{"limit": "fixed", "width": w, "lazy_movement": 3 * w**-0.5, "kernel_acc_infinite": ""} for w in WIDTHS]
+    rows = made_up(0.0, -0.5) + made_up(-0.5, 0.0, arm=LAZY)
+    fits, _, said = judged(rows, ARM, analytic)
+    (lazy,) = [row for row in fits if row["at"] == "lazy"]
+    assert lazy["exponent"] == pytest.approx(-0.5)
+    own = decisions(said, loss="cross_entropy", at="end", metric="absolute_movement")
+    assert own == {"which line does it follow?": "constant movement"}
+    own = decisions(said, loss="mse", at="end", metric="absolute_movement")
+    assert own == {"which line does it follow?": "lazy and lazy at this width and time"}
+    own = decisions(said, loss="cross_entropy", at="end")
+    assert own["relative movement goes like width^-0.50 (constant movement)"] == "seen"
+    assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
+    assert own["drift falls with width"] == "seen"
+    assert own["training aligns the kernel with the labels"] == "seen"
+    assert own["regression with the initial kernel is as accurate as the network"] == "seen"
+    assert own["regression with the final kernel is as accurate as the network"] == "not seen"
+    assert own["the final kernel predicts better than the initial one"] == "seen"
+    assert own["the kernel moves by less than a tenth"] == "seen"
+    assert own["test accuracy rises with width"] == "seen"
+    assert decisions(said, loss="mse", at="end")["drift falls with width"] == "not seen"
+
+
+def test_between_the_lines_is_neither_and_noise_is_undecided():
+    _, _, said = judged(made_up(-0.25, 0.3), ARM)
+    assert decisions(said, at="end", metric="relative_movement") == {"which line does it follow?": "neither"}
+    assert decisions(said, at="end")["drift falls with width"] == "not seen"
+    _, _, said = judged(made_up(-0.25, -0.3, num_seeds=3, noise=1.0), ARM)
+    rows = [row for row in said if row["question"].startswith("relative movement goes")]
+    assert {row["decision"] for row in rows} == {"undecided"} and all(row["detectable"] > 0.1 for row in rows)
+
+
+def test_lost_seeds_and_widths_are_counted_not_hidden():
+    rows = made_up(0.0, -0.5)
+    for row in rows:
+        if row["width"] == "256" or (row["width"], row["seed"]) == ("64", "3"):
+            row["matched_drift"] = None
+    runs = study_tables.Runs(rows)
+    (fit,) = [row for row in study_tables.fit_exponents(runs, [], {}, {})
+              if (row["at"], row["metric"]) == ("matched loss", "drift")]  # fmt: skip
+    assert (fit["num_widths"], fit["num_widths_lost"], fit["num_seeds"], fit["num_seeds_lost"]) == (3, 1, 4, 1)
+    assert fit["largest"] == 128 and fit["exponent"] == pytest.approx(-0.5, abs=0.01)
+    (table,) = [row for row in study_tables.exponent_table([fit])]
+    assert len(table["per_seed"].split()) == 4 and "num_nan" not in table
+    _, tests, said = judged([row for row in made_up(0.0, -0.5) if row["width"] in ("32", "64")], ARM)
+    assert {row["decision"] for row in tests if row["metric"] == "drift" and row["kind"] == "less"} == {"undecided"}
+    json.dumps(said, allow_nan=False)
+
+
+def test_the_published_table_is_constant_movement_over_the_norm():
+    """Section V-E against itself: the published column falls a little faster than -1/2, nowhere near -1."""
+    (fit,) = [row for row in study_tables.fit_exponents(study_tables.Runs(made_up(0, 0)), [], {}, paper.NTK)
+              if row["at"] == "published"]  # fmt: skip
+    assert -0.53 < fit["low"] < fit["exponent"] < fit["high"] < -0.46
+
+
+def test_comparison_with_the_paper_asks_for_what_was_asked():
+    ours = {"relative_movement": 0.9356 * 1.05, "test_acc": 92.0}
+    ends = ("mean", "t_low", "t_high")
+    summary = [{"width": 32} | {f"{name}_{end}": value for name, value in ours.items() for end in ends}]
+    movement, accuracy = sorted(study_tables.compare_with_paper(summary, paper.NTK), key=lambda row: row["metric"])
+    assert movement["deviation"] == pytest.approx(5) and movement["within"] is False and movement["unit"] == "percent"
+    assert accuracy["deviation"] == pytest.approx(0.4) and accuracy["within"] is True
+
+
+def test_every_figure_is_drawn_from_the_tables(tmp_path):
+    analytic = [{"limit": "fixed", "width": w, "lazy_movement": 3 * w**-0.5, "kernel_acc_infinite": 94} for w in WIDTHS]
+    runs = study_tables.Runs(made_up(0.0, -0.5) + made_up(-0.5, -1.0, arm=LAZY))
+    fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
+    config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
+    paths = ntk_regime_figures.draw(tmp_path, "x_", config, ARM, runs, fits, analytic, paper.NTK)
+    assert [path.name for path in paths] == ["x_movement.png", "x_accuracy.png", "x_exponents.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000 for path in paths)
+
+
+# Measurements
+
+
+def test_rates_agree_at_the_base_width_and_kernels_begin_equally_fast():
+    x = np.random.default_rng(0).normal(size=(20, 50))
+    speed = measure.ntk_speed(x, 3)
+    assert [measure.rate(0.1, limit, 32, speed) for limit in ("fixed", "over_width", "mup")] == [0.1] * 3
+    assert measure.rate(0.1, "over_width", 128, speed) == pytest.approx(0.025)
+    traces = [rate * np.trace(kernels.infinite_mlp(x, width=32, depth=3, parametrization=name).ntk)
+              for name, rate in (("standard", 0.1), ("ntk", measure.rate(0.1, "ntk", 512, speed)))]  # fmt: skip
+    assert traces[0] == pytest.approx(traces[1])
+
+
+def test_flow_time_counts_the_remaining_batch_and_momentum():
+    training = measure.train.Config(2, 4, 0.1, schedule="constant", momentum=0.5)
+    assert measure.flow_time(training, 9) == pytest.approx(0.1 * 2 * 3 / 0.5)
+    full = measure.train.Config(2, 4, 0.1, schedule="constant", optimizer="gd")
+    assert measure.flow_time(full, 9) == pytest.approx(0.2)
+
+
+def test_kernels_of_diverged_and_of_dead_networks_are_marked():
+    alive, targets = np.array([[2.0, 0.5], [0.5, 1.0]]), np.eye(2)
+    assert measure.changes(np.full((2, 2), np.nan), alive, targets) == dict.fromkeys(
+        ("drift", "misalignment", "label_alignment"))  # fmt: skip
+    dead = measure.changes(np.ones((2, 2)), alive, targets)
+    assert dead["drift"] == kernels.drift(np.ones((2, 2)), alive) and dead["misalignment"] is None
+    scaled = measure.changes(3 * alive, alive, targets)
+    assert scaled["drift"] == pytest.approx(2) and scaled["misalignment"] == pytest.approx(0, abs=1e-12)
+    assert scaled["label_alignment"] == pytest.approx(1)  # centred, two samples leave one direction
+
+
+def test_snapshots_begin_and_end_where_training_does():
+    assert measure.snapshots(60, 8) == (1, 2, 3, 6, 10, 19, 33, 60)
+    assert measure.snapshots(1, 8) == (1,)
+
+
+# The script
+
+TINY = [
+    *(
+        "--dataset=digits",
+        "--depth=2",
+        "--num_train=200",
+        "--num_seeds=2",
+        "--epochs=3",
+        "--batch_size=64",
+        "--lr=0.05",
+    ),
+    *("--probe_images=20", "--kernel_test=60", "--widths=8,16,32", "--extra_widths=16", "--linearised_widths=16"),
+    *("--target_cross_entropy=2.0", "--target_mse=0.4"),
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
+    return {**kept, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent",
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
+
+
+def call(environment, out, *flags):
+    command = [sys.executable, STUDY, *flags, f"--out_dir={out}"]
+    return subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=300)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def whole(environment, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "results"
+    done = call(environment, out, *TINY)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (out / "ntk_regime").iterdir()
+    return folder, done.stdout
+
+
+def test_a_run_writes_its_tables_and_figures(whole):
+    folder, stdout = whole
+    assert sorted(files(folder)) == sorted([
+        "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "drift.csv", "exponents.csv",
+        "finished.json", "movement.png", "runs.csv", "summary.csv", "tests.csv", "verdict.json"])  # fmt: skip
+    rows = records.read_table(folder / "runs.csv")
+    arms = {(row["loss"], row["limit"]) for row in rows}
+    assert arms == {(loss, limit) for loss in measure.LOSSES for limit in measure.LIMITS}
+    assert len(rows) == 2 * (3 + 7)
+    for row in rows:
+        assert row["diverged"] == "0"
+        layers = [float(row[f"movement_dense{i}"]) for i in range(2)]
+        assert float(row["absolute_movement"]) == pytest.approx(np.hypot(*layers))
+        moved, norm = float(row["absolute_movement"]), float(row["norm_initial"])
+        assert float(row["relative_movement"]) == pytest.approx(moved / norm)
+        main = (row["loss"], row["limit"]) == ARM
+        assert (row["kernel_acc_initial"] != "") == main
+        assert (row["linear_test_acc"] != "") == (main and row["width"] == "16")
+    drift = records.read_table(folder / "drift.csv")
+    assert [row["epoch"] for row in drift[:4]] == ["0", "1", "2", "3"] and float(drift[0]["drift"]) == 0
+    assert all(float(row["drift"]) > 0 for row in drift if row["epoch"] != "0")
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict and all(row["decision"] for row in verdict)
+    for row in verdict:
+        assert f"{row['question']} - {row['decision']}" in stdout
+
+
+def test_networks_of_one_seed_begin_as_one_function_in_both_kernel_limits(whole):
+    """The kernels of the limits differ, but accuracy and alignment are measured on the same images."""
+    rows = {(r["loss"], r["limit"], r["width"], r["seed"]): r for r in records.read_table(whole[0] / "runs.csv")}
+    for seed in ("0", "1"):
+        same = [float(rows["mse", limit, "16", seed]["norm_initial"]) for limit in ("fixed", "over_width")]
+        assert same[0] == same[1]
+        starts = {rows[loss, "fixed", "16", seed]["label_alignment_initial"] for loss in measure.LOSSES}
+        assert len(starts) == 1
+
+
+def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tmp_path):
+    folder = whole[0]
+    before = files(folder)
+    for name in before:
+        if name != "config.json":
+            (folder / name).unlink()
+    for part in sorted((folder / "parts").iterdir())[::2]:  # as if killed before these were written
+        part.unlink()
+    done = call(environment, folder.parent.parent, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert files(folder) == before
+    again = call(environment, folder.parent.parent, *TINY)
+    assert "is finished" in again.stdout and files(folder) == before
+
+
+REFUSED = [
+    (["--parametrization=mup", "--lr_over_width"], "--lr_over_width"),
+    (["--optimizer=adam", "--momentum=0.5"], "--momentum"),
+    (["--optimizer=adam", "--extras"], "--optimizer"),
+    (["--optimizer=adam", "--parametrization=ntk", "--noextras"], "--optimizer"),
+    (["--kernel_widths=64"], "--kernel_widths"),
+    (["--linearised_widths=4"], "--linearised_widths"),
+    (["--ridge=-1"], "ridge"),
+    (["--loss=hinge"], "loss"),
+    (["--subset=last"], "subset"),
+    (["--batch_size=999"], "batch_size"),
+    (["--preset=quick", "--dataset=mnist"], "--preset=quick"),
+]
+DRIVER = """
+import json, os, runpy, sys, contextlib, io
+import absl.flags
+from ntkgen import data, ensemble, ntk, plotting_ntk, records
+script, found = sys.argv[1], []
+sys.path[0] = os.path.dirname(script)
+for argv in json.load(sys.stdin):
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(write, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = [script, *argv]
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            os._exit(stop.code or 0)
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+        os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as file:
+        text = file.read()
+    found.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text])
+json.dump(found, sys.stdout)
+"""
+
+
+def test_bad_input_ends_in_one_line(environment, tmp_path):
+    base = ["--dataset=digits", "--depth=2", "--widths=8,16", "--num_train=200", f"--out_dir={tmp_path / 'out'}"]
+    commands = [[*base, *flags] for flags, _ in REFUSED]
+    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment, text=True,
+                          capture_output=True, timeout=300, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for (flags, word), (code, text) in zip(REFUSED, json.loads(done.stdout), strict=True):
+        assert code == 2 and text.startswith("error: ") and text.count("\n") == 1 and word in text, (flags, text)
+    assert not list(tmp_path.iterdir())
