@@ -134,7 +134,7 @@ def _final(
 ) -> dict[str, Any]:
     """Measure what only the trained networks are asked for; columns of runs.csv and the perturbation curves."""
     f, params = networks[-1]
-    curves = ask.flatness(f, params, worst=True, curves=True)
+    curves = ask.flatness(f, params, worst=flat.worst is None, curves=True)
     start = each_seed(sharpness.random_start, (ask.keys, params))
     options = {"loss": objectives.cross_entropy, "num_iters": ask.config["power_iterations"]}
     power = ask.each(sharpness.power, (f, params, start), True, **options)

@@ -22,12 +22,13 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
     if first != last:
         one.append(relation(more, by["accuracy", "test_acc", *ends], +1, alpha))
         one += [_trend(row, alpha) for row in trends if row["metric"] == "test_acc"]
+    within = f", within {study.config['margin_points']:g} points"
     for other in dict.fromkeys((first, reference)):
         row = by["adam", "test_acc", "adam", other]
-        one.append(_same(f"Adam generalizes like {other}, within {row['margin']:g} points", row, alpha))
+        one.append(_same(f"Adam generalizes like {other}{within}", row, alpha))
     for name, about in study.arms.items():
         for other in about["references"].split() if about["group"] in ("steps", "control") else ():
-            one += _control(name, other, by, alpha)
+            one += _control(name, other, within, by, alpha)
     for form in FORMS if first != last else ():
         for metric in PRIMARY:
             if metric in study.metrics(form):
@@ -85,11 +86,11 @@ def _same(words: str, row: dict[str, Any], alpha: float) -> dict[str, Any]:
     return found | {"verdict": verdict}
 
 
-def _control(name: str, other: str, by: dict[tuple, dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
+def _control(name: str, other: str, within: str, by: dict[tuple, dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
     row, sharp = by["controls", "test_acc", name, other], by["controls", "log10_eigenvalue, loss", name, other]
     return [
         relation(f"{name} generalizes better than {other}", row, +1, alpha),
-        _same(f"{name} generalizes like {other}, within {row['margin']:g} points", row, alpha),
+        _same(f"{name} generalizes like {other}{within}", row, alpha),
         relation(f"{name} is flatter than {other} by the eigenvalue at matched training loss", sharp, -1, alpha),
     ]
 

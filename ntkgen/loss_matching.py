@@ -89,14 +89,14 @@ def at_loss(losses: Sequence[float], values: Sequence[float], target: float) -> 
       The value and its two snapshots; NaN and -1 where the loss starts below the target or never reaches it, NaN
       where a value beside the passage is not positive.
     """
-    losses, values = np.asarray(losses, float), np.asarray(values, float)
-    below = np.flatnonzero(losses <= target)
+    at, of = np.asarray(losses, float), np.asarray(values, float)
+    below = np.flatnonzero(at <= target)
     if not below.size or below[0] == 0:
         return Matched(float("nan"), -1, -1)
     after = int(below[0])
     pair = slice(after - 1, after + 1)
-    if not (np.isfinite(losses[pair]) & (losses[pair] > 0) & (values[pair] > 0)).all():
+    if not (np.isfinite(at[pair]) & (at[pair] > 0) & (of[pair] > 0)).all():
         return Matched(float("nan"), after - 1, after)
-    (one, two), (first, last) = np.log(losses[pair]), np.log(values[pair])
+    (one, two), (first, last) = np.log(at[pair]), np.log(of[pair])
     share = (one - np.log(target)) / (one - two)
     return Matched(float(np.exp(first + share * (last - first))), after - 1, after)

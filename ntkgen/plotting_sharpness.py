@@ -46,15 +46,17 @@ def against_batch(
                 color=COLOURS["published"], label="published test accuracy", zorder=4,
             )  # fmt: skip
         shift = _shifts([pair[0].x[0] for pair in others.values()])
+        floor = _accuracy_axis(axes[0], accuracy, [float(pair[0].mean[0]) for pair in others.values()])
         for index, (name, pair) in enumerate(others.items()):
             for ax, one in zip(axes, pair, strict=True):
-                _point(ax, one, shift[index], name, index)
+                below = ax is axes[0] and one.mean[0] < floor
+                _point(ax, one, shift[index], name, index, floor if below else None)
         axes[0].set_ylabel("test accuracy (%)")
-        axes[1].set_ylabel("top Hessian eigenvalue (nats)")
+        axes[1].set_ylabel("top Hessian eigenvalue (nats / weight²)")
         axes[1].set_yscale("log")
         sizes = sorted({*accuracy.x, *(pair[0].x[0] for pair in others.values())})
         _batch_axis(axes[1], sizes)
-        figure.suptitle(title, fontsize=10.5)
+        axes[0].set_title(title)
         labels = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(list(labels.values()), list(labels), loc="outside right upper")
         return figure
@@ -70,12 +72,31 @@ def _shifts(x: Sequence[float]) -> list[float]:
     return factors
 
 
-def _point(ax: Axes, one: Curve, shift: float, label: str, index: int) -> None:
+def _accuracy_axis(ax: Axes, sweep: Curve, others: Sequence[float]) -> float:
+    """Set limits by the means, so that neither wide intervals nor a failed run flatten the sweep; return the floor."""
+    means = np.asarray(sweep.mean, float)
+    means = means[np.isfinite(means)]
+    if not means.size:
+        return 0.0
+    span = max(float(np.ptp(means)), 1.0)
+    near = [value for value in others if np.isfinite(value) and value > means.min() - 3 * span]
+    low, high = min([*near, means.min()]), max([*near, means.max()])
+    pad = 0.3 * (high - low) + 0.2
+    ax.set_ylim(max(0.0, low - pad), min(100.5, high + pad))
+    return max(0.0, low - pad)
+
+
+def _point(ax: Axes, one: Curve, shift: float, label: str, index: int, floor: float | None = None) -> None:
+    """Draw one configuration; one below the floor stands on it, with its value."""
     mean, low, high = (float(ends[0]) for ends in one[1:])
+    if floor is not None:
+        ax.annotate(f"{mean:.1f} ↓", (one.x[0] * shift, floor), xytext=(0, 7), textcoords="offset points", ha="center")
+        mean = low = high = floor
     bars = np.array([[mean - low], [high - mean]]) if np.isfinite([low, high]).all() else None
     ax.errorbar(
         [one.x[0] * shift], [mean], bars, fmt=MARKERS[index % len(MARKERS)], markersize=6, capsize=2, linewidth=1,
         color=POINTS[index % len(POINTS)], markeredgecolor="#000000", markeredgewidth=0.5, label=label, zorder=5,
+        clip_on=floor is None,
     )  # fmt: skip
 
 
@@ -110,7 +131,7 @@ def confounds(panels: dict[str, dict[str, Curve]], title: str) -> Figure:
             ax.set_title(kind)
             _batch_axis(ax, list(one.x))
             ax.tick_params(axis="x", labelrotation=45)
-        axes[0, 0].set_ylabel("sharpness (nats)")
+        axes[0, 0].set_ylabel("sharpness (nats; eigenvalue: nats / weight²)")
         figure.suptitle(title, fontsize=10.5)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
@@ -136,11 +157,13 @@ def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Fig
             ax.plot(one.x, plain, "--", color=COLOURS["threshold"], label="2 / learning rate")
             ax.plot(one.x, momentum, ":", color=COLOURS["published"], label="(2 + 2 momentum) / learning rate")
             ax.set_yscale("log")
-            ax.set_xscale("symlog", linthresh=max(1.0, float(one.x[1]) if len(one.x) > 1 else 1.0))
+            first = float(one.x[1]) if len(one.x) > 1 else 1.0
+            ax.set_xscale("symlog", linthresh=first, linscale=0.5)
+            ax.set_xlim(left=-0.1 * first)
             ax.xaxis.set_minor_locator(NullLocator())
             ax.set_title(name)
             ax.set_xlabel("updates")
-        axes[0, 0].set_ylabel("sharpness (nats)")
+        axes[0, 0].set_ylabel("sharpness, bounds (nats / weight²)")
         figure.suptitle(title, fontsize=10.5)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure

@@ -241,19 +241,21 @@ def track(
         )
         found.append(one)
         start = one.top.vector
-    columns = [
-        np.stack([get(one) for one in found], 1)
-        for get in (
-            lambda one: one.top.value,
-            lambda one: one.top.residual,
-            lambda one: one.top.num_matvecs,
-            lambda one: one.top.converged,
-            lambda one: one.trace.value,
-            lambda one: one.trace.standard_error,
-        )
-    ]
-    bounds = [np.array([curvature.stability_threshold(rate, m) for rate in rates]) for m in (0.0, momentum)]
-    return Track(np.stack(losses, 1), *columns, *bounds, start)
+    stacked = {
+        "value": [one.top.value for one in found],
+        "residual": [one.top.residual for one in found],
+        "num_matvecs": [one.top.num_matvecs for one in found],
+        "converged": [one.top.converged for one in found],
+        "trace": [one.trace.value for one in found],
+        "trace_error": [one.trace.standard_error for one in found],
+    }
+    return Track(
+        loss=np.stack(losses, 1),
+        **{name: np.stack(columns, 1) for name, columns in stacked.items()},
+        threshold=np.array([curvature.stability_threshold(rate) for rate in rates]),
+        momentum_threshold=np.array([curvature.stability_threshold(rate, momentum) for rate in rates]),
+        vector=start,
+    )
 
 
 def _fold(keys: Array, number: int) -> Array:

@@ -154,8 +154,6 @@ def test_noise_scale_of_a_known_population():
     assert abs(found.value - 9) < 5 * found.standard_error and 0 < found.standard_error < 0.5 and found.resolved
     centred = (x - jnp.mean(x, 0, keepdims=True))[:200]
     blind = gradient_noise.noise_scale(f, jnp.zeros(4), centred, jnp.zeros(200), loss=lambda o, y: o)
-        f, jnp.zeros(4), (x - jnp.mean(x, 0, keepdims=True))[:200], jnp.zeros(200), loss=lambda o, y: o
-    )
     assert not blind.resolved
     with pytest.raises(ValueError, match="at least 3 examples"):
         gradient_noise.noise_scale(f, jnp.zeros(4), x[:2], jnp.zeros(2), loss=lambda o, y: o)

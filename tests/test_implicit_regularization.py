@@ -1,0 +1,318 @@
+"""The study of batch sizes: its arms, its verdicts on made-up tables, and the script as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+
+import implicit_regularization_arms as arms
+import implicit_regularization_tables as tables
+from implicit_regularization_verdict import judge, show
+from test_experiments import DRIVER
+
+from ntkgen import records, updates
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "experiments" / "implicit_regularization.py"
+CONFIG = {
+    "num_train": 10_000, "epochs": 30, "batch_sizes": [32, 128, 512, 2048], "reference": 128, "match": "epochs",
+    "controls": list(arms.CONTROLS), "lr_scaling": "table", "gd_images": 5000, "snapshots": 12, "sam_rho": 0.05,
+    **arms.PROTOCOL, **tables.FIXED,
+}  # fmt: skip
+
+
+# Arms
+
+
+def test_the_published_configurations_are_the_tables():
+    found = {arm.name: arm for arm in arms.build({**CONFIG, "controls": []}, 0.1)}
+    assert list(found) == ["sgd32", "sgd128", "sgd512", "sgd2048", "adam", "gd"]
+    rates = {name: arm.training.learning_rate for name, arm in found.items()}
+    assert rates == {"sgd32": 0.005, "sgd128": 0.01, "sgd512": 0.04, "sgd2048": 0.1, "adam": 0.001, "gd": 0.001}
+    assert {arm.training.epochs for arm in found.values()} == {30}
+    assert (found["gd"].images, found["gd"].batch, found["gd"].steps, found["gd"].training.momentum) == (
+        5000, 5000, 30, 0)  # fmt: skip
+    assert found["sgd32"].steps == 30 * 313 and found["sgd128"].steps == 30 * 79
+    assert (
+        found["sgd32"].snapshots[0] == 0 and found["sgd32"].snapshots[-1] == 30 and len(found["sgd32"].snapshots) < 13
+    )
+
+
+def test_controls_change_one_thing_at_a_time():
+    found = {arm.name: arm for arm in arms.build(CONFIG, 0.2)}
+    reference = found["sgd128"]
+    for name in ("sgd2048_steps", "gd_tuned", "gd_quiet", "gd_noise", "sgd2048_quiet", "sgd2048_noise", "sam"):
+        assert abs(found[name].steps - reference.steps) <= 0.5 * -(-10_000 // found[name].batch)
+        assert found[name].images == 10_000 and found[name].training.momentum == 0.9
+        assert "sgd128" in found[name].references
+    assert found["gd_tuned"].training.learning_rate == 0.2
+    for name in ("gd", "sgd2048"):
+        quiet, noisy = found[f"{name}_quiet"], found[f"{name}_noise"]
+        assert quiet.training == noisy.training and quiet.training.learning_rate == 0.01
+        assert noisy.update == updates.injected_noise(128) and quiet.update is None
+    assert found["sam"].training == reference.training and found["sam"].update == updates.sam(0.05)
+    assert arms.tuning(CONFIG, 0.5).epochs == round(0.25 * 30 * 79)
+
+
+@pytest.mark.parametrize(("match", "names"), [
+    ("epochs", {"sgd32", "sgd128", "sgd512", "sgd2048"}),
+    ("steps", {"sgd128", "sgd32_steps", "sgd512_steps", "sgd2048_steps"}),
+    ("both", {"sgd32", "sgd128", "sgd512", "sgd2048", "sgd32_steps", "sgd512_steps", "sgd2048_steps"}),
+])  # fmt: skip
+def test_match_says_which_sweeps_are_run(match, names):
+    found = {arm.name for arm in arms.build({**CONFIG, "controls": [], "match": match}, 0.1)}
+    assert found == names | {"adam", "gd"}
+
+
+# Verdicts
+
+
+def made_up(accuracy, eigenvalue, train=100.0, eigenvalue_at_loss=None, seeds=5, sd=0.02):
+    """A study of four batch sizes, Adam and one control, from means by arm."""
+    rng = np.random.default_rng(0)
+    runs, matched = [], []
+    for arm in arms.build({**CONFIG, "controls": ["gd"]}, 0.1):
+        if arm.name == "gd":
+            continue
+        for seed in range(seeds):
+            row = {"arm": arm.name, "seed": seed, **{k: str(v) for k, v in arm.describe().items()}, "diverged": "0"}
+            complete = train if np.isscalar(train) else train.get(arm.name, 100.0)
+            row |= dict.fromkeys((*tables.PLAIN, *arms.SHARPNESS), "1.0")
+            row |= {"train_acc": str(complete), "comparable": str(int(complete >= 99.9)), "noise_scale_resolved": "1"}
+            row |= {"test_acc": str(accuracy.get(arm.name, 95.0) + sd * rng.normal())}
+            row |= {"eigenvalue": str(eigenvalue.get(arm.name, 1.0) * np.exp(sd * rng.normal()))}
+            row |= {"eigenvalue_converged": "1", "power_converged": "0"}
+            runs.append(row)
+            for match, targets in (("loss", CONFIG["loss_targets"]), ("temperature", [CONFIG["temperature_target"]])):
+                for target in targets:
+                    value = (eigenvalue_at_loss or eigenvalue).get(arm.name, 1.0) * np.exp(sd * rng.normal())
+                    matched.append({"arm": arm.name, "seed": seed, "match": match, "target": target, "converged": "1",
+                                    "metric": "eigenvalue", "value": value})  # fmt: skip
+    return tables.Study({**CONFIG, "dataset": "mnist", "model": "mlp"}, [], matched, [], runs)
+
+
+def verdicts(study):
+    found = judge(study, study.tests(), study.trends())
+    assert show(study, found).count("\nH") == len(found["H1"]) + len(found["H2"])
+    return {row["relation"]: row["verdict"] for row in (*found["H1"], *found["H2"])}, found
+
+
+FALLING = {"sgd32": 97.0, "sgd128": 96.0, "sgd512": 95.0, "sgd2048": 94.0, "adam": 97.1}
+RISING = {"sgd32": 1.0, "sgd128": 2.0, "sgd512": 4.0, "sgd2048": 8.0}
+
+
+def test_what_the_paper_claims_is_seen_where_it_is_so():
+    found, _ = verdicts(made_up(FALLING, RISING))
+    assert found["batch 32 generalizes better than batch 2048"] == "seen"
+    assert found["test accuracy falls with batch size, Page's exact trend test"] == "seen"
+    assert found["Adam generalizes like sgd32, within 0.5 points"] == "seen"
+    assert found["Adam generalizes like sgd128, within 0.5 points"] == "not seen"
+    for form in ("", " at matched training loss", " at matched logit temperature"):
+        assert found[f"batch 2048 is sharper than batch 32 by the top Hessian eigenvalue{form}"] == "seen"
+        assert found[f"flatter generalizes better over batch sizes, by the top Hessian eigenvalue{form}"] == "seen"
+        assert found[f"top Hessian eigenvalue rises with batch size, Page's exact trend test{form}"] == "seen"
+
+
+def test_sharpness_that_vanishes_at_matched_loss_is_not_seen_there():
+    found, _ = verdicts(made_up(FALLING, RISING, eigenvalue_at_loss={"sgd32": 1.0}))
+    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"] == "seen"
+    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue at matched training loss"] == (
+        "not seen (equal within 0.1)")  # fmt: skip
+
+
+def test_the_opposite_is_called_so_and_noise_decides_nothing():
+    found, _ = verdicts(made_up(dict(zip(FALLING, [94, 95, 96, 97, 97], strict=True)), {}))
+    assert found["batch 32 generalizes better than batch 2048"] == "not seen (the opposite is)"
+    found, _ = verdicts(made_up({}, {}, sd=3.0))
+    assert found["batch 32 generalizes better than batch 2048"].startswith("undecided (detectable effect")
+
+
+def test_arms_that_do_not_interpolate_are_named_and_not_compared():
+    found, whole = verdicts(made_up(FALLING, RISING, train={"sgd2048": 99.8}))
+    assert whole["not_comparable"] == ["sgd2048"]
+    assert (
+        found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"]
+        == "undecided (not comparable: sgd2048)"
+    )
+    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue at matched training loss"] == "seen"
+
+
+def test_flat_truths_are_called_seen_at_most_one_time_in_twenty():
+    """One-sided binomial bound at 99.9 % for 100 studies of five seeds; means of 95 with a deviation of 1."""
+    study, seen = made_up({}, {}), 0
+    study.metrics = lambda form: []
+    for trial in range(100):
+        rng = np.random.default_rng(trial)
+        values = {name: 95 + rng.normal(size=5) for name in study.arms}
+        study.values = lambda arm, metric, values=values: values[arm]
+        rows = [row for row in study.tests() if row["family"] == "accuracy"]
+        assert len(rows) == 4
+        seen += any(row["paired_adjusted"] <= 0.05 for row in rows)
+    assert seen <= scipy_stats.binom.ppf(0.999, 100, 0.05)
+
+
+def test_one_seed_decides_nothing():
+    found, _ = verdicts(made_up(FALLING, RISING, seeds=1))
+    assert all(verdict.startswith("undecided") for verdict in found.values())
+
+
+# The script
+
+TINY = ["--dataset=digits", "--num_train=160", "--width=4", "--num_seeds=2", "--epochs=3", "--batch_sizes=32,128",
+        "--snapshots=3", "--curvature_samples=24", "--controls=gd,noise"]  # fmt: skip
+KILLER = """
+import os, runpy, signal, sys
+from pathlib import Path
+from ntkgen import io
+write = io.atomic_write
+def killing(path, data):
+    if str(path).endswith(os.environ["KILL"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+io.atomic_write = killing
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def call(tmp_path_factory):
+    """Run the script in a process of its own: call(out, *flags, kill=...)."""
+    cache = str(tmp_path_factory.mktemp("jax"))
+    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
+    more = {"PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent", "JAX_COMPILATION_CACHE_DIR": cache}
+    killer = tmp_path_factory.mktemp("killer") / "killer.py"
+    killer.write_text(KILLER)
+
+    def run(out: Path, *flags: str, kill: str = ""):
+        environment = {**kept, **more, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "KILL": kill}
+        command = [sys.executable, *([killer] if kill else []), SCRIPT, *flags, f"--out_dir={out}"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(call, tmp_path_factory):
+    """An uninterrupted run: (folder, output)."""
+    out = tmp_path_factory.mktemp("whole")
+    done = call(out, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (out / "implicit_regularization").iterdir()
+    return folder, done.stdout
+
+
+def read(folder: Path, name: str) -> list[dict[str, str]]:
+    return records.read_table(folder / name)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and "checkpoints" not in path.parts and path.name != ".lock"}  # fmt: skip
+
+
+def test_a_run_measures_every_network(whole):
+    folder, _ = whole
+    names = ["sgd32", "sgd128", "adam", "gd", "gd_tuned", "gd_quiet", "gd_noise"]
+    runs = read(folder, "runs.csv")
+    assert [(row["arm"], row["seed"]) for row in runs] == [(name, str(seed)) for name in names for seed in range(2)]
+    for row in runs:
+        assert float(row["gap"]) == pytest.approx(float(row["train_acc"]) - float(row["test_acc"]))
+        assert float(row["eigenvalue_residual"]) <= 1e-3 or row["eigenvalue_converged"] == "0"
+        assert row["power_matvecs"] == "30" and float(row["trace_error"]) > 0 and row["samples"] == "24"
+        assert row["comparable"] == str(int(float(row["train_acc"]) >= 99.9))
+        assert 0 < float(row["relative_distance"]) < 10 and row["batch_norm"] == "frozen"
+    tracking = read(folder, "tracking.csv")
+    assert {row["epoch"] for row in tracking if row["arm"] == "sgd32"} == {"0", "1", "3"}
+    for row in tracking:
+        if row["arm"] == "adam":
+            assert row["threshold"] == ""
+        else:
+            assert float(row["threshold"]) == pytest.approx(2 / float(row["learning_rate"]))
+            momentum = 0.0 if row["arm"] == "gd" else 0.9
+            assert float(row["momentum_threshold"]) == pytest.approx((1 + momentum) * float(row["threshold"]))
+    starts = {row["seed"]: row["sample_loss"] for row in tracking if row["epoch"] == "0"}
+    assert all(row["sample_loss"] == starts[row["seed"]] for row in tracking if row["epoch"] == "0")
+    assert len(read(folder, "perturbation.csv")) == len(runs) * 14
+    assert {row["chosen"] for row in read(folder, "tuning.csv")} == {"0", "1"}
+    chosen = [row for row in read(folder, "tuning.csv") if row["chosen"] == "1"]
+    assert float(chosen[0]["train_loss"]) == min(float(row["train_loss"]) for row in read(folder, "tuning.csv"))
+    assert {row["base_rate"] for row in runs if row["arm"] == "gd_tuned"} == {chosen[0]["learning_rate"]}
+    by = {row["arm"]: row for row in runs if row["seed"] == "0"}
+    assert by["gd_noise"]["train_loss"] != by["gd_quiet"]["train_loss"]
+
+
+def test_a_run_writes_verdicts_and_figures(whole):
+    folder, stdout = whole
+    verdict = json.loads((folder / "verdict.json").read_text())
+    for name in ("H1", "H2"):
+        for row in verdict[name]:
+            assert f"{name}: {row['relation']}: {row['verdict']}\n" in stdout
+            assert row["verdict"].startswith(("seen", "not seen", "undecided ("))
+    for name in ("accuracy_and_sharpness", "matched", "along_training"):
+        assert (folder / f"{name}.png").stat().st_size > 20_000 and f"{name}.png" in stdout
+    rows = {row["metric"]: row for row in read(folder, "comparison.csv")}
+    assert rows["test_acc"]["published"] == ""  # another protocol
+    assert read(folder, "tests.csv") and read(folder, "trends.csv") and (folder / "finished.json").exists()
+
+
+def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
+    for kill in ("tuning.csv", "sgd128/perturbation.csv"):
+        done = call(tmp_path, *TINY, kill=kill)
+        assert done.returncode == -9, done.stderr
+    done = call(tmp_path, *TINY)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    ours, theirs = files(folder), files(whole[0])
+    assert ours.keys() == theirs.keys() and [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_a_finished_run_is_not_done_again(whole, call):
+    folder, stdout = whole
+    before = files(folder)
+    done = call(folder.parent.parent, *TINY)
+    assert done.returncode == 0 and "is finished" in done.stdout and stdout.splitlines()[0] in done.stdout
+    assert files(folder) == before
+
+
+REFUSED = [
+    ("--controls=steps,magic", "controls"),
+    ("--controls=steps,steps", "controls"),
+    ("--batch_sizes=32,100,128", "batch_size: the published table has"),
+    ("--batch_sizes=32,256", "--reference: expected one of --batch_sizes=32,256, got 128"),
+    ("--batch_sizes=128,512", "--batch_sizes: expected at most the 160 training examples, got 512"),
+    ("--reference=32", "--controls=noise: expected batches of more than the 32 of --reference"),
+    ("--curvature_samples=161", "--curvature_samples: expected 3 to 160"),
+    ("--curvature_samples=2", "--curvature_samples: expected 3 to 160"),
+    ("--channels=4", "--channels: expected no such flag with --model=mlp"),
+    ("--lr=0.1", "--lr: expected no such flag with --lr_scaling=table"),
+    ("--match=tokens", "<epochs|steps|both>"),
+    ("--sam_rho=0", "sam_rho"),
+    ("--track=some", "<all|light>"),
+    ("--preset=quick --dataset=mnist", "--preset=quick: expected embedded data"),
+]
+
+
+def test_mistakes_end_in_one_line_and_nothing_written(tmp_path):
+    """All command lines in forks of one process that has imported everything."""
+    out = tmp_path / "out"
+    lines = [[*TINY, f"--out_dir={out}", *flag.split()] for flag, _ in REFUSED]
+    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
+    command = [sys.executable, "-c", DRIVER, SCRIPT]
+    done = subprocess.run(
+        command, input=json.dumps(lines), env={**kept, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    results = json.loads(done.stdout)
+    assert len(results) == len(REFUSED), done.stderr
+    for (flag, words), (code, _, stderr) in zip(REFUSED, results, strict=True):
+        assert code == 2 and words in stderr and stderr.count("\n") == 1, (flag, stderr)
+    assert not out.exists()
