@@ -32,7 +32,6 @@ Array = jax.Array
 PyTree = Any
 
 METHODS = ("auto", "jacobian", "layerwise")
-PROBE_ROWS = 3  # samples on which a plan tries the certificate
 
 
 class Options(TypedDict, total=False):
@@ -45,7 +44,7 @@ class Options(TypedDict, total=False):
 
 
 class Prepared(NamedTuple):
-    """A kernel's arguments, checked, and everything decided."""
+    """A kernel's arguments, checked, everything decided, and factors of x1 that were taken on the way, by start."""
 
     plan: Plan
     structure: Structure
@@ -54,6 +53,8 @@ class Prepared(NamedTuple):
     x1: Array
     x2: Array | None
     dtype: Any
+    kept: dict[int, ntk_factors.Factors]
+    certificates: list[tuple[Array, Array]]
 
 
 class Solve(NamedTuple):
@@ -216,25 +217,35 @@ def _prepare(
         raise ValueError(f"tile: expected at least 1 sample, got {tile!r}")
     f, x1, x2, out = checked(f, params, x1, x2)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-    none = ntk_layers.without(Structure((), ()), (), len(names))
-    found, why = (none, "asked for") if method == "jacobian" else _certified(f, params, x1, names, trace=trace)
     sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
-    forward = sum(map(ntk_cost.forward_cost, found.groups)) + sum(sizes[i] for i in found.own)
-    problem = Problem(
-        x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward
-    )
-    pairs = problem.n1 * problem.columns // (2 if x2 is None else 1)
-    samples = problem.n1 + (problem.n2 or 0)
-    counts = [ntk_cost.flops(each, problem, pairs, samples) for each in (found, none)]
-    structure = found
-    if found.groups:
-        why += f"{counts[0] / 1e9:.3g} GFLOP layerwise, {counts[1] / 1e9:.3g} by Jacobians"
-        if method == "auto" and counts[1] < counts[0]:
-            structure = none
     budget = ntk_cost.default_budget() if memory_budget is None else memory_budget
-    layers = _handling(structure, names)
-    how = ntk_cost.schedule(structure, problem, tile, budget, why, layers)
-    return Prepared(how, structure, problem, f, x1, x2, out.dtype)
+    none = ntk_layers.without(Structure((), ()), (), len(names))
+    found, why = none, "asked for"
+    if method != "jacobian":
+        found = ntk_layers.discover(f, params, x1, trace=trace)
+        why = "" if found.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
+    failed: list[str] = []
+    while True:  # until the certificate of the first tile holds; what fails is taken apart
+        forward = sum(map(ntk_cost.forward_cost, found.groups)) + sum(sizes[i] for i in found.own)
+        problem = Problem(
+            x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward
+        )
+        structure, note = ntk_cost.choose(found, none, problem, method)
+        if failed:
+            why = f"certificate failed for {', '.join(failed)}: Jacobian instead; "
+        elif structure.groups:
+            why = "certified; "
+        how = ntk_cost.schedule(structure, problem, tile, budget, why + note, _handling(structure, names))
+        prepared = Prepared(how, structure, problem, f, x1, x2, out.dtype, {}, [])
+        if not structure.groups:
+            return prepared
+        prepared.kept[0] = _take(prepared, params, x1, 0, how.tile[0])
+        covered = [i for group in structure.groups for i in group.leaves]
+        bad = [i for i, wrong in zip(covered, np.asarray(prepared.certificates[0][0]), strict=True) if wrong]
+        if not bad:
+            return prepared
+        found = ntk_layers.without(found, bad, len(names))
+        failed += [names[i] for i in bad]
 
 
 def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], ...]:
@@ -244,50 +255,26 @@ def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], 
     return tuple((name, how[i]) for i, name in enumerate(names))
 
 
-def _certified(f: Network, params: PyTree, x: Array, names: list[str], *, trace: bool) -> tuple[Structure, str]:
-    """Find the layers, try them on a few samples, and take apart what fails; say so."""
-    none = ntk_layers.without(Structure((), ()), (), len(names))
-    x = x[:PROBE_ROWS]
-    found = ntk_layers.discover(f, params, x, trace=trace)
-    if not found.groups:
-        return none, "no Dense or Conv layer seen (is f jitted?): Jacobians"
-    try:
-        with jax.default_matmul_precision("highest"):
-            _, failed, _ = ntk_factors.factors(f, found, params, x, _random_key())
-    except jax.errors.UnexpectedTracerError:
-        return none, "layers inside a transformation of f's own: Jacobians"
-    covered = [i for group in found.groups for i in group.leaves]
-    bad = [i for i, wrong in zip(covered, failed, strict=True) if wrong]
-    if not bad:
-        return found, "certified; "
-    note = f"certificate failed for {', '.join(names[i] for i in bad)}: Jacobian instead; "
-    return ntk_layers.without(found, bad, len(names)), note
-
-
-def _random_key() -> Array:
-    return jax.random.key(secrets.randbits(31))
+def _take(prepared: Prepared, params: PyTree, x: Array, start: int, size: int) -> ntk_factors.Factors:
+    """Take a tile's factors, and note their certificate."""
+    # Drawn by numpy: JAX's generator would take a second to compile with every shape.
+    v = np.random.default_rng(secrets.randbits(64)).standard_normal((size, prepared.problem.k)).astype(prepared.dtype)
+    with jax.default_matmul_precision("highest"):
+        tile = _rows(x, start, size)
+        pieces, *certificate = ntk_factors.factors(prepared.f, prepared.structure, params, tile, v)
+    prepared.certificates.append(tuple(certificate))
+    return pieces
 
 
 def _assemble(prepared: Prepared, params: PyTree) -> Array | None:
     """Compute the kernel block by block; None when a tile's certificate fails."""
-    how, structure, problem, f, x1, x2, dtype = prepared
+    how, structure, problem, _, x1, x2, dtype, kept, certificates = prepared
     trace, symmetric = problem.trace, x2 is None
     x2 = x1 if x2 is None else x2
     (rows, size1), (columns, size2) = (ntk_cost.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
-    key = _random_key()
-    certificates = []
-
-    def take(x: Array, start: int, size: int) -> ntk_factors.Factors:
-        pieces, failed, largest = ntk_factors.factors(f, structure, params, _rows(x, start, size), key)
-        certificates.append((failed, largest))
-        return pieces
-
-    kept: dict[int, ntk_factors.Factors] = {}  # of x1, by start
 
     def row_factors(start: int) -> ntk_factors.Factors:
-        if start in kept:
-            return kept[start]
-        pieces = take(x1, start, size1)
+        pieces = kept.pop(start, None) or _take(prepared, params, x1, start, size1)
         if how.keeps_factors:
             kept[start] = pieces
         return pieces
@@ -296,7 +283,7 @@ def _assemble(prepared: Prepared, params: PyTree) -> Array | None:
     with jax.default_matmul_precision("highest"):
         theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), dtype)
         for j in columns:
-            right = row_factors(j) if symmetric else take(x2, j, size2)
+            right = row_factors(j) if symmetric else _take(prepared, params, x2, j, size2)
             # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
             for i in [start for start in rows if not symmetric or start <= j]:
                 left = right if symmetric and i == j else row_factors(i)

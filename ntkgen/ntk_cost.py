@@ -169,6 +169,17 @@ def bounded(structure: Structure, problem: Problem, largest: Sequence[float], li
     return all(value <= limit for value in (*seen, total))  # False for NaN
 
 
+def choose(found: Structure, none: Structure, problem: Problem, method: str) -> tuple[Structure, str]:
+    """Choose between the layers that were found and Jacobians of everything, with "auto" by counting; say why."""
+    if not found.groups:
+        return none, ""
+    pairs = problem.n1 * problem.columns // (2 if problem.n2 is None else 1)
+    samples = problem.n1 + (problem.n2 or 0)
+    counts = [flops(each, problem, pairs, samples) for each in (found, none)]
+    note = f"{counts[0] / 1e9:.3g} GFLOP layerwise, {counts[1] / 1e9:.3g} by Jacobians"
+    return none if method == "auto" and counts[1] < counts[0] else found, note
+
+
 def schedule(structure: Structure, problem: Problem, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:
     """Choose tiles that fit the budget.
 

@@ -33,7 +33,7 @@ Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def factors(f: Network, structure: Structure, params: PyTree, x: Array, key: Array) -> tuple[Factors, Array, Array]:
+def factors(f: Network, structure: Structure, params: PyTree, x: Array, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
     Args:
@@ -41,7 +41,7 @@ def factors(f: Network, structure: Structure, params: PyTree, x: Array, key: Arr
       structure: from `discover`.
       params: the parameters.
       x: inputs (n, ...).
-      key: draws the cotangent v (n, k) of the certificate.
+      v: cotangent (n, k) for the certificate, drawn at random.
 
     Returns:
       (factors, failed, largest): one entry for each group, then one Jacobian for the leaves of their own; bool (leaves
@@ -62,7 +62,7 @@ def factors(f: Network, structure: Structure, params: PyTree, x: Array, key: Arr
         pieces.append(jacobian_of(f, structure.own, params, x))
     sides = [side for piece in pieces for side in (piece if isinstance(piece, Pairs) else ((piece,),))]
     largest = [functools.reduce(jnp.maximum, (jnp.abs(array).max() for array in side)) for side in ((out,), *sides)]
-    return tuple(pieces), _certificate(f, structure, pieces, params, x, key), jnp.stack(largest)
+    return tuple(pieces), _certificate(f, structure, pieces, params, x, v), jnp.stack(largest)
 
 
 def _capture(f: Network, structure: Structure, params: PyTree, x: Array) -> tuple[Array, dict, dict]:
@@ -118,10 +118,9 @@ def jacobian_of(f: Network, leaves: tuple[int, ...], params: PyTree, x: Array) -
     return jax.vmap(one)(x)
 
 
-def _certificate(f: Network, structure: Structure, pieces: list, params: PyTree, x: Array, key: Array) -> Array:
+def _certificate(f: Network, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
     """Say for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
     out, pullback = jax.vjp(lambda p: f(p, x), params)
-    v = jax.random.normal(key, out.shape, out.dtype)
     straight = jax.tree.leaves(pullback(v)[0])
     rows = []
     for group, piece in zip(structure.groups, pieces, strict=False):

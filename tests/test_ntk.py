@@ -307,20 +307,41 @@ def test_plain_functions_of_any_pytree(x64):
     close(ntk.empirical_ntk(f, params, x), dense_kernel(f, params, x))
 
 
-def test_other_layers_for_other_batch_sizes_are_noticed_while_computing(x64):
-    """The same function, but in large batches half of it bypasses the layer: only a tile's own certificate can tell."""
+@pytest.mark.parametrize("where", ["late samples", "second set"])
+def test_other_layers_for_other_samples_are_noticed_while_computing(where, x64):
+    """The same function, but where it counts half of it bypasses the layer: only a tile's own certificate can tell."""
     params, x = tied_params()
-    params = params["dense"]
+    params, x = params["dense"], x.at[:3, 0].set(-1.0).at[3:, 0].set(1.0)
+    second = {"late samples": None, "second set": x[3:]}[where]
 
     def f(params, x):
         seen = nn.Dense(3).apply({"params": params}, x)
-        return seen if x.shape[0] <= 3 else (seen + x @ params["kernel"] + params["bias"][None]) / 2
+        return jnp.where(x[:, :1] < 0, seen, (seen + x @ params["kernel"] + params["bias"][None]) / 2)
 
-    assert ntk.plan(f, params, x, tile=5).method == "layerwise"
+    first = x if second is None else x[:3]
+    assert ntk.plan(f, params, first, second, tile=3).method == "layerwise"
     structure = ntk_layers.discover(f, params, x, trace=False)
-    _, failed, _ = ntk_factors.factors(f, structure, params, x, jax.random.key(0))
+    _, failed, _ = ntk_factors.factors(f, structure, params, x, jnp.ones((5, 3)))
     assert failed.all()
-    close(ntk.empirical_ntk(f, params, x, tile=5), dense_kernel(f, params, x))
+    close(ntk.empirical_ntk(f, params, first, second, tile=3), dense_kernel(f, params, first, second))
+
+
+class Compiled(nn.Module):
+    """A layer inside a part that is compiled on its own, between two that are not."""
+
+    @nn.compact
+    def __call__(self, x):
+        inner = nn.Dense(4, name="inner")
+        x = nn.Dense(4, name="first")(x)
+        x = inner(x) if self.is_initializing() else jax.jit(lambda x: jnp.tanh(inner(x)))(x)
+        return nn.Dense(2, name="head")(x)
+
+
+def test_a_hidden_layer_leaves_the_others(x64):
+    f, params, x = case(Compiled(), (5,))
+    handled = dict(ntk.plan(f, params, x, method="layerwise").layers)
+    assert {leaf for leaf, how in handled.items() if how != "factors"} == {"['inner']['bias']", "['inner']['kernel']"}
+    close(ntk.empirical_ntk(f, params, x, method="layerwise"), dense_kernel(f, params, x))
 
 
 # --- Plans
@@ -342,7 +363,7 @@ def test_trace_never_forms_the_blocks():
     sizes = {}
     for trace in (False, True):
         structure = ntk_layers.discover(f, params, x, trace=trace)
-        pieces, _, _ = ntk_factors.factors(f, structure, params, x, jax.random.key(0))
+        pieces, _, _ = ntk_factors.factors(f, structure, params, x, jnp.ones((40, 5)))
         theta = jnp.zeros((40, 40) if trace else (40, 40, 5, 5))
 
         def write(theta, pieces, trace=trace):
@@ -350,6 +371,24 @@ def test_trace_never_forms_the_blocks():
 
         sizes[trace] = largest_intermediate(write, theta, pieces)
     assert sizes == {False: 40 * 40 * 25, True: 40 * 40}
+
+
+def test_finiteness_is_shown_by_counting_only_where_it_is_certain(x64):
+    """Scaled outputs: the bound lies above the kernel's entries, and NaN or what overflows is never called bounded."""
+    f, params, x = case(Shared(), (9, 3), dtype=np.float32)
+    structure = ntk_layers.discover(f, params, x, trace=False)
+    sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
+    problem = ntk.Problem(6, None, 2, False, 4, sizes, sum(sizes))
+    assert structure.own and {group.paired for group in structure.groups} == {True, False}
+    _, _, largest = ntk_factors.factors(f, structure, params, x, np.ones((6, 2), np.float32))
+    top = float(np.abs(dense_kernel(f, params, x)).max())
+    assert not ntk.ntk_cost.bounded(structure, problem, largest, top)
+    assert ntk.ntk_cost.bounded(structure, problem, largest, 1e6 * top)
+    for i in range(1, len(largest)):
+        for value in (np.nan, np.inf, 1e19):
+            assert not ntk.ntk_cost.bounded(
+                structure, problem, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4
+            )
 
 
 def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
@@ -485,7 +524,9 @@ def test_bad_input_has_one_clear_error(message):
         ntk.empirical_ntk(*args, **options)
 
 
-def test_a_late_sample_with_infinite_outputs_is_noticed():
+def test_a_late_sample_with_infinite_outputs_or_kernel_is_noticed():
     f, params, x = small()
+    with pytest.raises(ValueError, match="expected a finite kernel"):
+        ntk.empirical_ntk(f, params, x.at[3].set(1e25), tile=2)
     with pytest.raises(ValueError, match="finite"):
         ntk.empirical_ntk(f, params, x.at[3].set(3e38), tile=2)
