@@ -158,7 +158,7 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], found: list[dict
         f"{'arm':32} {'kept':>5} {'test':>21} {'train':>8} {'gap':>7} "
         f"{'epochs to loss ' + format(config['loss_threshold'], 'g'):>20}"
     )
-    for row in summary:
+    for row in sorted(summary, key=lambda row: list(ARMS).index(row["arm"])):
         train_acc, gap, epochs = (row[f"{name}_mean"] for name in ("train_acc", "gap", "epochs_to_loss"))
         reached = "never" if epochs is None else f"{epochs:.1f} ({row['num_reached_loss']} of {row['num_seeds']})"
         lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
@@ -170,7 +170,7 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], found: list[dict
         )
     print(f"losses are measured after epochs {', '.join(map(str, config['evaluate_at']))}")
     for row in found:
-        theirs = "" if row["published"] is None else f" (published {row['published']:+.2f})"
+        theirs = "" if row["published"] is None else f" (published on CIFAR-10 {row['published']:+.2f})"
         ours = ""
         if "difference" in row:
             ours = (

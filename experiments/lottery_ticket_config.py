@@ -40,8 +40,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500,
     ),
     ("quick", "mlp"): dict(
-        MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 50, 20, 10, 5, 2),
-        measure_at=(100, 10), barrier_arms=("ticket", "rewound"), rewind_epoch=2, hessian_samples=500,
+        MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 70, 50, 30, 20, 10, 5, 2),
+        measure_at=(100, 30, 10), barrier_arms=("ticket", "rewound"), rewind_epoch=2, hessian_samples=500,
     ),
     ("quick", "cnn"): dict(
         CNN, channels=2, num_train=None, num_seeds=2, epochs=10, keep=(100, 20), arms=("ticket", "reinit", "rewound"),

@@ -11,6 +11,15 @@ from lottery_ticket_tables import summarise_overlaps, values
 
 from ntkgen import paper, plotting, plotting_tickets, records
 
+# Label of the axis -> column of the tables.
+MEASURES = {
+    "top Hessian eigenvalue, kept weights": "eigenvalue",
+    "adaptive sharpness (nats)": "sharpness",
+    "training loss of the sample (nats)": "sample_loss",
+    "error barrier (points)": "excess",
+}
+LOGARITHMIC = tuple(MEASURES)[:3]
+
 
 def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str, Any]], run: records.Run) -> list[Path]:
     """Draw accuracy, overlap and profile, and what was measured."""
@@ -34,25 +43,23 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair")
         paths.append(plotting.save(figure, folder / f"{prefix}overlap.png"))
     panels = {}
-    for label, metric in (
-        ("top Hessian eigenvalue", "eigenvalue"),
-        ("adaptive sharpness (nats)", "sharpness"),
-        ("training loss of the sample (nats)", "sample_loss"),
-        ("error barrier (points)", "excess"),
-    ):
-        curves = {arm: arm_curve(rows, metric, arm) for arm in drawn}
-        if curves := {arm: each for arm, each in curves.items() if np.isfinite(each.mean).any()}:
-            panels[label] = curves
+    for label, metric in MEASURES.items():
+        measured = {arm: arm_curve(rows, metric, arm, whole=False) for arm in drawn}
+        measured = {"whole": arm_curve(rows, metric, "whole"), **measured}
+        if measured := {arm: each for arm, each in measured.items() if len(each.x)}:
+            panels[label] = measured
     if panels:
-        figure = plotting_tickets.measures(panels, labels, intervals)
+        figure = plotting_tickets.measures(panels, LOGARITHMIC, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))
     return paths
 
 
-def arm_curve(rows: list[dict[str, Any]], metric: str, arm: str) -> plotting.Curve:
-    """Give a metric of one arm against percent, from the whole network on; levels not measured are left out."""
+def arm_curve(rows: list[dict[str, Any]], metric: str, arm: str, whole: bool = True) -> plotting.Curve:
+    """Give a metric of one arm against percent, the whole network's before; levels not measured are left out."""
     found = values(rows, metric)
-    own = {keep: each for (name, keep), each in found.items() if name == arm or (name == "ticket" and keep == 100)}
+    own = {keep: each for (name, keep), each in found.items() if name == arm and keep < 100}
+    if whole:
+        own[100] = found["ticket", 100]
     if measured := [keep for keep in sorted(own, reverse=True) if np.isfinite(own[keep]).any()]:
         return tables.curve(measured, np.stack([own[keep] for keep in measured]))
     return plotting.Curve([], [], [], [])

@@ -1,6 +1,6 @@
 """Figures of the lottery-ticket study: nothing is computed here; an arm has one colour in all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +11,7 @@ from ntkgen.plotting import COLOURS, STYLE, Curve
 
 # Okabe and Ito's colours; markers differ too, for readers without colour.
 ARMS = {
+    "whole": ("#000000", "o"),
     "ticket": ("#0072B2", "o"),
     "rewound": ("#56B4E9", "s"),
     "one_shot": ("#009E73", "D"),
@@ -28,8 +29,6 @@ def accuracy(
     published: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
-
-    On the right the same from just below the lowest mean of the pruned networks upwards, where their differences are.
 
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands.
@@ -98,7 +97,7 @@ def overlap(
         ends = sorted(next(iter(profile.values())).x)
         ax.plot(ends, ends, color=COLOURS["threshold"], linestyle="--", label="the same in all")
         _remaining(ax, ends[::-1])
-        ax.set_yscale("log")
+        ax.set_yscale("log", nonpositive="mask")  # a layer may lose all
         ax.set_ylabel("weights kept in the layer (%)")
         ax.set_title("profile of the tickets")
         for empty in axes[len(panels) + 1 :]:
@@ -108,12 +107,14 @@ def overlap(
         return figure
 
 
-def measures(panels: Mapping[str, Mapping[str, Curve]], labels: Mapping[str, str], title: str) -> Figure:
+def measures(
+    panels: Mapping[str, Mapping[str, Curve]], logarithmic: Collection[str], labels: Mapping[str, str], title: str
+) -> Figure:
     """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity.
 
     Args:
-      panels: {label of the vertical axis: {arm: quantity against percent remaining}}; one whose label begins with
-        "log" is logarithmic.
+      panels: {label of the vertical axis: {arm, or "whole": quantity against percent remaining}}.
+      logarithmic: labels of the axes that are; what reaches below zero leaves the axes there.
       labels: {arm: name in the legend}.
       title: of the figure.
 
@@ -139,6 +140,8 @@ def measures(panels: Mapping[str, Mapping[str, Curve]], labels: Mapping[str, str
                 )  # fmt: skip
             _remaining(ax, sorted({percent for curve in arms.values() for percent in curve.x}, reverse=True))
             ax.margins(x=0.1)
+            if name in logarithmic:
+                ax.set_yscale("log", nonpositive="clip")
             ax.set_ylabel(name)
         figure.suptitle(title, fontsize=10.5)
         handles = {}
