@@ -7,7 +7,7 @@ import numpy as np
 import tables
 from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
-from lottery_ticket_tables import summarise_overlaps, values
+from lottery_ticket_tables import PRUNED, summarise_overlaps, values
 
 from ntkgen import paper, plotting, plotting_tickets, records
 
@@ -37,7 +37,16 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         for arm, points in paper.LOTTERY_TICKET.items()
         if same_protocol(config)
     }
-    figure = plotting_tickets.accuracy(accuracy, labels, intervals, known)
+    # From the pruned networks with a tenth of the weights or more.
+    near = [
+        mean
+        for arm in PRUNED
+        if arm in accuracy
+        for percent, mean in zip(accuracy[arm].x, accuracy[arm].mean, strict=True)
+        if percent >= 10 and np.isfinite(mean)
+    ]
+    close_up = (min(near) - 1, max(near) + 1) if near else (0.0, 100.0)
+    figure = plotting_tickets.accuracy(accuracy, labels, intervals, close_up, known)
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
         figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair")

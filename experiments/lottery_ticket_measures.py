@@ -197,20 +197,20 @@ def overlaps(lab: Lab, masks: dict[tuple[str, float], PyTree]) -> list[dict[str,
         if ("other_order", keep) in masks:
             other = _host(masks["other_order", keep])
             for s in range(len(lab.seeds)):
-                compare("other order", keep, (s, s), _row(ticket, s), _row(other, s))
+                compare("other batch order", keep, (s, s), _row(ticket, s), _row(other, s))
         if twin:
             first, second = (
                 _host(_one_shot(lab, result.variables["params"], keep)) for result in (lab.dense, lab.dense_other_order)
             )
             for s in range(len(lab.seeds)):
-                compare("other order, one shot", keep, (s, s), _row(first, s), _row(second, s))
+                compare("other batch order, one shot", keep, (s, s), _row(first, s), _row(second, s))
     for (s, t), orders in _matches(lab).items():
         chain = models.unit_chain(lab.model)
         for keep in levels:
             ticket = _host(masks["ticket", keep])
             a, b = _row(ticket, s), _row(ticket, t)
             compare("other initialisation", keep, (s, t), a, b)
-            compare("units matched", keep, (s, t), a, matching.permute_units(b, orders["matched"], *chain))
+            compare("other init., units matched", keep, (s, t), a, matching.permute_units(b, orders["matched"], *chain))
             shuffled = _shuffled(lab.seeds[t], b)
             compare(
                 "shuffled, units matched", keep, (s, t), a, matching.permute_units(shuffled, orders["null"], *chain)

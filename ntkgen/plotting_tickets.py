@@ -26,32 +26,38 @@ def accuracy(
     curves: Mapping[str, Curve],
     labels: Mapping[str, str],
     title: str,
+    close_up: tuple[float, float],
     published: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
+
+    Networks that do not train at all would flatten everything else: the right half is a close-up of the others.
 
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands.
       labels: {arm: name in the legend}.
       title: of the figure.
+      close_up: lowest and highest accuracy of the right half.
       published: {arm: (percents, accuracies)}.
 
     Returns:
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7.2, 5.2), layout="constrained")
-        for arm, curve in curves.items():
-            _arm(ax, arm, curve, labels[arm])
-        for arm, points in (published or {}).items():
-            style: Any = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "zorder": 4}
-            ax.plot(
-                *points, marker=ARMS[arm][1], color=COLOURS["published"], label=f"published, {labels[arm]}", **style
-            )
-        _remaining(ax, next(iter(curves.values())).x)
-        ax.set_ylabel("test accuracy (%)")
-        ax.set_title(title)
-        figure.legend(loc="outside lower center", ncols=2)
+        figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained")
+        for ax in axes:
+            for index, (arm, curve) in enumerate(curves.items()):
+                _arm(ax, arm, curve, labels[arm], 10 - index, 0.18 if ax is axes[0] else 0.1)
+            for arm, points in (published or {}).items():
+                style: Any = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "zorder": 20}
+                colour, label = COLOURS["published"], f"published, {labels[arm]}"
+                ax.plot(*points, marker=ARMS[arm][1], color=colour, label=label, **style)
+            _remaining(ax, next(iter(curves.values())).x)
+        axes[0].set_ylabel("test accuracy (%)")
+        axes[1].set_ylim(close_up)
+        axes[1].set_title("close-up", fontsize=10)
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return figure
 
 
@@ -98,6 +104,7 @@ def overlap(
         ax.plot(ends, ends, color=COLOURS["threshold"], linestyle="--", label="the same in all")
         _remaining(ax, ends[::-1])
         ax.set_yscale("log", nonpositive="mask")  # a layer may lose all
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_ylabel("weights kept in the layer (%)")
         ax.set_title("profile of the tickets")
         for empty in axes[len(panels) + 1 :]:
@@ -126,10 +133,11 @@ def measures(
             1, len(panels), figsize=(3.7 * len(panels), 4.4), layout="constrained", squeeze=False
         )
         for ax, (name, arms) in zip(grid[0], panels.items(), strict=True):
-            for index, (arm, curve) in enumerate(arms.items()):
+            beside = [arm for arm in arms if arm != "whole"]  # or their bars would hide each other
+            for arm, curve in arms.items():
                 colour, marker = ARMS[arm]
-                # Side by side, or the bars would hide each other.
-                x = [percent * 1.06 ** (index - (len(arms) - 1) / 2) for percent in curve.x]
+                shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
+                x = [percent * 1.06**shift for percent in curve.x]
                 below, above = (
                     [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)]
                     for ends in (curve.low, curve.high)
@@ -151,10 +159,11 @@ def measures(
         return figure
 
 
-def _arm(ax: Axes, arm: str, curve: Curve, label: str) -> None:
+def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float, shade: float) -> None:
+    """Draw one arm; those of higher order lie above the others."""
     colour, marker = ARMS[arm]
-    ax.plot(curve.x, curve.mean, color=colour, marker=marker, markersize=4.5, label=label, zorder=3)
-    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
+    ax.plot(curve.x, curve.mean, color=colour, marker=marker, markersize=4.5, label=label, zorder=2 + order)
+    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=shade, linewidth=0, zorder=2)
 
 
 def _remaining(ax: Axes, percents: Sequence[float]) -> None:
