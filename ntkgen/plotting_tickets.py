@@ -152,10 +152,10 @@ def measures(
                 ax.set_yscale("log", nonpositive="clip")
             ax.set_ylabel(name)
         figure.suptitle(title, fontsize=10.5)
-        handles = {}
+        handles: dict[str, Any] = {}
         for ax in grid[0]:
             handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
         return figure
 
 
