@@ -2,12 +2,16 @@
 
     python experiments/bench_training.py                      # all cases, about ten minutes on two cores
     python experiments/bench_training.py --cases=mlp64,cnn16 --repeats=3
+    python experiments/bench_training.py --cases= --masked=mlp64        # pruned networks only
 
 For each network the same work, an epoch of SGD with momentum at batch 128 for five seeds, is done in turn by
 
 * ntkgen, seeds batched (`vmap`) and one after another (`sequential`), the two strategies of `ensemble.fit`;
 * PyTorch eager as a user would write it: tensors in memory, one seed after another. On CPU in two processes of its
   own, with OpenMP's defaults and with `OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0`; the faster one counts.
+
+With --masked the same for pruned networks, a fifth of the weights kept: masked training of ntkgen against unmasked, and
+against torch with `torch.nn.utils.prune`; and how many programs a new level of pruning compiles.
 
 All take turns, so that a busy machine slows each alike. Evaluation and compilation are timed apart. Prints seconds an
 epoch and seed (median and range), the ratio to the faster torch pair by pair, and the GFLOP/s of the arithmetic that
@@ -35,11 +39,12 @@ import numpy as np
 import timing
 from absl import flags
 
-from ntkgen import data, ensemble, models, seedaxis, train
+from ntkgen import data, ensemble, models, pruning, seedaxis, train
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
 BATCH, RATE = 128, 0.01
+KEEP = 0.2  # of the kernels, in the masked section
 EXAMPLES = {"mlp": 10_000, "cnn": 2_000}
 SHAPES = {"mlp": (28, 28, 1), "cnn": (32, 32, 3)}
 TORCH_SETTINGS: dict[str, dict[str, str]] = {
@@ -52,6 +57,7 @@ flags.DEFINE_list(
     [f"mlp{w}" for w in WIDTHS] + [f"cnn{c}" for c in CHANNELS],
     "Networks to time, as mlp<width> or cnn<channels>.",
 )
+flags.DEFINE_list("masked", ["mlp16", "mlp64", "mlp256", "cnn8"], "Networks to time pruned.")
 common.define(common.COUNT, "num_seeds", 5, "Seeds.")
 common.define(common.COUNT, "repeats", 5, "Turns of each.")
 flags.DEFINE_boolean("torch", True, "Time PyTorch too.")
@@ -91,8 +97,8 @@ def examples(kind: str) -> tuple[train.Batch, str]:
 class Ours:
     """Times epochs of ntkgen's own compiled programs, those that `ensemble.fit` runs."""
 
-    def __init__(self, kind: str, size: int, strategy: str, num_seeds: int) -> None:
-        """Compile and warm up."""
+    def __init__(self, kind: str, size: int, strategy: str, num_seeds: int, keep: float | None = None) -> None:
+        """Compile and warm up; with `keep` pruned to that fraction."""
         config = train.Config(epochs=100, batch_size=BATCH, learning_rate=RATE)
         self.split, _ = examples(kind)
         model = network(kind, size)
@@ -102,7 +108,10 @@ class Ours:
         self.layout = seedaxis.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
         self.keys, variables = (seedaxis.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
         self.split = seedaxis.place(self.layout, self.split, seeds=False)
-        self.state = ensemble._start(self.layout, self.program, variables, None)
+        self.masks, self.initial = None, variables
+        if keep is not None:
+            self.prune(keep)
+        self.state = self.start()
         self.compile_seconds = self.epoch()  # the first call, less a later one
         self.compile_seconds -= self.epoch()
         self.evaluate()
@@ -119,10 +128,32 @@ class Ours:
                 jnp.asarray(0),
                 jnp.asarray(RATE),
                 self.split,
-                None,
+                self.masks,
             )
         )
         return time.perf_counter() - begun
+
+    def start(self) -> train.TrainState:
+        """Begin anew; epochs donate the state, so that it must not share the initialisation's memory."""
+        return ensemble._start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
+
+    def prune(self, keep: float) -> None:
+        """Make each seed's masks from its initialisation."""
+        masks = jax.vmap(lambda params: pruning.magnitude_masks(params, keep))(self.initial["params"])
+        self.masks = seedaxis.place(self.layout, masks, seeds=True)
+
+    def programs(self) -> int:
+        """Count the programs compiled so far for making masks, starting and training."""
+        jitted = (ensemble._start, ensemble._epoch, pruning._select)
+        return sum(fn._cache_size() for fn in jitted)
+
+    def new_level(self) -> int:
+        """Go on with another level, and count what that compiled."""
+        before = self.programs()
+        self.prune(KEEP / 2)
+        self.state = self.start()
+        self.epoch()
+        return self.programs() - before
 
     def evaluate(self) -> float:
         """Evaluate all seeds on the training set, once as training and once as test set; return the seconds of one."""
@@ -138,6 +169,7 @@ def serve_torch(device: str) -> None:
     try:
         import torch
         from torch import nn
+        from torch.nn.utils import prune
     except ImportError:
         common.fail("--torch: needs PyTorch (pip install 'ntkgen[bench]'), or --notorch")
 
@@ -180,6 +212,9 @@ def serve_torch(device: str) -> None:
                         layers.append(nn.MaxPool2d(2))
                     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * size, 256), nn.ReLU(), nn.Linear(256, 10))
                 net = net.to(device)
+                if request["keep"] is not None:
+                    kernels = [(layer, "weight") for layer in net if hasattr(layer, "weight")]
+                    prune.global_unstructured(kernels, prune.L1Unstructured, amount=1 - request["keep"])
                 nets.append((net, torch.optim.SGD(net.parameters(), RATE, momentum=0.9)))
         begun = time.perf_counter()
         for net, optimizer in nets:
@@ -194,18 +229,22 @@ def serve_torch(device: str) -> None:
         print(json.dumps(time.perf_counter() - begun), flush=True)
 
 
-def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: Path) -> None:
+def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: Path, masked: bool = False) -> None:
     """Time one network, everything in turn, and print its lines."""
     seeds = FLAGS.num_seeds
-    ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
-    chosen = seedaxis.choose_strategy(jax.tree.map(lambda leaf: leaf[0], ours["vmap"].state.variables))
+    shapes = jax.eval_shape(lambda key: models.init(network(kind, size), key, SHAPES[kind]), jax.random.key(0))
+    chosen = seedaxis.choose_strategy(shapes)
+    if masked:
+        ours = {"unmasked": Ours(kind, size, chosen, seeds), "masked": Ours(kind, size, chosen, seeds, KEEP)}
+        chosen = "masked"
+    else:
+        ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
     split, source = examples(kind)
     images = folder / "images.npz"
     for worker in workers.values():
         np.savez(images, x=split.x, y=split.y)
-        worker.ask(
-            kind=kind, size=size, num_seeds=seeds, images=str(images)
-        )  # makes the networks; its first epoch is the warm-up
+        # Makes the networks; its first epoch is the warm-up.
+        worker.ask(kind=kind, size=size, num_seeds=seeds, images=str(images), keep=KEEP if masked else None)
     turns: dict[str, Callable[[], float]] = {name: lambda run=run: run.epoch() / seeds for name, run in ours.items()}
     turns |= {name: lambda worker=worker: worker.ask(again=True) / seeds for name, worker in workers.items()}
     turns |= {"evaluate": lambda: ours[chosen].evaluate() / seeds, "peak": timing.matmul_peak}
@@ -216,18 +255,41 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     base = min(workers, key=lambda name: statistics.median(seconds[name]), default=None)
     for name, values in seconds.items():
         middle = statistics.median(values)
-        label = name + (" *" if name == chosen else "")
-        line = f"{kind}{size:<5} {label:24} {timing.spread(values)}"
+        label = name + (", pruned" if masked and name in workers else " *" if name == chosen else "")
+        line = f"{kind}{size:<5} {label:32} {timing.spread(values)}"
         line += f" {work / middle:7.0f} GFLOP/s ({work / middle / peak:4.0%} of {peak:.0f})"
         if base is not None and name in ours:
-            ratios = [theirs / own for theirs, own in zip(seconds[base], values, strict=True)]
-            line += f"   {statistics.median(ratios):5.2f}x [{min(ratios):.2f}, {max(ratios):.2f}] against {base}"
+            line += f"   {ratio(seconds[base], values)} against {base}"
         print(line, flush=True)
     compiling = ", ".join(f"{name} {run.compile_seconds:.1f} s" for name, run in ours.items())
+    if masked:
+        print(
+            f"{'':9}masked / unmasked {ratio(seconds['masked'], seconds['unmasked'])}; "
+            f"a new level compiles {ours['masked'].new_level()} programs; {source}; compiling: {compiling}",
+            flush=True,
+        )
+        return
     print(
         f"{'':9}evaluation {evaluation:.4f} s an epoch's examples and seed; {source}; compiling: {compiling}",
         flush=True,
     )
+
+
+def ratio(first: list[float], second: list[float]) -> str:
+    """Print the median and range of the ratio, turn by turn."""
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    return f"{statistics.median(ratios):5.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
+def parse(name: str, cases: list[str]) -> list[tuple[str, int]]:
+    """Read cases such as mlp64."""
+    found = []
+    for case in cases:
+        kind, size = case[:3], case[3:]
+        if kind not in EXAMPLES or not size.isdecimal() or int(size) < 1:
+            raise ValueError(f"--{name}: expected mlp<width> or cnn<channels>, got {case!r}")
+        found.append((kind, int(size)))
+    return found
 
 
 def main() -> None:
@@ -236,12 +298,7 @@ def main() -> None:
         serve_torch(FLAGS.torch_worker)
         return
     with common.user_errors():
-        cases = []
-        for case in FLAGS.cases:
-            kind, size = case[:3], case[3:]
-            if kind not in EXAMPLES or not size.isdecimal() or int(size) < 1:
-                raise ValueError(f"--cases: expected mlp<width> or cnn<channels>, got {case!r}")
-            cases.append((kind, int(size)))
+        cases, masked = parse("cases", FLAGS.cases), parse("masked", FLAGS.masked)
     device = jax.local_devices()[0]
     cuda = device.platform == "gpu"
     workers = {}
@@ -258,6 +315,10 @@ def main() -> None:
         try:
             for kind, size in cases:
                 time_case(kind, size, workers, Path(folder))
+            if masked:
+                print(f"pruned, {KEEP:.0%} of the kernels' weights kept")
+            for kind, size in masked:
+                time_case(kind, size, workers, Path(folder), masked=True)
         except timing.Ended as error:
             common.fail(f"--torch: the PyTorch process ended ({error}); see the line above")
     for worker in workers.values():

@@ -258,6 +258,44 @@ class _Apply:
         return self.model.apply({"params": params, **frozen}, x, **kwargs)
 
 
+def refit_statistics(model: nn.Module, variables: dict[str, Any], x: Array, batch_size: int) -> dict[str, Any]:
+    """Estimate the batch statistics anew for these params, in training mode: interpolated weights invalidate the old.
+
+    Args:
+      model: a network whose running statistics move by `BatchNormRelu.MOMENTUM` towards each batch's.
+      variables: its variables; without statistics they are returned as they are.
+      x: examples (n, ...), n at least the batch size; what is left of the last batch is not used.
+      batch_size: examples of one batch.
+
+    Returns:
+      The variables with the plain mean of the batches' statistics (PyTorch's `momentum=None`).
+
+    Raises:
+      ValueError: not even one batch.
+    """
+    if len(x) < batch_size:
+        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
+    params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
+    if not state:
+        return variables
+    zeros = jax.tree.map(jnp.zeros_like, state)
+    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
+
+    def one(batch: Array) -> Any:
+        return forward_train(model, {"params": params, **zeros}, batch)[1]  # momentum x the batch's, from zero
+
+    means = jax.tree.map(lambda leaf: jnp.mean(leaf, 0) / BatchNormRelu.MOMENTUM, jax.lax.map(one, batches))
+    return {"params": params, **means}
+
+
+def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
+    """Name the layers in the order of the forward pass, and the normalisation behind each that has one."""
+    if isinstance(model, MLP):
+        return [f"dense{layer}" for layer in range(model.depth)], {}
+    halves = [f"{block}_{half}" for block in range(3) for half in range(2)]
+    return [*(f"conv{name}" for name in halves), "dense0", "dense1"], {f"conv{name}": f"norm{name}" for name in halves}
+
+
 def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Array], Array]:
     """Freeze everything but the parameters of a network.
 

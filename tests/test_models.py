@@ -387,3 +387,33 @@ def test_coordinate_check_of_the_parametrisations():
 def test_an_unknown_parametrisation_is_refused():
     with pytest.raises(ValueError, match="parametrization: expected one of standard, ntk, mup, got 'spectral'"):
         models.MLP(4, parametrization="spectral")
+
+
+# Statistics for other weights
+
+
+def test_refitted_statistics_are_the_mean_of_those_of_the_batches():
+    model = models.BatchNormRelu()
+    x = jnp.asarray(np.random.default_rng(0).normal(2, 3, size=(11, 2, 2, 3)), jnp.float32)
+    variables = {"params": {}, "batch_stats": {"mean": jnp.full(3, 7.0), "var": jnp.full(3, 9.0)}}
+    found = models.refit_statistics(model, variables, x, 5)["batch_stats"]
+    batches = np.asarray(x[:10]).reshape(2, 20, 3)
+    np.testing.assert_allclose(found["mean"], batches.mean(1).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found["var"], batches.var(1, ddof=1).mean(0), rtol=1e-5)
+
+
+def test_a_network_evaluates_with_refitted_statistics_as_it_trains():
+    model = models.CNN(2, num_classes=3)
+    variables, x = drawn(model, (8, 8, 1), np.float32, num=64)
+    found = models.refit_statistics(model, variables, jnp.asarray(x), 64)
+    training, _ = models.forward_train(model, variables, x)
+    stale, refitted = (model.apply(each, x) for each in (variables, found))
+    scale = np.abs(training).max()
+    assert np.abs(refitted - training).max() < 0.02 * scale < np.abs(stale - training).max()  # 64/63 in the variances
+
+
+def test_refitting_needs_a_batch_and_leaves_networks_without_statistics_alone():
+    variables, x = drawn(models.MLP(3), (5,))
+    assert models.refit_statistics(models.MLP(3), variables, x, 2) is variables
+    with pytest.raises(ValueError, match=r"^x: expected at least one batch of 6 examples, got 5"):
+        models.refit_statistics(models.MLP(3), variables, x, 6)

@@ -1,0 +1,57 @@
+"""What the lottery-ticket figures show: axes, arms, and values that a logarithm does not have."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from ntkgen import plotting, plotting_tickets
+
+PERCENTS = [100, 20, 5]
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+def curve(mean, spread=1.0, x=PERCENTS):
+    mean = np.asarray(mean, float)
+    return plotting.Curve(x, mean, mean - spread, mean + spread)
+
+
+def test_arms_can_be_told_apart():
+    colours, markers = zip(*plotting_tickets.ARMS.values(), strict=True)
+    assert len(set(colours)) == len(colours) and len(set(markers)) >= len(markers) - 1  # the whole network is a dot too
+
+
+def test_accuracy_runs_from_all_weights_down_and_shows_every_arm_twice():
+    curves = {"ticket": curve([98, 97, 95]), "random": curve([98, 50, 10])}
+    labels = {"ticket": "the ticket", "random": "a random mask"}
+    figure = plotting_tickets.accuracy(curves, labels, "title", (94, 99), {"ticket": ([100], [98.5])})
+    for ax in figure.axes:
+        assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 100 > 5 > ax.get_xlim()[1]
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "20", "5"]
+        assert [line.get_label() for line in ax.lines] == ["the ticket", "a random mask", "published, the ticket"]
+        assert ax.lines[1].get_ydata().tolist() == [98, 50, 10] and ax.lines[2].get_xdata().tolist() == [100]
+    assert figure.axes[1].get_ylim() == (94, 99) and figure.axes[0].get_ylim()[0] < 10
+
+
+def test_overlap_has_a_panel_for_each_kind_and_the_profile(tmp_path):
+    panels = {kind: {"a": (curve([0.9, 0.5], 0.1, [20, 5]), [0.2, 0.1])} for kind in ("order", "init")}
+    figure = plotting_tickets.overlap(panels, {"a": curve([100, 10, 0], 0)}, "title")
+    assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["order", "init", "profile of the tickets"]
+    order, profile = figure.axes[0], figure.axes[2]
+    assert [line.get_ydata()[0] for line in order.lines] == [0.9, 0.2] and order.get_ylim() == (0, 1)
+    assert profile.get_yscale() == "log"
+    plotting.save(figure, tmp_path / "figure.png")  # a layer that lost all its weights has no logarithm
+
+
+def test_measures_show_intervals_and_logarithms_where_asked(tmp_path):
+    whole, ticket = curve([2.0], 3.0, [100]), curve([1.0, 0.5], 0.1, [20, 5])
+    panels = {"eigenvalue": {"whole": whole, "ticket": ticket}, "barrier": {"ticket": curve([np.nan], 1, [20])}}
+    figure = plotting_tickets.measures(panels, ("eigenvalue",), {"whole": "whole", "ticket": "the ticket"}, "title")
+    assert [ax.get_yscale() for ax in figure.axes] == ["log", "linear"]
+    assert [ax.get_ylabel() for ax in figure.axes] == ["eigenvalue", "barrier"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["whole", "the ticket"]
+    plotting.save(figure, tmp_path / "figure.png")
