@@ -170,6 +170,24 @@ def forward_train(model: nn.Module, variables: dict[str, Any], x: Array) -> tupl
     return logits, dict(new_state)
 
 
+def refit(model: nn.Module, variables: dict[str, Any], x: Array) -> dict[str, Any]:
+    """Estimate batch statistics anew, as those of the single batch x that training would see.
+
+    For weights that moved (perturbed, interpolated, averaged): the running statistics belong to those before.
+
+    Args:
+      model: a network of this module.
+      variables: its variables.
+      x: images of one batch, in training mode.
+
+    Returns:
+      The collections other than `params`: means and unbiased variances; nothing where there is no batch norm.
+    """
+    old = {name: value for name, value in variables.items() if name != "params"}
+    new = forward_train(model, variables, x)[1]
+    return jax.tree.map(lambda before, after: before + (after - before) / BatchNormRelu.MOMENTUM, old, new)
+
+
 def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Array], Array]:
     """Freeze everything but the parameters of a network.
 

@@ -14,13 +14,13 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 ORDER = (
     "tree io stats peaks paper conv norm models objectives optim sources data train seedaxis ensemble "
     "curvature spectrum landscape linearize ntk_layers ntk_cost ntk_checks "
-    "ntk kernels pruning tickets records progress plotting report"
+    "ntk kernels pruning tickets records progress plotting plotting_landscape report"
 ).split()
 
 OWNERS = {
     "flax": {"models", "ntk_layers"},
     "optax": {"optim", "train"},
-    "matplotlib": {"plotting"},
+    "matplotlib": {"plotting", "plotting_landscape"},
     "orbax": {"records"},
     "tqdm": {"progress"},
     "tensorflow_datasets": {"sources"},
