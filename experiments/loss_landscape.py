@@ -54,9 +54,9 @@ common.define(common.COUNT, "plane_points", None, "Points along each side of a s
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "cnn"): dict(channels=32, num_train=None, num_seeds=5, epochs=80, line_points=41, plane_points=25),
     ("paper", "mlp"): dict(width=128, num_train=10_000, num_seeds=5, epochs=30, line_points=41, plane_points=25),
-    ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=13),
-    ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=13),
-    ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=3, epochs=100, line_points=21, plane_points=13),
+    ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=15),
+    ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=25),
+    ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
     ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=11, plane_points=5),
 }
 EMBEDDED = ("digits", "mnist1d")

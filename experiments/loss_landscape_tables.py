@@ -15,7 +15,7 @@ INTERPOLATES = 99.9  # percent of training accuracy
 # Smallest differences that would matter, fixed before any run: a factor in curvature (the paper claims 11.8), points
 # of accuracy.
 FACTOR, POINTS = 1.5, 0.5
-DENSITY_POINTS, DENSITY_WIDTH = 400, 0.005  # of the figure; standard deviation as a share of the range
+DENSITY_POINTS, DENSITY_WIDTH = 400, 0.012  # of the figure; standard deviation as a share of the range
 
 # question -> (column of runs.csv, logarithmic, what is asked)
 QUESTIONS = {

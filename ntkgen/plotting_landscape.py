@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkgen.plotting import COLOURS, STYLE, Curve
 
@@ -38,9 +39,7 @@ def eigenvalues(
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(10.4, 4.3), layout="constrained", width_ratios=(1.15, 1), sharey=False
-        )
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.3), layout="constrained", width_ratios=(1.15, 1))
         for place, by_arm in enumerate(points.values()):
             for side, (arm, (values, mean)) in zip((-0.15, 0.15), by_arm.items(), strict=True):
                 colour = ARMS[arm]
@@ -52,16 +51,18 @@ def eigenvalues(
                 if published and place == 0:
                     left.plot(x, [published[arm]], "D", markersize=7, markerfacecolor="none", color="black", zorder=5)
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter(NullFormatter())
         left.set_xticks(range(len(points)), list(points), fontsize=8.5)
         left.set_xlim(-0.5, len(points) - 0.5)
         left.grid(axis="x", visible=False)
         left.set_ylabel("top eigenvalue of the Hessian")
-        floor = 1.0
         for arm, curve in densities.items():
             _band(right, curve, ARMS[arm], "-")
-            floor = min(floor, 1e-7 * float(np.nanmax(curve.mean)))
+        top = max(float(np.nanmax(curve.mean, initial=1e-30)) for curve in densities.values())
         right.set_yscale("log")
-        right.set_ylim(bottom=floor)
+        right.set_ylim(1e-6 * top, 3 * top)
         right.set_xlabel("eigenvalue of the Hessian")
         right.set_ylabel("spectral density")
         handles = [Line2D([], [], color=ARMS[arm], marker="o", label=name) for arm, name in labels.items()]
@@ -136,7 +137,7 @@ def lines(
         axes[1, 0].set_ylabel("error (%)")
         axes[1, 0].set_ylim(bottom=0)
         names = list(labels.values())
-        axes[1, 0].set_xlabel(f"position between solutions: 0 {names[0]}, 1 {names[1]}")
+        axes[1, 0].set_xlabel(f"position on the way from {names[0]} (0) to {names[1]} (1)")
         axes[1, 1].set_xlabel("step along a filter-normalised direction")
         handles = [
             Line2D([], [], color=COLOURS[split], linestyle=style, label=f"{SPLIT_NAMES[split]}, between")
