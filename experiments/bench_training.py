@@ -17,11 +17,9 @@ On real MNIST and CIFAR-10 where they are at hand, else on random images of the 
 (pip install "ntkgen[bench]").
 """
 
-import functools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,19 +31,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from timing import (
+    SHAPES,
+    TORCH_SETTINGS,
+    Torch,
+    examples,
+    forward_flops,
+    matmul_peak,
+    network,
+    parse_cases,
+    torch_network,
+)
 
-from ntkgen import data, ensemble, models, seedaxis, train
+from ntkgen import ensemble, seedaxis, train
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
 BATCH, RATE = 128, 0.01
 EXAMPLES = {"mlp": 10_000, "cnn": 2_000}
-SHAPES = {"mlp": (28, 28, 1), "cnn": (32, 32, 3)}
-TORCH_SETTINGS: dict[str, dict[str, str]] = {
-    "torch": {},
-    "torch, passive waiting": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
-}
-
 flags.DEFINE_list(
     "cases",
     [f"mlp{w}" for w in WIDTHS] + [f"cnn{c}" for c in CHANNELS],
@@ -57,34 +60,9 @@ flags.DEFINE_boolean("torch", True, "Time PyTorch too.")
 flags.DEFINE_enum("torch_worker", None, ("cpu", "cuda"), "Internal: serve timings of PyTorch on a device.")
 
 
-def flops_per_example(kind: str, size: int) -> float:
-    """Count multiplications and additions of a forward and backward pass, matmuls and convolutions alone."""
-    shapes = jax.eval_shape(lambda key: models.init(network(kind, size), key, SHAPES[kind]), jax.random.key(0))
-    total = 0.0
-    for path, leaf in jax.tree.leaves_with_path(shapes["params"]):
-        if len(leaf.shape) >= 2:
-            block = int(path[0].key[len("conv")]) if path[0].key.startswith("conv") else None
-            pixels = 1 if block is None else (32 >> block) ** 2
-            total += 2.0 * pixels * np.prod(leaf.shape)
-    return 3 * total
-
-
-def network(kind: str, size: int) -> Any:
-    """Make ntkgen's network."""
-    return models.MLP(size) if kind == "mlp" else models.CNN(size)
-
-
-@functools.cache
-def examples(kind: str) -> tuple[train.Batch, str]:
-    """Load real images, or draw random ones where there are none; say which."""
-    try:
-        name = {"mlp": "mnist", "cnn": "cifar10"}[kind]
-        split = data.load(name, num_train=EXAMPLES[kind]).train
-        return train.Batch(split.x, split.y), name
-    except data.DataError:
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((EXAMPLES[kind], *SHAPES[kind]), np.float32)
-        return train.Batch(jnp.asarray(x), jnp.asarray(rng.integers(0, 10, len(x)), jnp.int32)), "random images"
+def training_flops(kind: str, size: int) -> float:
+    """Count multiplications and additions of a forward and backward pass for one example, three times the forward."""
+    return 3 * sum(forward_flops(kind, size, SHAPES[kind]))
 
 
 class Ours:
@@ -93,7 +71,7 @@ class Ours:
     def __init__(self, kind: str, size: int, strategy: str, num_seeds: int) -> None:
         """Compile and warm up."""
         config = train.Config(epochs=100, batch_size=BATCH, learning_rate=RATE)
-        self.split, _ = examples(kind)
+        self.split, _ = examples(kind, EXAMPLES[kind])
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
@@ -132,32 +110,6 @@ class Ours:
         return (time.perf_counter() - begun) / 2
 
 
-class Torch:
-    """Times epochs of PyTorch in a process of its own, since OpenMP reads its settings at the start."""
-
-    def __init__(self, setting: dict[str, str], device: str) -> None:
-        """Start the process."""
-        command = [sys.executable, __file__, f"--torch_worker={device}"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **setting}
-        )
-
-    def ask(self, **request: Any) -> Any:
-        """Send one request and wait for the answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            common.fail("--torch: the PyTorch process ended; see the line above")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def serve_torch(device: str) -> None:
     """Answer timing requests with plain PyTorch, as a user would write it."""
     try:
@@ -179,32 +131,7 @@ def serve_torch(device: str) -> None:
             nets = []
             for seed in range(num_seeds):
                 torch.manual_seed(seed)
-                if kind == "mlp":
-                    net = nn.Sequential(
-                        nn.Flatten(),
-                        nn.Linear(h * w * c, size),
-                        nn.ReLU(),
-                        nn.Linear(size, size),
-                        nn.ReLU(),
-                        nn.Linear(size, size),
-                        nn.ReLU(),
-                        nn.Linear(size, 10),
-                    )
-                else:
-                    layers: list[Any] = []
-                    inputs = c
-                    for block in range(3):
-                        for _ in range(2):
-                            outputs = size * 2**block
-                            layers += [
-                                nn.Conv2d(inputs, outputs, 3, padding=1),
-                                nn.BatchNorm2d(outputs, affine=False),
-                                nn.ReLU(),
-                            ]
-                            inputs = outputs
-                        layers.append(nn.MaxPool2d(2))
-                    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * size, 256), nn.ReLU(), nn.Linear(256, 10))
-                net = net.to(device)
+                net = torch_network(kind, size, (h, w, c)).to(device)
                 nets.append((net, torch.optim.SGD(net.parameters(), RATE, momentum=0.9)))
         begun = time.perf_counter()
         for net, optimizer in nets:
@@ -219,26 +146,12 @@ def serve_torch(device: str) -> None:
         print(json.dumps(time.perf_counter() - begun), flush=True)
 
 
-def matmul_peak() -> float:
-    """Measure the GFLOP/s of a 2,048 x 2,048 float32 matmul."""
-    a = jnp.ones((2048, 2048))
-    jax.block_until_ready(_product(a))
-    begun = time.perf_counter()
-    jax.block_until_ready(_product(a))
-    return 2 * 2048**3 / (time.perf_counter() - begun) / 1e9
-
-
-@jax.jit
-def _product(a: jax.Array) -> jax.Array:
-    return a @ a
-
-
 def time_case(kind: str, size: int, workers: dict[str, Torch], folder: Path) -> None:
     """Time one network, everything in turn, and print its lines."""
     seeds = FLAGS.num_seeds
     ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
     chosen = seedaxis.choose_strategy(jax.tree.map(lambda leaf: leaf[0], ours["vmap"].state.variables))
-    split, source = examples(kind)
+    split, source = examples(kind, EXAMPLES[kind])
     images = folder / "images.npz"
     for worker in workers.values():
         np.savez(images, x=split.x, y=split.y)
@@ -256,7 +169,7 @@ def time_case(kind: str, size: int, workers: dict[str, Torch], folder: Path) -> 
         seconds["peak"].append(matmul_peak())
     peak = statistics.median(seconds.pop("peak"))
     evaluation = statistics.median(seconds.pop("evaluate"))
-    work = flops_per_example(kind, size) * EXAMPLES[kind] / 1e9
+    work = training_flops(kind, size) * EXAMPLES[kind] / 1e9
     base = min(workers, key=lambda name: statistics.median(seconds[name]), default=None)
     for name, values in seconds.items():
         middle = statistics.median(values)
@@ -280,18 +193,13 @@ def main() -> None:
         serve_torch(FLAGS.torch_worker)
         return
     with common.user_errors():
-        cases = []
-        for case in FLAGS.cases:
-            kind, size = case[:3], case[3:]
-            if kind not in EXAMPLES or not size.isdecimal() or int(size) < 1:
-                raise ValueError(f"--cases: expected mlp<width> or cnn<channels>, got {case!r}")
-            cases.append((kind, int(size)))
+        cases = parse_cases(FLAGS.cases)
     device = jax.local_devices()[0]
     cuda = device.platform == "gpu"
     workers = {}
     if FLAGS.torch:
         settings = {"torch": TORCH_SETTINGS["torch"]} if cuda else TORCH_SETTINGS
-        workers = {name: Torch(setting, "cuda" if cuda else "cpu") for name, setting in settings.items()}
+        workers = {name: Torch(__file__, setting, "cuda" if cuda else "cpu") for name, setting in settings.items()}
     print(
         f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}; "
         "seconds an epoch and seed, median [range] of "
