@@ -141,7 +141,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
         matched_loss=config["matched_loss"],
         line_points=config["line_points"],
         plane_points=config["plane_points"],
-        examples=min(EXAMPLES if cnn else 10_000, dataset.num_train, len(dataset.test.y)),
+        examples=EXAMPLES if cnn else 10_000,
     )
     config["settings"] = {name: list(v) if isinstance(v, tuple) else v for name, v in settings._asdict().items()}
     return model, dataset, trainings, settings

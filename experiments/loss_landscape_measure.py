@@ -44,7 +44,7 @@ class Settings(NamedTuple):
       matched_loss: training cross-entropy (nats) to which the temperature brings every network.
       line_points: of each line between and around solutions; odd.
       plane_points: along each side of a surface; odd.
-      examples: of training and of test set that lines and surfaces are evaluated on.
+      examples: of training and of test set, at most, that lines and surfaces are evaluated on.
     """
 
     samples: int
@@ -138,8 +138,8 @@ class Instruments:
         test = train.Batch(dataset.test.x, dataset.test.y)
         self.splits = _first(whole, settings.examples), _first(test, settings.examples)
         self._logits = self._over(curvature.highest_precision(self._logits_of))
-        self._top, self._pairs, self._density = (
-            self._over(fn, host=True) for fn in (self._top_of, self._pairs_of, self._density_of)
+        self._power, self._top, self._pairs, self._density = (
+            self._over(fn, host=True) for fn in (self._power_of, self._top_of, self._pairs_of, self._density_of)
         )
         self._sharpness, self._perturbed = self._over(self._sharpness_of), self._over(self._perturbed_of)
         self._line, self._plane = self._over(self._line_of), self._over(self._plane_of)
@@ -192,13 +192,14 @@ class Instruments:
     def _logits_of(self, net: Network, x: Array) -> Array:
         return self._outputs(net.state, net.beta, net.params, x)
 
+    def _power_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
+        start = tree.random_like(net.key, net.params)
+        return _numbers(spectrum.power_iteration(self._matvec(net, batch), start, self.settings.power_iters))
+
     def _top_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
-        matvec, start = self._matvec(net, batch), tree.random_like(net.key, net.params)
-        found = {
-            "power": spectrum.power_iteration(matvec, start, self.settings.power_iters),
-            "top": spectrum.lanczos(matvec, start, self.settings.top_iters, tol=spectrum.TOLERANCE),
-        }
-        return {name: _numbers(eigen) for name, eigen in found.items()}
+        start = tree.random_like(net.key, net.params)
+        matvec, most = self._matvec(net, batch), self.settings.top_iters
+        return _numbers(spectrum.lanczos(matvec, start, most, tol=spectrum.TOLERANCE))
 
     def _pairs_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
         start = tree.random_like(net.key, net.params)
@@ -285,8 +286,9 @@ class Instruments:
         logits = np.concatenate([self._logits(nets, x) for x in slices], axis=1)
         betas = [inverse_temperature(one, np.asarray(self.whole.y), s.matched_loss) for one in logits]
         matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
-        tops = {"": self._top(nets, self.few), "_many": self._top(nets, self.many)}
-        tops["_matched"] = self._top(matched, self.few)
+        tops = {"power": self._power(nets, self.few), "power_many": self._power(nets, self.many)}
+        tops |= {"top": self._top(nets, self.few), "top_many": self._top(nets, self.many)}
+        tops["top_matched"] = self._top(matched, self.few)
         sharp = {"": self._sharpness(nets, self.few), "_matched": self._sharpness(matched, self.few)}
         pairs, density = self._pairs(nets, self.few), self._density(nets, self.few)
         tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
@@ -294,9 +296,8 @@ class Instruments:
             who = {"arm": arm, "seed": seed}
             row: dict[str, Any] = {**who, "samples": s.samples, "many_samples": s.many_samples}
             row |= {"batch_norm": "frozen" if self.has_state else "none", "precision": "highest"}
-            for suffix, found in tops.items():
-                for method, eigen in found.items():
-                    row |= {f"{method}{suffix}_{name}": float(values[i].item()) for name, values in eigen.items()}
+            for name, eigen in tops.items():
+                row |= {f"{name}_{part}": float(values[i].item()) for part, values in eigen.items()}
             row |= {"inverse_temperature": betas[i], "matched_loss": s.matched_loss}
             row["trace"] = self.dim * float(density.moments[i][0])
             row["trace_error"] = self.dim * float(density.moment_errors[i][0])
@@ -384,7 +385,8 @@ class Instruments:
                 "train_error": 100 * (1 - float(train_accuracy)),
                 "test_loss": float(test_loss),
                 "test_error": 100 * (1 - float(test_accuracy)),
-                "examples": self.settings.examples,
+                "train_examples": len(self.splits[0].y),
+                "test_examples": len(self.splits[1].y),
                 "batch_norm": "refitted" if self.has_state else "none",
             }
             for step, (train_loss, train_accuracy, test_loss, test_accuracy) in zip(

@@ -95,6 +95,8 @@ def judge(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) 
     for row in rows:
         if row["question"] in QUESTIONS:
             answers[row["question"]] = _answer(row, *QUESTIONS[row["question"]][1:])
+    lost = int(sum(number(run["power_converged"]) != 1 for run in runs))
+    answers["power_iteration"]["words"] += f"; {lost} of {len(runs)} networks not converged" if lost else ""
     below = {arm: int(sum(not number(run["interpolates"]) for run in runs if run["arm"] == arm)) for arm in ARMS}
     sensitive = [row for row in rows if row["family"] == "perturbation" and row["question"].endswith("absolute")]
     larger = sum(_significant(row) and row["difference"] > 0 for row in sensitive)
@@ -122,9 +124,11 @@ def _answer(row: Mapping[str, Any], log: bool, about: str) -> dict[str, Any]:
         found[name] = float(scale(row[name]))
     found |= {name: row[name] for name in ("num_pairs", "paired_adjusted", "welch_adjusted", "equivalence_adjusted")}
     size = f"{found['difference']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+    equivalent = row["equivalence_adjusted"] <= ALPHA
     if _significant(row):
         answer, tail = "seen", f"larger for the {'large' if row['difference'] > 0 else 'small'} batch"
-    elif row["equivalence_adjusted"] <= ALPHA:
+        tail += f", but equivalent within {found['margin']:.3g}" if equivalent else ""
+    elif equivalent:
         answer, tail = "not seen", f"equivalent within {found['margin']:.3g}"
     else:
         answer, tail = "undecided", f"{found['num_pairs']} pairs would have shown {found['detectable']:.3g}"

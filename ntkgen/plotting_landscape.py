@@ -15,7 +15,7 @@ from ntkgen.plotting import COLOURS, STYLE, Curve
 
 # Okabe and Ito's, beside those of training and test.
 ARMS = {"small_batch": "#009E73", "large_batch": "#D55E00"}
-SPLITS = {"train": "-", "test": "--"}
+SPLITS: dict[str, Any] = {"train": "-", "test": "--"}
 SPLIT_NAMES = {"train": "training", "test": "test"}
 
 
