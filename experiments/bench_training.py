@@ -21,7 +21,6 @@ On real MNIST and CIFAR-10 where they are at hand, else on random images of the 
 (pip install "ntkgen[bench]").
 """
 
-import functools
 import json
 import os
 import statistics
@@ -38,19 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from absl import flags
+from bench_networks import SHAPES, TORCH_SETTINGS, examples, forward_flops, network, parse_cases, torch_network
 
-from ntkgen import data, ensemble, models, pruning, seedaxis, train
+from ntkgen import ensemble, models, pruning, seedaxis, train
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
 BATCH, RATE = 128, 0.01
 KEEP = 0.2  # of the kernels, in the masked section
 EXAMPLES = {"mlp": 10_000, "cnn": 2_000}
-SHAPES = {"mlp": (28, 28, 1), "cnn": (32, 32, 3)}
-TORCH_SETTINGS: dict[str, dict[str, str]] = {
-    "torch": {},
-    "torch, passive waiting": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
-}
 
 flags.DEFINE_list(
     "cases",
@@ -64,43 +59,13 @@ flags.DEFINE_boolean("torch", True, "Time PyTorch too.")
 flags.DEFINE_enum("torch_worker", None, ("cpu", "cuda"), "Internal: serve timings of PyTorch on a device.")
 
 
-def flops_per_example(kind: str, size: int) -> float:
-    """Count multiplications and additions of a forward and backward pass, matmuls and convolutions alone."""
-    shapes = jax.eval_shape(lambda key: models.init(network(kind, size), key, SHAPES[kind]), jax.random.key(0))
-    total = 0.0
-    for path, leaf in jax.tree.leaves_with_path(shapes["params"]):
-        if len(leaf.shape) >= 2:
-            block = int(path[0].key[len("conv")]) if path[0].key.startswith("conv") else None
-            pixels = 1 if block is None else (32 >> block) ** 2
-            total += 2.0 * pixels * np.prod(leaf.shape)
-    return 3 * total
-
-
-def network(kind: str, size: int) -> Any:
-    """Make ntkgen's network."""
-    return models.MLP(size) if kind == "mlp" else models.CNN(size)
-
-
-@functools.cache
-def examples(kind: str) -> tuple[train.Batch, str]:
-    """Load real images, or draw random ones where there are none; say which."""
-    try:
-        name = {"mlp": "mnist", "cnn": "cifar10"}[kind]
-        split = data.load(name, num_train=EXAMPLES[kind]).train
-        return train.Batch(split.x, split.y), name
-    except data.DataError:
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((EXAMPLES[kind], *SHAPES[kind]), np.float32)
-        return train.Batch(jnp.asarray(x), jnp.asarray(rng.integers(0, 10, len(x)), jnp.int32)), "random images"
-
-
 class Ours:
     """Times epochs of ntkgen's own compiled programs, those that `ensemble.fit` runs."""
 
     def __init__(self, kind: str, size: int, strategy: str, num_seeds: int, keep: float | None = None) -> None:
         """Compile and warm up; with `keep` pruned to that fraction."""
         config = train.Config(epochs=100, batch_size=BATCH, learning_rate=RATE)
-        self.split, _ = examples(kind)
+        self.split, _ = examples(kind, EXAMPLES[kind])
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
@@ -186,32 +151,7 @@ def serve_torch(device: str) -> None:
             nets = []
             for seed in range(num_seeds):
                 torch.manual_seed(seed)
-                if kind == "mlp":
-                    net = nn.Sequential(
-                        nn.Flatten(),
-                        nn.Linear(h * w * c, size),
-                        nn.ReLU(),
-                        nn.Linear(size, size),
-                        nn.ReLU(),
-                        nn.Linear(size, size),
-                        nn.ReLU(),
-                        nn.Linear(size, 10),
-                    )
-                else:
-                    layers: list[Any] = []
-                    inputs = c
-                    for block in range(3):
-                        for _ in range(2):
-                            outputs = size * 2**block
-                            layers += [
-                                nn.Conv2d(inputs, outputs, 3, padding=1),
-                                nn.BatchNorm2d(outputs, affine=False),
-                                nn.ReLU(),
-                            ]
-                            inputs = outputs
-                        layers.append(nn.MaxPool2d(2))
-                    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * size, 256), nn.ReLU(), nn.Linear(256, 10))
-                net = net.to(device)
+                net = torch_network(kind, size, (h, w, c)).to(device)
                 if request["keep"] is not None:
                     kernels = [(layer, "weight") for layer in net if hasattr(layer, "weight")]
                     prune.global_unstructured(kernels, prune.L1Unstructured, amount=1 - request["keep"])
@@ -239,7 +179,7 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
         chosen = "masked"
     else:
         ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
-    split, source = examples(kind)
+    split, source = examples(kind, EXAMPLES[kind])
     images = folder / "images.npz"
     for worker in workers.values():
         np.savez(images, x=split.x, y=split.y)
@@ -251,7 +191,7 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     seconds = timing.interleaved(turns, FLAGS.repeats)
     peak = statistics.median(seconds.pop("peak"))
     evaluation = statistics.median(seconds.pop("evaluate"))
-    work = flops_per_example(kind, size) * EXAMPLES[kind] / 1e9
+    work = 3 * sum(forward_flops(kind, size, SHAPES[kind])) * EXAMPLES[kind] / 1e9
     base = min(workers, key=lambda name: statistics.median(seconds[name]), default=None)
     for name, values in seconds.items():
         middle = statistics.median(values)
@@ -281,24 +221,13 @@ def ratio(first: list[float], second: list[float]) -> str:
     return f"{statistics.median(ratios):5.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
-def parse(name: str, cases: list[str]) -> list[tuple[str, int]]:
-    """Read cases such as mlp64."""
-    found = []
-    for case in cases:
-        kind, size = case[:3], case[3:]
-        if kind not in EXAMPLES or not size.isdecimal() or int(size) < 1:
-            raise ValueError(f"--{name}: expected mlp<width> or cnn<channels>, got {case!r}")
-        found.append((kind, int(size)))
-    return found
-
-
 def main() -> None:
     """Run the benchmark."""
     if FLAGS.torch_worker:
         serve_torch(FLAGS.torch_worker)
         return
     with common.user_errors():
-        cases, masked = parse("cases", FLAGS.cases), parse("masked", FLAGS.masked)
+        cases, masked = parse_cases("cases", FLAGS.cases), parse_cases("masked", FLAGS.masked)
     device = jax.local_devices()[0]
     cuda = device.platform == "gpu"
     workers = {}

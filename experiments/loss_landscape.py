@@ -1,0 +1,386 @@
+"""Are the minima that large batches find sharper, and does that depend on how sharpness is measured?
+
+Hypotheses H1 and H2; sections IV-E and V-C.
+
+    python experiments/loss_landscape.py --preset=quick          # embedded digits, about a minute on two cores
+    python experiments/loss_landscape.py --dataset=mnist         # MLP 128 on 10,000 images, some minutes
+    python experiments/loss_landscape.py --dataset=cifar10 --preset=small      # CNN 8 on 5,000 images, over an hour
+
+Trains a small and a large batch for several seeds and measures both on every network: the top eigenvalue of the
+Hessian by the paper's 30 power iterations and by Lanczos, on the paper's 1,000 samples and on more; ten eigenpairs,
+trace and spectral density; the loss under random perturbation; adaptive sharpness, which rescaling weights leaves
+alone; and, since curvature falls with the loss level itself, eigenvalue and sharpness at a logit temperature that
+brings all networks to one training loss. Then lines and surfaces around the solutions, and the way from one to the
+other. The verdict says in which measures the difference is seen.
+"""
+
+import contextlib
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import loss_landscape_tables as study
+import tables
+from absl import flags
+from loss_landscape_measure import Instruments, Network, Settings, networks, take
+
+from ntkgen import data, ensemble, io, landscape, models, optim, paper, plotting, records, seedaxis, train
+from ntkgen import plotting_landscape as figures
+from ntkgen.progress import Progress
+from ntkgen.sources import SOURCES
+
+FLAGS = flags.FLAGS
+common.define_shared(tuple(SOURCES))
+flags.DEFINE_enum("model", None, ("mlp", "cnn"), "Network. Default: cnn for cifar10, else mlp.")
+common.define(common.COUNT, "width", None, "Hidden width of the MLP. Default: the preset's.")
+common.define(common.COUNT, "channels", None, "Base channels of the CNN. Default: the preset's.")
+common.define(common.COUNT, "small_batch", 32, "Examples a step of the first arm.")
+common.define(common.COUNT, "large_batch", 1024, "Examples a step of the second arm.")
+common.define(common.POSITIVE, "small_lr", None, "Learning rate of the first arm. Default: the published table's.")
+common.define(common.POSITIVE, "large_lr", None, "Learning rate of the second arm. Default: the published table's.")
+flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
+common.define(common.COUNT, "hessian_samples", 1_000, "Training examples of the Hessian; the paper's number.")
+common.define(common.COUNT, "many_samples", 4_096, "Training examples on which the top eigenvalue is measured again.")
+common.define(common.POSITIVE, "matched_loss", 0.1, "Training cross-entropy (nats) of the matched temperature.")
+common.define(common.COUNT, "line_points", None, "Points of each line. Default: the preset's.")
+common.define(common.COUNT, "plane_points", None, "Points along each side of a surface. Default: the preset's.")
+
+# Epochs and images of section V-C are not given; 80 and all images are those of section V-B, whose accuracies agree.
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("paper", "cnn"): dict(channels=32, num_train=None, num_seeds=5, epochs=80, line_points=41, plane_points=25),
+    ("paper", "mlp"): dict(width=128, num_train=10_000, num_seeds=5, epochs=30, line_points=41, plane_points=25),
+    ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=15),
+    ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=25),
+    ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
+    ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=11, plane_points=5),
+}
+EMBEDDED = ("digits", "mnist1d")
+EVALUATIONS = 12  # of loss and accuracy along training
+EXAMPLES = 2_000  # of training and of test set behind every point of a CNN's lines and surfaces; an MLP takes 10,000
+
+
+def resolve() -> dict[str, Any]:
+    """Turn flags into the complete configuration of the study."""
+    quick = FLAGS.preset == "quick"
+    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
+    if quick and dataset not in EMBEDDED:
+        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    model = FLAGS.model or ("cnn" if dataset == "cifar10" else "mlp")
+    foreign = "channels" if model == "mlp" else "width"
+    if FLAGS[foreign].present:
+        raise ValueError(f"--{foreign}: expected no such flag with --model={model}, got {FLAGS[foreign].value}")
+    preset = PRESETS[FLAGS.preset, model]
+    if dataset in EMBEDDED and not quick:
+        preset = {**preset, "num_train": None}
+    config = common.chosen(preset)
+    config["size"] = config.pop("channels" if model == "cnn" else "width")
+    for name in ("seed", "schedule", "hessian_samples", "many_samples", "matched_loss"):
+        config[name] = FLAGS[name].value
+    config["label_noise"] = FLAGS.label_noise or 0.0
+    for arm in ("small", "large"):
+        batch, rate = FLAGS[f"{arm}_batch"].value, FLAGS[f"{arm}_lr"].value
+        if rate is None and batch not in optim.TABLE:
+            known = ", ".join(map(str, optim.TABLE))
+            raise ValueError(f"--{arm}_batch: expected one of the table's {known}, or --{arm}_lr too, got {batch}")
+        config[f"{arm}_batch"], config[f"{arm}_lr"] = batch, rate or optim.scaled_learning_rate(batch)
+    if config["small_batch"] >= config["large_batch"]:
+        raise ValueError(f"--large_batch: expected more than the small batch's {config['small_batch']}, got {batch}")
+    for name in ("line_points", "plane_points"):
+        if config[name] % 2 == 0 or config[name] < 3:
+            raise ValueError(f"--{name}: expected an odd number of at least 3, got {config[name]}")
+    return {"dataset": dataset, "model": model, **config}
+
+
+def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.Config], Settings]:
+    """Check everything that can be wrong before anything is written."""
+    dataset = data.load(
+        config["dataset"],
+        data_dir=FLAGS.data_dir,
+        num_train=config["num_train"],
+        label_noise=config["label_noise"],
+        seed=config["seed"],
+    )
+    config["num_train"], config["data_digest"] = dataset.num_train, dataset.digest
+    cnn = config["model"] == "cnn"
+    model = models.CNN(config["size"]) if cnn else models.MLP(config["size"])
+    config["num_params"] = models.num_params(model, dataset.train.x.shape[1:])
+    seedaxis.check_fits(config["num_params"], f"{config['model']} {config['size']}")
+    trainings = {}
+    for arm in study.ARMS:
+        short = arm.removesuffix("_batch")
+        trainings[arm] = train.Config(
+            epochs=config["epochs"],
+            batch_size=config[arm],
+            learning_rate=config[f"{short}_lr"],
+            schedule=config["schedule"],
+        )
+        if config[arm] > dataset.num_train:
+            raise ValueError(f"--{arm}: expected at most the {dataset.num_train} training examples, got {config[arm]}")
+    settings = Settings(
+        samples=min(config["hessian_samples"], dataset.num_train),
+        many_samples=min(config["many_samples"], dataset.num_train),
+        chunk=1024 if cnn else 4096,
+        power_iters=paper.LOSS_LANDSCAPE_ITERATIONS,
+        top_iters=100,
+        pairs=10,
+        pairs_iters=200,
+        probes=3 if cnn else 5,
+        steps=40,
+        sigmas=landscape.SIGMAS,
+        relative_sigmas=(0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0),
+        draws=landscape.SAMPLES,
+        average_rho=0.1,
+        average_draws=20,
+        worst_rho=0.5,
+        worst_steps=20,
+        matched_loss=config["matched_loss"],
+        line_points=config["line_points"],
+        plane_points=config["plane_points"],
+        examples=EXAMPLES if cnn else 10_000,
+    )
+    config["settings"] = {name: list(v) if isinstance(v, tuple) else v for name, v in settings._asdict().items()}
+    return model, dataset, trainings, settings
+
+
+def train_all(
+    run: records.Run, model: Any, dataset: data.Dataset, trainings: dict[str, train.Config], seeds: list[int]
+) -> dict[str, ensemble.Result]:
+    """Train both arms, all seeds of each."""
+    epochs = next(iter(trainings.values())).epochs
+    measured = sorted({max(1, epochs * i // EVALUATIONS) for i in range(1, EVALUATIONS + 1)})
+    results = {}
+    with Progress([1.0] * len(trainings), len(seeds), epochs) as progress:
+        for index, (arm, training) in enumerate(trainings.items()):
+            results[arm] = ensemble.fit(
+                model,
+                dataset,
+                training,
+                seeds,
+                checkpoint=run.checkpointer(arm),
+                progress=progress.part(index, arm.replace("_", " ")),
+                evaluate_at=measured,
+            )
+    return results
+
+
+def measure_all(
+    run: records.Run, instruments: Instruments, results: dict[str, ensemble.Result], seeds: list[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure every network; what is finished is kept, and not measured again after a kill."""
+    found: dict[str, list[dict[str, Any]]] = {}
+
+    def part(name: str, compute: Callable[..., Any], *args: Any) -> None:
+        for table, rows in kept(run.folder / "checkpoints" / "measured" / f"{name}.json", compute, *args).items():
+            found.setdefault(table, []).extend(rows)
+
+    nets = {arm: networks(result.variables, seeds) for arm, result in results.items()}
+    for rows in instruments.groups(len(seeds)):
+        own: Sequence[int] = seeds[rows]
+        name = f"seeds_{own[0]}_{own[-1]}"
+        some: dict[str, Network] = {arm: take(nets[arm], rows) for arm in study.ARMS}
+        for arm in study.ARMS:
+            part(f"{arm}_{name}_curvature", instruments.curvature, arm, own, some[arm])
+            part(f"{arm}_{name}_around", instruments.around, arm, own, some[arm])
+        part(f"between_{name}", instruments.between, own, *(some[arm] for arm in study.ARMS))
+    for arm in study.ARMS:
+        part(f"{arm}_surface", instruments.surface, arm, seeds[:1], take(nets[arm], slice(0, 1)))
+    return found
+
+
+def kept(path: Path, compute: Callable[..., Any], *args: Any) -> dict[str, list[dict[str, Any]]]:
+    """Return the tables that a file keeps; compute and keep them if there is none."""
+    if path.exists():
+        try:
+            return json.loads(path.read_text())
+        except ValueError:
+            warnings.warn(f"{path} is damaged; measuring it anew", stacklevel=2)
+    begun = time.monotonic()
+    text = json.dumps(compute(*args))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    io.atomic_write(path, text.encode())
+    print(f"measured {path.stem.replace('_', ' ')}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return json.loads(text)
+
+
+def run_rows(
+    config: dict[str, Any], results: dict[str, ensemble.Result], measured: list[dict[str, Any]], seeds: list[int]
+) -> list[dict[str, Any]]:
+    """Make runs.csv: training and measurements of every network."""
+    found = {(row["arm"], row["seed"]): row for row in measured}
+    rows = []
+    for arm in study.ARMS:
+        history, batch = results[arm].history, config[arm]
+        for s, seed in enumerate(seeds):
+            last = {name: float(values[s, -1]) for name, values in history.items()}
+            train_acc, test_acc = 100 * last["train_accuracy"], 100 * last["test_accuracy"]
+            rows.append(
+                {
+                    "arm": arm,
+                    "batch_size": batch,
+                    "learning_rate": config[arm.replace("_batch", "_lr")],
+                    "seed": seed,
+                    "steps": config["epochs"] * -(-config["num_train"] // batch),
+                    "train_loss": last["train_loss"],
+                    "train_acc": train_acc,
+                    "test_loss": last["test_loss"],
+                    "test_acc": test_acc,
+                    "gap": train_acc - test_acc,
+                    "diverged": int(results[arm].diverged[s]),
+                    "interpolates": int(train_acc >= study.INTERPOLATES),
+                    **{name: value for name, value in found[arm, seed].items() if name not in ("arm", "seed")},
+                }
+            )
+    return rows
+
+
+def same_protocol(config: dict[str, Any]) -> bool:
+    """Say whether this is the published experiment, as far as the paper gives it."""
+    ours = {name: config[name] for name in ("dataset", "model", "size", "epochs", "label_noise", "schedule")}
+    theirs = dict(dataset="cifar10", model="cnn", size=32, epochs=80, label_noise=0.0, schedule="cosine")
+    arms = [(config[f"{arm}_batch"], config[f"{arm}_lr"]) for arm in ("small", "large")]
+    known = [(batch, optim.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
+    samples = config["hessian_samples"] == paper.LOSS_LANDSCAPE_SAMPLES and config["num_train"] == 50_000
+    return ours == theirs and arms == known and samples
+
+
+def draw(folder: Path, prefix: str, config: dict[str, Any], found: dict[str, list[dict[str, str]]]) -> list[Path]:
+    """Draw the four figures from the tables."""
+    labels = {arm: f"batch {config[arm]}" for arm in study.ARMS}
+    noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
+    what = f"{config['model'].upper()} {config['size']} on {config['dataset']}{noise}"
+    about = f"{what}, {config['num_seeds']} seeds, 95% t-intervals"
+    published = None
+    if same_protocol(config):
+        published = {arm: paper.LOSS_LANDSCAPE[config[arm]]["top_eigenvalue"] for arm in study.ARMS}
+    made = {
+        "spectrum": figures.eigenvalues(
+            study.points(found["runs"]), study.densities(found["density"]), labels, about, published
+        )
+    }
+    panels: dict[str, Any] = {}
+    for kind, name in (
+        ("absolute", "standard deviation of the noise"),
+        ("filter_relative", "norm of the noise / norm of the filter"),
+    ):
+        sigmas, losses = study.perturbed(found["perturbation"], kind)
+        panels[name] = {arm: tuple(study.geometric(sigmas, y) for y in losses[arm]) for arm in study.ARMS}
+    made["perturbation"] = figures.perturbation(panels, labels, about)
+
+    def curves(kind: str, arm: str) -> dict[str, Any]:
+        pairs = {}
+        for split in ("train", "test"):
+            loss, error = (study.along(found["lines"], kind, arm, f"{split}_{what}") for what in ("loss", "error"))
+            pairs[split] = study.geometric(*loss), tables.curve(*error)
+        return pairs
+
+    around = {arm: curves("line", arm) for arm in study.ARMS}
+    made["lines"] = figures.lines(curves("interpolation", "between"), around, labels, about)
+    planes = {arm: study.surface(found["plane"], arm, "train_loss") for arm in study.ARMS}
+    made["surfaces"] = figures.surfaces(planes, labels, f"{what}, seed {config['seed']}")
+    return [plotting.save(figure, folder / f"{prefix}{name}.png") for name, figure in made.items()]
+
+
+def stem(config: dict[str, Any]) -> str:
+    """Name the figures after what a reader would want to tell apart."""
+    parts = ["loss_landscape", config["dataset"]]
+    if config["model"] != ("cnn" if config["dataset"] == "cifar10" else "mlp"):
+        parts.append(config["model"])
+    parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
+    for name in ("label_noise", "num_train", "epochs", "width", "channels", "small_batch", "large_batch", "schedule"):
+        if FLAGS[name].present:
+            parts.append(f"{name}{FLAGS[name].value}")
+    return "_".join(parts)
+
+
+def show(config: dict[str, Any], summary: list[dict[str, Any]], verdict: dict[str, Any]) -> None:
+    """Print the table and the verdict."""
+    settings = config["settings"]
+    few, many = settings["samples"], settings["many_samples"]
+    everything = f", all there are; fewer than {config['many_samples']:,}" if many < config["many_samples"] else ""
+    print(
+        f"\n{config['model'].upper()} {config['size']} ({config['num_params']:,} parameters) on {config['dataset']}, "
+        f"{config['num_train']:,} examples; means over {config['num_seeds']} seeds, 95 % t-intervals\n"
+        f"Hessians on {few:,} and on {many:,} training examples{everything}; converged: residual of 1e-3 or less"
+    )
+    lines = [("test accuracy (%)", "test_acc", 2, None), ("training accuracy (%)", "train_acc", 2, "interpolates")]
+    lines += [("training loss", "train_loss", 5, None)]
+    lines += [(f"eigenvalue, {settings['power_iters']} power it.", "power_value", 3, "power_converged")]
+    lines += [("eigenvalue, Lanczos", "top_value", 3, "top_converged")]
+    lines += [(f"  on {many:,} samples", "top_many_value", 3, "top_many_converged")]
+    lines += [(f"  at loss {settings['matched_loss']:g}", "top_matched_value", 3, "top_matched_converged")]
+    lines += [("trace", "trace", 2, None), ("adaptive, worst case", "adaptive_worst", 4, None)]
+    lines += [("  at matched loss", "adaptive_worst_matched", 4, None)]
+    lines += [("adaptive, average", "adaptive_average", 4, None)]
+    print(" " * 26 + "".join(f"{'batch ' + str(row['batch_size']):>36}" for row in summary))
+    for name, metric, digits, count in lines:
+        cells = []
+        for row in summary:
+            counted = "" if count is None else f" {row[f'num_{count}']}/{row['num_seeds']}"
+            cells.append(f"{tables.cell(row, metric, digits) + counted:>36}")
+        print(f"{name:26}" + "".join(cells))
+    for arm, count in verdict["below_interpolation"].items():
+        if count:
+            print(f"not comparable: {count} networks of batch {config[arm]} train below {study.INTERPOLATES} %")
+    for answer in verdict["answers"].values():
+        print(f"{answer['about']}, {answer['unit']}: {answer['words']}")
+    ratio = paper.LOSS_LANDSCAPE[1024]["eigenvalue_ratio"]
+    note = "" if same_protocol(config) else "; a CNN on CIFAR-10: another network than this"
+    print(f"published ratio of top eigenvalues: {ratio} (one model of each{note})")
+    seen = verdict["perturbation"]
+    print(
+        f"loss under perturbation (absolute): the large batch's rises more at {seen['large_more_sensitive']} and less "
+        f"at {seen['small_more_sensitive']} of {seen['sigmas']} strengths, by adjusted paired tests"
+    )
+
+
+def main() -> None:
+    """Run the study."""
+    with contextlib.ExitStack() as stack:
+        with common.user_errors():
+            config = resolve()
+            if FLAGS.figures_dir is not None:
+                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            model, dataset, trainings, settings = prepare(config)
+            run = stack.enter_context(
+                records.open_run(FLAGS.out_dir, "loss_landscape", config["dataset"], config, force=FLAGS.force)
+            )
+        names = ("runs", "eigenvalues", "density", "perturbation", "lines", "plane")
+        if run.finished:
+            print(f"{run.folder} is finished; --force does it again")
+        else:
+            seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
+            results = train_all(run, model, dataset, trainings, seeds)
+            instruments = Instruments(model, trainings["small_batch"], dataset, settings)
+            measured = measure_all(run, instruments, results, seeds)
+            measured["runs"] = run_rows(config, results, measured["runs"], seeds)
+            for name in names:
+                run.write_table(f"{name}.csv", measured[name])
+        found = {name: records.read_table(run.folder / f"{name}.csv") for name in names}
+        summary = study.summarise(found["runs"])
+        rows = study.tests(found["runs"], found["perturbation"])
+        verdict = study.judge(found["runs"], rows)
+        if not run.finished:
+            run.write_table("summary.csv", summary)
+            run.write_table("tests.csv", rows)
+            run.write_table("comparison.csv", study.compare(found["runs"], rows, same_protocol(config)))
+            run.write_json("verdict.json", verdict)
+        show(config, summary, verdict)
+        if FLAGS.figures_dir is None:
+            paths = draw(run.folder, "", config, found)
+        else:
+            folder, name = Path(FLAGS.figures_dir), stem(config)
+            paths = draw(folder, f"{name}_", config, found)
+            paths.append(records.write_table(folder / f"{name}.csv", summary))
+            paths.append(records.write_table(folder / f"{name}_tests.csv", rows))
+        if not run.finished:
+            run.finish()
+        print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,417 @@
+"""What the loss-landscape study measures on trained networks: functions of one seed, lifted over the seeds.
+
+Every table row says on how many samples, with which batch-norm statistics, and how exactly it was measured.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from ntkgen import curvature, landscape, models, objectives, spectrum, train, tree
+
+Array = jax.Array
+PyTree = Any
+Rows = list[dict[str, Any]]
+
+DIRECTIONS = ("line", "plane")
+MIN_BETA, MAX_BETA = 1e-6, 1e6  # factors on logits that `inverse_temperature` looks between
+
+
+class Settings(NamedTuple):
+    """Sizes and strengths of all measurements.
+
+    Attributes:
+      samples: training examples of every Hessian; the paper's 1,000.
+      many_samples: those on which the top eigenvalue is measured again.
+      chunk: examples whose activations are in memory at once.
+      power_iters: of power iteration; the paper's 30.
+      top_iters: Lanczos steps at most for the top eigenvalue.
+      pairs: eigenpairs, and `pairs_iters` Lanczos steps at most for them.
+      pairs_iters: see pairs.
+      probes: of the spectral density, with `steps` Lanczos steps each.
+      steps: see probes.
+      sigmas: standard deviations of the paper's perturbation.
+      relative_sigmas: norm of the noise over that of each filter.
+      draws: perturbations at each sigma; the paper's 5.
+      average_rho: standard deviation of the average adaptive sharpness, relative to each weight.
+      average_draws: its draws.
+      worst_rho: radius of the worst-case adaptive sharpness (Kwon et al. 2021).
+      worst_steps: its gradients.
+      matched_loss: training cross-entropy (nats) to which the temperature brings every network.
+      line_points: of each line between and around solutions; odd.
+      plane_points: along each side of a surface; odd.
+      examples: of training and of test set, at most, that lines and surfaces are evaluated on.
+    """
+
+    samples: int
+    many_samples: int
+    chunk: int
+    power_iters: int
+    top_iters: int
+    pairs: int
+    pairs_iters: int
+    probes: int
+    steps: int
+    sigmas: tuple[float, ...]
+    relative_sigmas: tuple[float, ...]
+    draws: int
+    average_rho: float
+    average_draws: int
+    worst_rho: float
+    worst_steps: int
+    matched_loss: float
+    line_points: int
+    plane_points: int
+    examples: int
+
+
+class Network(NamedTuple):
+    """Trained networks: params, batch statistics, a key for all that is drawn, a factor on logits; seed axis first."""
+
+    params: PyTree
+    state: PyTree
+    key: Array
+    beta: Array
+
+
+def networks(variables: PyTree, seeds: Sequence[int]) -> Network:
+    """Put trained variables and keys together. Keys depend on the seed alone: both arms get the same draws."""
+    state = {name: value for name, value in variables.items() if name != "params"}
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    return Network(variables["params"], state, keys, jnp.ones(len(seeds)))
+
+
+def take(nets: Network, rows: slice) -> Network:
+    """Choose some of the seeds."""
+    return jax.tree.map(lambda leaf: leaf[rows], nets)
+
+
+def inverse_temperature(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
+    """Find the factor on logits (n, k) that brings their mean cross-entropy to a target in nats.
+
+    The loss is convex in the factor: it falls from log k at 0 to a minimum, which lies at infinity if all are
+    classified rightly. Bisection on its falling part; NaN if the minimum is above the target.
+    """
+    logits = np.asarray(logits, float)
+    if not np.isfinite(logits).all():
+        return float("nan")
+    margins = logits - logits[np.arange(len(labels)), labels][:, None]
+
+    def loss_and_slope(beta: float) -> tuple[float, float]:
+        top = beta * margins.max(1, keepdims=True)
+        weights = np.exp(beta * margins - top)
+        total = weights.sum(1, keepdims=True)
+        slope = (weights / total * margins).sum(1).mean()
+        return float((np.log(total) + top).mean()), float(slope)
+
+    low, high = np.log(MIN_BETA), np.log(MAX_BETA)
+    for _ in range(80):
+        middle = (low + high) / 2
+        loss, slope = loss_and_slope(np.exp(middle))
+        low, high = (middle, high) if loss > target and slope < 0 else (low, middle)
+    reached = abs(loss_and_slope(np.exp(high))[0] - target) <= 1e-6 * target
+    return float(np.exp(high)) if reached else float("nan")
+
+
+class Instruments:
+    """All measurements of one study. Each takes networks with a leading seed axis and gives rows of tables."""
+
+    def __init__(self, model: Any, training: train.Config, dataset: Any, settings: Settings) -> None:
+        """Fix the network, the data and the sizes; nothing runs yet."""
+        self.model, self.settings = model, settings
+        self.program = train.Program.of(model, training, dataset.num_train)
+        shape = tuple(dataset.train.x.shape[1:])
+        shapes = jax.eval_shape(lambda key: models.init(model, key, shape), jax.random.key(0))
+        self.has_state = len(shapes) > 1
+        self.dim = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+        # On CPU one seed after another, the spectral algorithms driven from the host around one compiled product.
+        # Batched, three MLPs of width 128 took 1.6 to 2.8 times as long (1,000 samples): a loop over all goes on until
+        # the slowest has converged, and computes both branches of every condition.
+        self.vmapped = jax.default_backend() != "cpu"
+        whole = train.Batch(dataset.train.x, dataset.train.y)
+        self.whole, self.few = whole, _first(whole, settings.samples)
+        self.many = _first(whole, settings.many_samples)
+        test = train.Batch(dataset.test.x, dataset.test.y)
+        self.splits = _first(whole, settings.examples), _first(test, settings.examples)
+        self._logits = self._over(curvature.highest_precision(self._logits_of))
+        self._power, self._top, self._pairs, self._density = (
+            self._over(fn, host=True) for fn in (self._power_of, self._top_of, self._pairs_of, self._density_of)
+        )
+        self._sharpness, self._perturbed = self._over(self._sharpness_of), self._over(self._perturbed_of)
+        self._line, self._plane = self._over(self._line_of), self._over(self._plane_of)
+        self._between = self._over(self._between_of)
+
+    def groups(self, num_seeds: int) -> list[slice]:
+        """Give the seeds that are measured together."""
+        return [slice(0, num_seeds)] if self.vmapped else [slice(s, s + 1) for s in range(num_seeds)]
+
+    def _over(self, fn: Callable, host: bool = False) -> Callable:
+        """Lift fn(own, shared) over the leading seed axis of own.
+
+        One after another, a seed whose numbers are not finite is not measured: its results are NaN.
+        """
+        if self.vmapped:
+            return jax.jit(jax.vmap(fn, (0, None)))
+        one = fn if host else jax.jit(fn)
+
+        def call(own: PyTree, shared: PyTree) -> PyTree:
+            results = []
+            for s in range(len(jax.tree.leaves(own)[0])):
+                mine = jax.tree.map(lambda leaf, s=s: leaf[s], own)
+                if all(
+                    np.isfinite(leaf).all()
+                    for leaf in jax.tree.leaves(mine)
+                    if jnp.issubdtype(leaf.dtype, jnp.floating)
+                ):
+                    results.append(one(mine, shared))
+                else:
+                    results.append(jax.tree.map(_lost, jax.eval_shape(fn, mine, shared)))
+            return jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+
+        return call
+
+    # --- One seed
+
+    def _outputs(self, state: PyTree, beta: Array, params: PyTree, x: Array) -> Array:
+        return beta * models.apply_fn(self.model, {"params": params, **state})(params, x)
+
+    def _loss(self, net: Network, params: PyTree, batch: train.Batch) -> Array:
+        return jnp.mean(objectives.cross_entropy(self._outputs(net.state, net.beta, params, batch.x), batch.y))
+
+    def _matvec(self, net: Network, batch: train.Batch) -> Callable:
+        f = Partial(self._outputs, net.state, net.beta)
+        fits = len(batch.y) <= self.settings.chunk  # then what the linearised gradient keeps fits, too
+        return curvature.hessian_matvec(
+            f, objectives.cross_entropy, net.params, *batch, self.settings.chunk, linearize=fits
+        )
+
+    def _logits_of(self, net: Network, x: Array) -> Array:
+        return self._outputs(net.state, net.beta, net.params, x)
+
+    def _power_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
+        start = tree.random_like(net.key, net.params)
+        return _numbers(spectrum.power_iteration(self._matvec(net, batch), start, self.settings.power_iters))
+
+    def _top_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
+        start = tree.random_like(net.key, net.params)
+        matvec, most = self._matvec(net, batch), self.settings.top_iters
+        return _numbers(spectrum.lanczos(matvec, start, most, tol=spectrum.TOLERANCE))
+
+    def _pairs_of(self, net: Network, batch: train.Batch) -> dict[str, Any]:
+        start = tree.random_like(net.key, net.params)
+        matvec, k = self._matvec(net, batch), self.settings.pairs
+        return _numbers(spectrum.lanczos(matvec, start, self.settings.pairs_iters, k, tol=spectrum.TOLERANCE))
+
+    def _density_of(self, net: Network, batch: train.Batch) -> spectrum.Density:
+        matvec = self._matvec(net, batch)
+        return spectrum.density(matvec, net.params, net.key, self.settings.probes, self.settings.steps)
+
+    def _sharpness_of(self, net: Network, batch: train.Batch) -> dict[str, landscape.Sharpness]:
+        def value(params: PyTree) -> Array:
+            return self._loss(net, params, batch)
+
+        s = self.settings
+        return {
+            "worst": landscape.worst_adaptive_sharpness(value, net.params, net.key, s.worst_rho, s.worst_steps),
+            "average": landscape.average_adaptive_sharpness(value, net.params, net.key, s.average_rho, s.average_draws),
+        }
+
+    def _perturbed_of(self, net: Network, batch: train.Batch) -> dict[str, landscape.Sensitivity]:
+        def value(params: PyTree) -> Array:
+            return train.evaluate(self.program, {"params": params, **net.state}, batch)[0]
+
+        kinds = {"absolute": (self.settings.sigmas, False), "filter_relative": (self.settings.relative_sigmas, True)}
+        return {
+            kind: landscape.perturbation(value, net.params, net.key, sigmas, self.settings.draws, relative)
+            for kind, (sigmas, relative) in kinds.items()
+        }
+
+    def _values(self, splits: Any, few: train.Batch) -> tuple[Callable, Callable | None]:
+        """Give value(params[, state]) -> (loss, accuracy) on both splits, and how statistics are estimated anew."""
+
+        def value(params: PyTree, state: PyTree = None) -> Array:
+            variables = {"params": params, **(state or {})}
+            return jnp.stack([number for split in splits for number in train.evaluate(self.program, variables, split)])
+
+        def refit(params: PyTree) -> PyTree:
+            variables = models.refit_statistics(self.model, self._blank(params), few.x, len(few.x))
+            return {name: leaf for name, leaf in variables.items() if name != "params"}
+
+        return value, refit if self.has_state else None
+
+    def _blank(self, params: PyTree) -> dict[str, Any]:
+        """Join params with statistics of zeros: `models.refit_statistics` replaces them, whatever they were."""
+        shape = (1, *self.few.x.shape[1:])
+        shapes = jax.eval_shape(lambda key: models.init(self.model, key, shape[1:]), jax.random.key(0))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return {**zeros, "params": params}
+
+    def _directions(self, net: Network, count: int) -> list[PyTree]:
+        return [landscape.filter_direction(jax.random.fold_in(net.key, i), net.params) for i in range(count)]
+
+    def _line_of(self, net: Network, data: Any) -> Array:
+        value, refit = self._values(*data)
+        return landscape.line(value, net.params, self._directions(net, 1)[0], self.line_steps, refit)
+
+    def _plane_of(self, net: Network, data: Any) -> Array:
+        value, refit = self._values(*data)
+        first, second = self._directions(net, 2)
+        return landscape.plane(value, net.params, (first, second), (self.plane_steps, self.plane_steps), refit)
+
+    def _between_of(self, ends: tuple[PyTree, PyTree], data: Any) -> Array:
+        value, refit = self._values(*data)
+        return landscape.interpolate(value, *ends, self.between_steps, refit)
+
+    @property
+    def line_steps(self) -> np.ndarray:
+        """Steps along a filter-normalised direction: to weights moved by their own norm, as Li et al. draw it."""
+        return np.linspace(-1, 1, self.settings.line_points)
+
+    @property
+    def plane_steps(self) -> np.ndarray:
+        """The same for surfaces."""
+        return np.linspace(-1, 1, self.settings.plane_points)
+
+    @property
+    def between_steps(self) -> np.ndarray:
+        """From half the distance before the small-batch solution to half of it beyond the large-batch one."""
+        return np.linspace(-0.5, 1.5, self.settings.line_points)
+
+    # --- Rows of tables
+
+    def curvature(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+        """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperature."""
+        s = self.settings
+        slices = (self.whole.x[i : i + s.chunk] for i in range(0, len(self.whole.y), s.chunk))
+        logits = np.concatenate([self._logits(nets, x) for x in slices], axis=1)
+        betas = [inverse_temperature(one, np.asarray(self.whole.y), s.matched_loss) for one in logits]
+        matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
+        tops = {"power": self._power(nets, self.few), "power_many": self._power(nets, self.many)}
+        tops |= {"top": self._top(nets, self.few), "top_many": self._top(nets, self.many)}
+        tops["top_matched"] = self._top(matched, self.few)
+        sharp = {"": self._sharpness(nets, self.few), "_matched": self._sharpness(matched, self.few)}
+        pairs, density = self._pairs(nets, self.few), self._density(nets, self.few)
+        tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
+        for i, seed in enumerate(seeds):
+            who = {"arm": arm, "seed": seed}
+            row: dict[str, Any] = {**who, "samples": s.samples, "many_samples": s.many_samples}
+            row |= {"batch_norm": "frozen" if self.has_state else "none", "precision": "highest"}
+            for name, eigen in tops.items():
+                row |= {f"{name}_{part}": float(values[i].item()) for part, values in eigen.items()}
+            row |= {"inverse_temperature": betas[i], "matched_loss": s.matched_loss}
+            row["trace"] = self.dim * float(density.moments[i][0])
+            row["trace_error"] = self.dim * float(density.moment_errors[i][0])
+            row["trace_matvecs"] = int(density.num_matvecs[i])
+            for suffix, found in sharp.items():
+                for kind, result in found.items():
+                    row[f"adaptive_{kind}{suffix}"] = float(result.increase[i])
+                    row[f"adaptive_{kind}{suffix}_error"] = float(result.standard_error[i])
+            tables["runs"].append(row)
+            tables["eigenvalues"] += [
+                {
+                    **who,
+                    "rank": rank + 1,
+                    "value": float(pairs["value"][i][rank]),
+                    "residual": float(pairs["residual"][i][rank]),
+                    "converged": int(pairs["converged"][i][rank]),
+                    "matvecs": int(pairs["matvecs"][i]),
+                    "samples": s.samples,
+                }
+                for rank in range(s.pairs)
+            ]
+            tables["density"] += [
+                {**who, "probe": probe, "node": float(node), "weight": float(weight)}
+                for probe in range(s.probes)
+                for node, weight in zip(density.nodes[i][probe], density.weights[i][probe], strict=True)
+            ]
+        return tables
+
+    def around(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+        """Measure perturbation curves (frozen statistics) and the loss along a filter-normalised line (refitted)."""
+        sensitivity = self._perturbed(nets, self.whole)
+        line = self._line(nets, (self.splits, self.few))
+        tables: dict[str, Rows] = {"perturbation": [], "lines": []}
+        for i, seed in enumerate(seeds):
+            for kind, sigmas in (
+                ("absolute", self.settings.sigmas),
+                ("filter_relative", self.settings.relative_sigmas),
+            ):
+                found = sensitivity[kind]
+                tables["perturbation"] += [
+                    {
+                        "kind": kind,
+                        "arm": arm,
+                        "seed": seed,
+                        "sigma": sigma,
+                        "draw": draw,
+                        "baseline": float(found.baseline[i]),
+                        "train_loss": float(found.values[i][k][draw]),
+                        "samples": len(self.whole.y),
+                        "batch_norm": "frozen" if self.has_state else "none",
+                    }
+                    for k, sigma in enumerate(sigmas)
+                    for draw in range(self.settings.draws)
+                ]
+            tables["lines"] += self._points("line", arm, seed, self.line_steps, line[i])
+        return tables
+
+    def surface(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+        """Measure the loss over a filter-normalised plane, statistics refitted at every point."""
+        values = self._plane(nets, (self.splits, self.few))
+        rows = []
+        for i, seed in enumerate(seeds):
+            for a, line in zip(self.plane_steps, values[i], strict=True):
+                points = self._points("plane", arm, seed, self.plane_steps, line)
+                rows += [{"first": float(a)} | point for point in points]
+        return {"plane": rows}
+
+    def between(self, seeds: Sequence[int], small: Network, large: Network) -> dict[str, Rows]:
+        """Measure the loss from the small-batch to the large-batch solution of a seed, statistics refitted."""
+        values = self._between((small.params, large.params), (self.splits, self.few))
+        rows = []
+        for i, seed in enumerate(seeds):
+            rows += self._points("interpolation", "between", seed, self.between_steps, values[i])
+        return {"lines": rows}
+
+    def _points(self, kind: str, arm: str, seed: int, steps: np.ndarray, values: Any) -> Rows:
+        """Make rows from (steps, 4): loss and accuracy on training and test examples."""
+        return [
+            {
+                "kind": kind,
+                "arm": arm,
+                "seed": seed,
+                "step": float(step),
+                "train_loss": float(train_loss),
+                "train_error": 100 * (1 - float(train_accuracy)),
+                "test_loss": float(test_loss),
+                "test_error": 100 * (1 - float(test_accuracy)),
+                "train_examples": len(self.splits[0].y),
+                "test_examples": len(self.splits[1].y),
+                "batch_norm": "refitted" if self.has_state else "none",
+            }
+            for step, (train_loss, train_accuracy, test_loss, test_accuracy) in zip(
+                steps, np.asarray(values), strict=True
+            )
+        ]
+
+
+def _first(batch: train.Batch, count: int) -> train.Batch:
+    return train.Batch(batch.x[:count], batch.y[:count])
+
+
+def _lost(leaf: Any) -> np.ndarray:
+    return np.full(leaf.shape, np.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0, leaf.dtype)
+
+
+def _numbers(eigen: spectrum.Eigen) -> dict[str, Array]:
+    """Drop the vectors: nobody needs them, and all seeds' together are large."""
+    return {
+        "value": eigen.value,
+        "residual": eigen.residual,
+        "matvecs": eigen.num_matvecs,
+        "converged": eigen.converged,
+    }
