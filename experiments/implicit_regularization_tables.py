@@ -1,6 +1,7 @@
 """The tables of the implicit-regularization study: means with intervals, families of tests, and what they decide."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,11 @@ class Study:
             return self.sweep
         if form == "raw":
             return [name for name in self.sweep if self.comparable(name)]
-        return [name for name in self.sweep if np.isfinite(self.sharpness(name, metric, form)).all()]
+        return [name for name in self.sweep if self.reaches(metric, form, name)]
+
+    def reaches(self, metric: str, form: str, arm: str) -> bool:
+        """Say whether every seed of an arm has a sharpness at the matched level."""
+        return bool(np.isfinite(self.sharpness(arm, metric, form)).all())
 
     # --- Tables
 
@@ -213,8 +218,18 @@ class Study:
         order = int((np.diff(kept.mean(0)) > 0).sum())
         return row | {"statistic": found.statistic, "pvalue": float(found.pvalue), "steps_in_order": order}
 
-    def association(self, metric: str, form: str) -> dict[str, Any]:
-        """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau per seed, t-interval."""
+    def associations(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
+        """Correlate accuracy with each sharpness in each form; p-values adjusted over all of them."""
+        rows = [self._association(m, form) for form in FORMS for m in metrics if m in self.metrics(form)]
+        tested = [row for row in rows if row["pvalue"] is not None]
+        if tested:
+            _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
+            for row, value in zip(tested, adjusted, strict=True):
+                row["adjusted"] = float(value)
+        return rows
+
+    def _association(self, metric: str, form: str) -> dict[str, Any]:
+        """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau per seed, t-test."""
         arms = self.fit_to_compare(metric, form)
         found: dict[str, Any] = {"metric": metric, "form": form, "num_arms": len(arms)}
         taus = []
@@ -226,10 +241,10 @@ class Study:
             if np.isfinite(pair).all():
                 taus.append(float(scipy_stats.kendalltau(*pair).statistic))
         taus = [tau for tau in taus if np.isfinite(tau)]
-        found |= {"num_seeds": len(taus), "tau": None, "low": None, "high": None}
+        found |= {"num_seeds": len(taus)} | dict.fromkeys(("tau", "low", "high", "pvalue", "adjusted"))
         if len(taus) > 1:
-            ends = stats.interval(taus, "t")
-            found |= {"tau": float(np.mean(taus)), "low": ends.low, "high": ends.high}
+            test = stats.paired(taus, np.zeros(len(taus)))
+            found |= {"tau": test.mean_difference, "low": test.low, "high": test.high, "pvalue": test.pvalue}
         return found
 
 

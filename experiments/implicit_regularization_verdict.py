@@ -18,7 +18,8 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
     first, last, reference = study.sweep[0], study.sweep[-1], f"sgd{study.config['reference']}"
     ends = (first, last)
     more = f"batch {study.batch(first)} generalizes better than batch {study.batch(last)}"
-    one, two = [], []
+    one, two, controls = [], [], []
+    associations = study.associations(PRIMARY)
     if first != last:
         one.append(relation(more, by["accuracy", "test_acc", *ends], +1, alpha))
         one += [_trend(row, alpha) for row in trends if row["metric"] == "test_acc"]
@@ -28,7 +29,12 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
         one.append(_same(f"Adam generalizes like {other}{within}", row, alpha))
     for name, about in study.arms.items():
         for other in about["references"].split() if about["group"] in ("steps", "control") else ():
-            one += _control(name, other, within, by, alpha)
+            row, sharp = (by["controls", m, name, other] for m in ("test_acc", "log10_eigenvalue, loss"))
+            one.append(relation(f"{name} generalizes better than {other}", row, +1, alpha))
+            one.append(_same(f"{name} generalizes like {other}{within}", row, alpha))
+            apart = [arm for arm in (name, other) if not study.reaches("eigenvalue", "loss", arm)]
+            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}{FORM_WORDS['loss']}"
+            controls.append(relation(words, sharp, -1, alpha, apart))
     for form in FORMS if first != last else ():
         for metric in PRIMARY:
             if metric in study.metrics(form):
@@ -39,14 +45,14 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
                 apart = [name for name in ends if name not in study.fit_to_compare(metric, form)]
                 two.append(relation(words + FORM_WORDS[form], row, -1, alpha, apart))
                 two += [_trend(t, alpha) for t in trends if (t["metric"], t["form"]) == (metric, form)]
-                two.append(_associated(study.association(metric, form)))
+                two += [_associated(a, alpha) for a in associations if (a["metric"], a["form"]) == (metric, form)]
     return {
         "alpha": alpha,
         "margin_points": study.config["margin_points"],
         "margin_log10": study.config["margin_log10"],
         "not_comparable": [name for name in study.arms if not study.comparable(name)],
         "H1": one,
-        "H2": two,
+        "H2": two + controls,
     }
 
 
@@ -86,15 +92,6 @@ def _same(words: str, row: dict[str, Any], alpha: float) -> dict[str, Any]:
     return found | {"verdict": verdict}
 
 
-def _control(name: str, other: str, within: str, by: dict[tuple, dict[str, Any]], alpha: float) -> list[dict[str, Any]]:
-    row, sharp = by["controls", "test_acc", name, other], by["controls", "log10_eigenvalue, loss", name, other]
-    return [
-        relation(f"{name} generalizes better than {other}", row, +1, alpha),
-        _same(f"{name} generalizes like {other}{within}", row, alpha),
-        relation(f"{name} is flatter than {other} by the eigenvalue at matched training loss", sharp, -1, alpha),
-    ]
-
-
 def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
     what = "test accuracy falls" if row["metric"] == "test_acc" else f"{SHARPNESS[row['metric']]} rises"
     found = {"relation": f"{what} with batch size, Page's exact trend test{FORM_WORDS[row['form']]}"}
@@ -107,15 +104,16 @@ def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
     return found | {"verdict": SEEN if strict else f"{SEEN} (but only {row['steps_in_order']} of its steps)"}
 
 
-def _associated(found: dict[str, Any]) -> dict[str, Any]:
+def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
     words = f"flatter generalizes better over batch sizes, by the {SHARPNESS[found['metric']]}"
     row = {"relation": words + FORM_WORDS[found["form"]], **found}
-    if found["tau"] is None:
-        return row | {"verdict": f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"}
-    if found["high"] < 0:
-        return row | {"verdict": SEEN}
-    opposite = found["low"] > 0
-    return row | {"verdict": f"{NOT_SEEN} (the opposite is)" if opposite else "undecided (interval holds zero)"}
+    if found["adjusted"] is None:
+        verdict = f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"
+    elif found["adjusted"] > alpha:
+        verdict = f"undecided (tau in [{found['low']:.2f}, {found['high']:.2f}])"
+    else:
+        verdict = SEEN if found["tau"] < 0 else f"{NOT_SEEN} (the opposite is)"
+    return row | {"verdict": verdict}
 
 
 def show(study: Study, verdict: dict[str, Any]) -> str:
