@@ -1,6 +1,5 @@
 """Vector-space operations on pytrees of floating arrays: what curvature and its spectra are computed with."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,15 +60,8 @@ def random_like(key: Array, tree: PyTree, kind: str = "normal") -> PyTree:
     leaves: list[Any] = jax.tree.leaves(tree)
     structure: Any = jax.tree.structure(tree)
     check_floating("tree", tree)
-    # One draw for all leaves of a type: XLA compiles the generator anew for every shape, 10 s for a small CNN.
-    drawn: list[Any] = [None] * len(leaves)
-    for number, dtype in enumerate(dict.fromkeys(leaf.dtype for leaf in leaves)):
-        own = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-        sizes = [math.prod(leaves[i].shape) for i in own]
-        flat = draw(jax.random.fold_in(key, number), (sum(sizes),), dtype)
-        for i, part in zip(own, jnp.split(flat, np.cumsum(sizes)[:-1]), strict=True):
-            drawn[i] = part.reshape(leaves[i].shape)
-    return structure.unflatten(drawn)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return structure.unflatten([draw(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)])
 
 
 def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
