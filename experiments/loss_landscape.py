@@ -57,7 +57,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=15),
     ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=25),
     ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
-    ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=11, plane_points=5),
+    ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=13, plane_points=5),
 }
 EMBEDDED = ("digits", "mnist1d")
 EVALUATIONS = 12  # of loss and accuracy along training
@@ -90,9 +90,10 @@ def resolve() -> dict[str, Any]:
         config[f"{arm}_batch"], config[f"{arm}_lr"] = batch, rate or optim.scaled_learning_rate(batch)
     if config["small_batch"] >= config["large_batch"]:
         raise ValueError(f"--large_batch: expected more than the small batch's {config['small_batch']}, got {batch}")
-    for name in ("line_points", "plane_points"):
-        if config[name] % 2 == 0 or config[name] < 3:
-            raise ValueError(f"--{name}: expected an odd number of at least 3, got {config[name]}")
+    if config["line_points"] % 4 != 1 or config["line_points"] < 5:  # then both solutions are points of the line
+        raise ValueError(f"--line_points: expected 5, 9, 13, ... (one more than a 4k), got {config['line_points']}")
+    if config["plane_points"] % 2 == 0 or config["plane_points"] < 3:
+        raise ValueError(f"--plane_points: expected an odd number of at least 3, got {config['plane_points']}")
     return {"dataset": dataset, "model": model, **config}
 
 

@@ -42,7 +42,7 @@ class Settings(NamedTuple):
       worst_rho: radius of the worst-case adaptive sharpness (Kwon et al. 2021).
       worst_steps: its gradients.
       matched_loss: training cross-entropy (nats) to which the temperature brings every network.
-      line_points: of each line between and around solutions; odd.
+      line_points: of each line between and around solutions; 4k + 1, so that solutions are among them.
       plane_points: along each side of a surface; odd.
       examples: of training and of test set, at most, that lines and surfaces are evaluated on.
     """
