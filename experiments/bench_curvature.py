@@ -1,6 +1,6 @@
 """How fast are Hessian-vector products and eigenvalues, against PyHessian, hessian-eigenthings and the machine?
 
-    python experiments/bench_curvature.py                     # MLP 256 and CNN 16, 1,000 samples, about half an hour
+    python experiments/bench_curvature.py                # MLP 256 (minutes) and CNN 16 (about an hour on two cores)
     python experiments/bench_curvature.py --cases=mlp64 --samples=200 --repeats=3
 
 A network is trained for a few epochs by ntkgen; its weights and samples are carried over to PyTorch. In turn:

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import common
+import loss_landscape_rows
 import loss_landscape_tables as study
-import tables
 from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
+from loss_landscape_report import draw, same_protocol, show
 
-from ntkgen import data, ensemble, io, landscape, models, optim, paper, plotting, records, seedaxis, train
-from ntkgen import plotting_landscape as figures
+from ntkgen import data, ensemble, io, landscape, models, optim, paper, records, seedaxis, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -57,7 +57,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=15),
     ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=25),
     ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
-    ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=11, plane_points=5),
+    ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=13, plane_points=5),
 }
 EMBEDDED = ("digits", "mnist1d")
 EVALUATIONS = 12  # of loss and accuracy along training
@@ -90,9 +90,10 @@ def resolve() -> dict[str, Any]:
         config[f"{arm}_batch"], config[f"{arm}_lr"] = batch, rate or optim.scaled_learning_rate(batch)
     if config["small_batch"] >= config["large_batch"]:
         raise ValueError(f"--large_batch: expected more than the small batch's {config['small_batch']}, got {batch}")
-    for name in ("line_points", "plane_points"):
-        if config[name] % 2 == 0 or config[name] < 3:
-            raise ValueError(f"--{name}: expected an odd number of at least 3, got {config[name]}")
+    if config["line_points"] % 4 != 1 or config["line_points"] < 5:  # then both solutions are points of the line
+        raise ValueError(f"--line_points: expected 5, 9, 13, ... (one more than a 4k), got {config['line_points']}")
+    if config["plane_points"] % 2 == 0 or config["plane_points"] < 3:
+        raise ValueError(f"--plane_points: expected an odd number of at least 3, got {config['plane_points']}")
     return {"dataset": dataset, "model": model, **config}
 
 
@@ -184,11 +185,11 @@ def measure_all(
         name = f"seeds_{own[0]}_{own[-1]}"
         some: dict[str, Network] = {arm: take(nets[arm], rows) for arm in study.ARMS}
         for arm in study.ARMS:
-            part(f"{arm}_{name}_curvature", instruments.curvature, arm, own, some[arm])
-            part(f"{arm}_{name}_around", instruments.around, arm, own, some[arm])
-        part(f"between_{name}", instruments.between, own, *(some[arm] for arm in study.ARMS))
+            part(f"{arm}_{name}_curvature", loss_landscape_rows.curvature, instruments, arm, own, some[arm])
+            part(f"{arm}_{name}_around", loss_landscape_rows.around, instruments, arm, own, some[arm])
+        part(f"between_{name}", loss_landscape_rows.between, instruments, own, *(some[arm] for arm in study.ARMS))
     for arm in study.ARMS:
-        part(f"{arm}_surface", instruments.surface, arm, seeds[:1], take(nets[arm], slice(0, 1)))
+        part(f"{arm}_surface", loss_landscape_rows.surface, instruments, arm, seeds[:1], take(nets[arm], slice(0, 1)))
     return found
 
 
@@ -238,53 +239,6 @@ def run_rows(
     return rows
 
 
-def same_protocol(config: dict[str, Any]) -> bool:
-    """Say whether this is the published experiment, as far as the paper gives it."""
-    ours = {name: config[name] for name in ("dataset", "model", "size", "epochs", "label_noise", "schedule")}
-    theirs = dict(dataset="cifar10", model="cnn", size=32, epochs=80, label_noise=0.0, schedule="cosine")
-    arms = [(config[f"{arm}_batch"], config[f"{arm}_lr"]) for arm in ("small", "large")]
-    known = [(batch, optim.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
-    samples = config["hessian_samples"] == paper.LOSS_LANDSCAPE_SAMPLES and config["num_train"] == 50_000
-    return ours == theirs and arms == known and samples
-
-
-def draw(folder: Path, prefix: str, config: dict[str, Any], found: dict[str, list[dict[str, str]]]) -> list[Path]:
-    """Draw the four figures from the tables."""
-    labels = {arm: f"batch {config[arm]}" for arm in study.ARMS}
-    noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
-    what = f"{config['model'].upper()} {config['size']} on {config['dataset']}{noise}"
-    about = f"{what}, {config['num_seeds']} seeds, 95% t-intervals"
-    published = None
-    if same_protocol(config):
-        published = {arm: paper.LOSS_LANDSCAPE[config[arm]]["top_eigenvalue"] for arm in study.ARMS}
-    made = {
-        "spectrum": figures.eigenvalues(
-            study.points(found["runs"]), study.densities(found["density"]), labels, about, published
-        )
-    }
-    panels: dict[str, Any] = {}
-    for kind, name in (
-        ("absolute", "standard deviation of the noise"),
-        ("filter_relative", "norm of the noise / norm of the filter"),
-    ):
-        sigmas, losses = study.perturbed(found["perturbation"], kind)
-        panels[name] = {arm: tuple(study.geometric(sigmas, y) for y in losses[arm]) for arm in study.ARMS}
-    made["perturbation"] = figures.perturbation(panels, labels, about)
-
-    def curves(kind: str, arm: str) -> dict[str, Any]:
-        pairs = {}
-        for split in ("train", "test"):
-            loss, error = (study.along(found["lines"], kind, arm, f"{split}_{what}") for what in ("loss", "error"))
-            pairs[split] = study.geometric(*loss), tables.curve(*error)
-        return pairs
-
-    around = {arm: curves("line", arm) for arm in study.ARMS}
-    made["lines"] = figures.lines(curves("interpolation", "between"), around, labels, about)
-    planes = {arm: study.surface(found["plane"], arm, "train_loss") for arm in study.ARMS}
-    made["surfaces"] = figures.surfaces(planes, labels, f"{what}, seed {config['seed']}")
-    return [plotting.save(figure, folder / f"{prefix}{name}.png") for name, figure in made.items()]
-
-
 def stem(config: dict[str, Any]) -> str:
     """Name the figures after what a reader would want to tell apart."""
     parts = ["loss_landscape", config["dataset"]]
@@ -295,47 +249,6 @@ def stem(config: dict[str, Any]) -> str:
         if FLAGS[name].present:
             parts.append(f"{name}{FLAGS[name].value}")
     return "_".join(parts)
-
-
-def show(config: dict[str, Any], summary: list[dict[str, Any]], verdict: dict[str, Any]) -> None:
-    """Print the table and the verdict."""
-    settings = config["settings"]
-    few, many = settings["samples"], settings["many_samples"]
-    everything = f", all there are; fewer than {config['many_samples']:,}" if many < config["many_samples"] else ""
-    print(
-        f"\n{config['model'].upper()} {config['size']} ({config['num_params']:,} parameters) on {config['dataset']}, "
-        f"{config['num_train']:,} examples; means over {config['num_seeds']} seeds, 95 % t-intervals\n"
-        f"Hessians on {few:,} and on {many:,} training examples{everything}; converged: residual of 1e-3 or less"
-    )
-    lines = [("test accuracy (%)", "test_acc", 2, None), ("training accuracy (%)", "train_acc", 2, "interpolates")]
-    lines += [("training loss", "train_loss", 5, None)]
-    lines += [(f"eigenvalue, {settings['power_iters']} power it.", "power_value", 3, "power_converged")]
-    lines += [("eigenvalue, Lanczos", "top_value", 3, "top_converged")]
-    lines += [(f"  on {many:,} samples", "top_many_value", 3, "top_many_converged")]
-    lines += [(f"  at loss {settings['matched_loss']:g}", "top_matched_value", 3, "top_matched_converged")]
-    lines += [("trace", "trace", 2, None), ("adaptive, worst case", "adaptive_worst", 4, None)]
-    lines += [("  at matched loss", "adaptive_worst_matched", 4, None)]
-    lines += [("adaptive, average", "adaptive_average", 4, None)]
-    print(" " * 26 + "".join(f"{'batch ' + str(row['batch_size']):>36}" for row in summary))
-    for name, metric, digits, count in lines:
-        cells = []
-        for row in summary:
-            counted = "" if count is None else f" {row[f'num_{count}']}/{row['num_seeds']}"
-            cells.append(f"{tables.cell(row, metric, digits) + counted:>36}")
-        print(f"{name:26}" + "".join(cells))
-    for arm, count in verdict["below_interpolation"].items():
-        if count:
-            print(f"not comparable: {count} networks of batch {config[arm]} train below {study.INTERPOLATES} %")
-    for answer in verdict["answers"].values():
-        print(f"{answer['about']}, {answer['unit']}: {answer['words']}")
-    ratio = paper.LOSS_LANDSCAPE[1024]["eigenvalue_ratio"]
-    note = "" if same_protocol(config) else "; a CNN on CIFAR-10: another network than this"
-    print(f"published ratio of top eigenvalues: {ratio} (one model of each{note})")
-    seen = verdict["perturbation"]
-    print(
-        f"loss under perturbation (absolute): the large batch's rises more at {seen['large_more_sensitive']} and less "
-        f"at {seen['small_more_sensitive']} of {seen['sigmas']} strengths, by adjusted paired tests"
-    )
 
 
 def main() -> None:

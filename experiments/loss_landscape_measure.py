@@ -1,7 +1,4 @@
-"""What the loss-landscape study measures on trained networks: functions of one seed, lifted over the seeds.
-
-Every table row says on how many samples, with which batch-norm statistics, and how exactly it was measured.
-"""
+"""What the loss-landscape study measures on trained networks: functions of one seed, lifted over the seeds."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +12,7 @@ from ntkgen import curvature, landscape, models, objectives, spectrum, train, tr
 
 Array = jax.Array
 PyTree = Any
-Rows = list[dict[str, Any]]
 
-DIRECTIONS = ("line", "plane")
 MIN_BETA, MAX_BETA = 1e-6, 1e6  # factors on logits that `inverse_temperature` looks between
 
 
@@ -42,7 +37,7 @@ class Settings(NamedTuple):
       worst_rho: radius of the worst-case adaptive sharpness (Kwon et al. 2021).
       worst_steps: its gradients.
       matched_loss: training cross-entropy (nats) to which the temperature brings every network.
-      line_points: of each line between and around solutions; odd.
+      line_points: of each line between and around solutions; 4k + 1, so that solutions are among them.
       plane_points: along each side of a surface; odd.
       examples: of training and of test set, at most, that lines and surfaces are evaluated on.
     """
@@ -118,7 +113,7 @@ def inverse_temperature(logits: np.ndarray, labels: np.ndarray, target: float) -
 
 
 class Instruments:
-    """All measurements of one study. Each takes networks with a leading seed axis and gives rows of tables."""
+    """All measurements of one study. Each takes networks with a leading seed axis, and the data that they share."""
 
     def __init__(self, model: Any, training: train.Config, dataset: Any, settings: Settings) -> None:
         """Fix the network, the data and the sizes; nothing runs yet."""
@@ -137,13 +132,13 @@ class Instruments:
         self.many = _first(whole, settings.many_samples)
         test = train.Batch(dataset.test.x, dataset.test.y)
         self.splits = _first(whole, settings.examples), _first(test, settings.examples)
-        self._logits = self._over(curvature.highest_precision(self._logits_of))
-        self._power, self._top, self._pairs, self._density = (
+        self.logits = self._over(curvature.highest_precision(self._logits_of))
+        self.power, self.top, self.pairs, self.density = (
             self._over(fn, host=True) for fn in (self._power_of, self._top_of, self._pairs_of, self._density_of)
         )
-        self._sharpness, self._perturbed = self._over(self._sharpness_of), self._over(self._perturbed_of)
-        self._line, self._plane = self._over(self._line_of), self._over(self._plane_of)
-        self._between = self._over(self._between_of)
+        self.sharpness, self.perturbed = self._over(self._sharpness_of), self._over(self._perturbed_of)
+        self.line, self.plane = self._over(self._line_of), self._over(self._plane_of)
+        self.between = self._over(self._between_of)
 
     def groups(self, num_seeds: int) -> list[slice]:
         """Give the seeds that are measured together."""
@@ -280,123 +275,6 @@ class Instruments:
     def between_steps(self) -> np.ndarray:
         """From half the distance before the small-batch solution to half of it beyond the large-batch one."""
         return np.linspace(-0.5, 1.5, self.settings.line_points)
-
-    # --- Rows of tables
-
-    def curvature(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
-        """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperature."""
-        s = self.settings
-        slices = (self.whole.x[i : i + s.chunk] for i in range(0, len(self.whole.y), s.chunk))
-        logits = np.concatenate([self._logits(nets, x) for x in slices], axis=1)
-        betas = [inverse_temperature(one, np.asarray(self.whole.y), s.matched_loss) for one in logits]
-        matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
-        tops = {"power": self._power(nets, self.few), "power_many": self._power(nets, self.many)}
-        tops |= {"top": self._top(nets, self.few), "top_many": self._top(nets, self.many)}
-        tops["top_matched"] = self._top(matched, self.few)
-        sharp = {"": self._sharpness(nets, self.few), "_matched": self._sharpness(matched, self.few)}
-        pairs, density = self._pairs(nets, self.few), self._density(nets, self.few)
-        tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
-        for i, seed in enumerate(seeds):
-            who = {"arm": arm, "seed": seed}
-            row: dict[str, Any] = {**who, "samples": s.samples, "many_samples": s.many_samples}
-            row |= {"batch_norm": "frozen" if self.has_state else "none", "precision": "highest"}
-            for name, eigen in tops.items():
-                row |= {f"{name}_{part}": float(values[i].item()) for part, values in eigen.items()}
-            row |= {"inverse_temperature": betas[i], "matched_loss": s.matched_loss}
-            row["trace"] = self.dim * float(density.moments[i][0])
-            row["trace_error"] = self.dim * float(density.moment_errors[i][0])
-            row["trace_matvecs"] = int(density.num_matvecs[i])
-            for suffix, found in sharp.items():
-                for kind, result in found.items():
-                    row[f"adaptive_{kind}{suffix}"] = float(result.increase[i])
-                    row[f"adaptive_{kind}{suffix}_error"] = float(result.standard_error[i])
-            tables["runs"].append(row)
-            tables["eigenvalues"] += [
-                {
-                    **who,
-                    "rank": rank + 1,
-                    "value": float(pairs["value"][i][rank]),
-                    "residual": float(pairs["residual"][i][rank]),
-                    "converged": int(pairs["converged"][i][rank]),
-                    "matvecs": int(pairs["matvecs"][i]),
-                    "samples": s.samples,
-                }
-                for rank in range(s.pairs)
-            ]
-            tables["density"] += [
-                {**who, "probe": probe, "node": float(node), "weight": float(weight)}
-                for probe in range(s.probes)
-                for node, weight in zip(density.nodes[i][probe], density.weights[i][probe], strict=True)
-            ]
-        return tables
-
-    def around(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
-        """Measure perturbation curves (frozen statistics) and the loss along a filter-normalised line (refitted)."""
-        sensitivity = self._perturbed(nets, self.whole)
-        line = self._line(nets, (self.splits, self.few))
-        tables: dict[str, Rows] = {"perturbation": [], "lines": []}
-        for i, seed in enumerate(seeds):
-            for kind, sigmas in (
-                ("absolute", self.settings.sigmas),
-                ("filter_relative", self.settings.relative_sigmas),
-            ):
-                found = sensitivity[kind]
-                tables["perturbation"] += [
-                    {
-                        "kind": kind,
-                        "arm": arm,
-                        "seed": seed,
-                        "sigma": sigma,
-                        "draw": draw,
-                        "baseline": float(found.baseline[i]),
-                        "train_loss": float(found.values[i][k][draw]),
-                        "samples": len(self.whole.y),
-                        "batch_norm": "frozen" if self.has_state else "none",
-                    }
-                    for k, sigma in enumerate(sigmas)
-                    for draw in range(self.settings.draws)
-                ]
-            tables["lines"] += self._points("line", arm, seed, self.line_steps, line[i])
-        return tables
-
-    def surface(self, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
-        """Measure the loss over a filter-normalised plane, statistics refitted at every point."""
-        values = self._plane(nets, (self.splits, self.few))
-        rows = []
-        for i, seed in enumerate(seeds):
-            for a, line in zip(self.plane_steps, values[i], strict=True):
-                points = self._points("plane", arm, seed, self.plane_steps, line)
-                rows += [{"first": float(a)} | point for point in points]
-        return {"plane": rows}
-
-    def between(self, seeds: Sequence[int], small: Network, large: Network) -> dict[str, Rows]:
-        """Measure the loss from the small-batch to the large-batch solution of a seed, statistics refitted."""
-        values = self._between((small.params, large.params), (self.splits, self.few))
-        rows = []
-        for i, seed in enumerate(seeds):
-            rows += self._points("interpolation", "between", seed, self.between_steps, values[i])
-        return {"lines": rows}
-
-    def _points(self, kind: str, arm: str, seed: int, steps: np.ndarray, values: Any) -> Rows:
-        """Make rows from (steps, 4): loss and accuracy on training and test examples."""
-        return [
-            {
-                "kind": kind,
-                "arm": arm,
-                "seed": seed,
-                "step": float(step),
-                "train_loss": float(train_loss),
-                "train_error": 100 * (1 - float(train_accuracy)),
-                "test_loss": float(test_loss),
-                "test_error": 100 * (1 - float(test_accuracy)),
-                "train_examples": len(self.splits[0].y),
-                "test_examples": len(self.splits[1].y),
-                "batch_norm": "refitted" if self.has_state else "none",
-            }
-            for step, (train_loss, train_accuracy, test_loss, test_accuracy) in zip(
-                steps, np.asarray(values), strict=True
-            )
-        ]
 
 
 def _first(batch: train.Batch, count: int) -> train.Batch:

@@ -135,7 +135,7 @@ def lines(
         axes[0, 0].set_yscale("log")
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("error (%)")
-        axes[1, 0].set_ylim(bottom=0)
+        axes[1, 0].set_ylim(0, min(100.0, axes[1, 0].get_ylim()[1]))
         names = list(labels.values())
         axes[1, 0].set_xlabel(f"position on the way from {names[0]} (0) to {names[1]} (1)")
         axes[1, 1].set_xlabel("step along a filter-normalised direction")

@@ -306,7 +306,7 @@ REFUSED = [
     ("--small_batch=33", "--small_batch", "or --small_lr too", "got 33"),
     ("--small_batch=512 --large_batch=256", "--large_batch", "expected more than", "got 256"),
     ("--large_batch=2048", "--large_batch", "at most the 1297 training examples", "got 2048"),
-    ("--line_points=4", "--line_points", "odd number", "got 4"),
+    ("--line_points=11", "--line_points", "expected 5, 9, 13", "got 11"),
     ("--plane_points=1", "--plane_points", "odd number", "got 1"),
     ("--matched_loss=0", "matched_loss", "a positive number", "0"),
     ("--hessian_samples=0", "hessian_samples", "a whole number from 1", "0"),

@@ -1,0 +1,134 @@
+"""The rows of the loss-landscape study's tables, a function for each part that is kept on its own.
+
+Every row says on how many samples, with which batch-norm statistics, and how exactly it was measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from loss_landscape_measure import Instruments, Network, inverse_temperature
+
+Rows = list[dict[str, Any]]
+
+
+def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+    """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperature."""
+    s = instruments.settings
+    slices = (instruments.whole.x[i : i + s.chunk] for i in range(0, len(instruments.whole.y), s.chunk))
+    logits = np.concatenate([instruments.logits(nets, x) for x in slices], axis=1)
+    betas = [inverse_temperature(one, np.asarray(instruments.whole.y), s.matched_loss) for one in logits]
+    matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
+    tops = {"power": instruments.power(nets, instruments.few), "power_many": instruments.power(nets, instruments.many)}
+    tops |= {"top": instruments.top(nets, instruments.few), "top_many": instruments.top(nets, instruments.many)}
+    tops["top_matched"] = instruments.top(matched, instruments.few)
+    sharp = {
+        "": instruments.sharpness(nets, instruments.few),
+        "_matched": instruments.sharpness(matched, instruments.few),
+    }
+    pairs, density = instruments.pairs(nets, instruments.few), instruments.density(nets, instruments.few)
+    tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
+    for i, seed in enumerate(seeds):
+        who = {"arm": arm, "seed": seed}
+        row: dict[str, Any] = {**who, "samples": s.samples, "many_samples": s.many_samples}
+        row |= {"batch_norm": "frozen" if instruments.has_state else "none", "precision": "highest"}
+        for name, eigen in tops.items():
+            row |= {f"{name}_{part}": float(values[i].item()) for part, values in eigen.items()}
+        row |= {"inverse_temperature": betas[i], "matched_loss": s.matched_loss}
+        row["trace"] = instruments.dim * float(density.moments[i][0])
+        row["trace_error"] = instruments.dim * float(density.moment_errors[i][0])
+        row["trace_matvecs"] = int(density.num_matvecs[i])
+        for suffix, found in sharp.items():
+            for kind, result in found.items():
+                row[f"adaptive_{kind}{suffix}"] = float(result.increase[i])
+                row[f"adaptive_{kind}{suffix}_error"] = float(result.standard_error[i])
+        tables["runs"].append(row)
+        tables["eigenvalues"] += [
+            {
+                **who,
+                "rank": rank + 1,
+                "value": float(pairs["value"][i][rank]),
+                "residual": float(pairs["residual"][i][rank]),
+                "converged": int(pairs["converged"][i][rank]),
+                "matvecs": int(pairs["matvecs"][i]),
+                "samples": s.samples,
+            }
+            for rank in range(s.pairs)
+        ]
+        tables["density"] += [
+            {**who, "probe": probe, "node": float(node), "weight": float(weight)}
+            for probe in range(s.probes)
+            for node, weight in zip(density.nodes[i][probe], density.weights[i][probe], strict=True)
+        ]
+    return tables
+
+
+def around(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+    """Measure perturbation curves (frozen statistics) and the loss along a filter-normalised line (refitted)."""
+    sensitivity = instruments.perturbed(nets, instruments.whole)
+    line = instruments.line(nets, (instruments.splits, instruments.few))
+    tables: dict[str, Rows] = {"perturbation": [], "lines": []}
+    for i, seed in enumerate(seeds):
+        for kind, sigmas in (
+            ("absolute", instruments.settings.sigmas),
+            ("filter_relative", instruments.settings.relative_sigmas),
+        ):
+            found = sensitivity[kind]
+            tables["perturbation"] += [
+                {
+                    "kind": kind,
+                    "arm": arm,
+                    "seed": seed,
+                    "sigma": sigma,
+                    "draw": draw,
+                    "baseline": float(found.baseline[i]),
+                    "train_loss": float(found.values[i][k][draw]),
+                    "samples": len(instruments.whole.y),
+                    "batch_norm": "frozen" if instruments.has_state else "none",
+                }
+                for k, sigma in enumerate(sigmas)
+                for draw in range(instruments.settings.draws)
+            ]
+        tables["lines"] += _points(instruments, "line", arm, seed, instruments.line_steps, line[i])
+    return tables
+
+
+def surface(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+    """Measure the loss over a filter-normalised plane, statistics refitted at every point."""
+    values = instruments.plane(nets, (instruments.splits, instruments.few))
+    rows = []
+    for i, seed in enumerate(seeds):
+        for a, line in zip(instruments.plane_steps, values[i], strict=True):
+            points = _points(instruments, "plane", arm, seed, instruments.plane_steps, line)
+            rows += [{"first": float(a)} | point for point in points]
+    return {"plane": rows}
+
+
+def between(instruments: Instruments, seeds: Sequence[int], small: Network, large: Network) -> dict[str, Rows]:
+    """Measure the loss from the small-batch to the large-batch solution of a seed, statistics refitted."""
+    values = instruments.between((small.params, large.params), (instruments.splits, instruments.few))
+    rows = []
+    for i, seed in enumerate(seeds):
+        rows += _points(instruments, "interpolation", "between", seed, instruments.between_steps, values[i])
+    return {"lines": rows}
+
+
+def _points(instruments: Instruments, kind: str, arm: str, seed: int, steps: np.ndarray, values: Any) -> Rows:
+    """Make rows from (steps, 4): loss and accuracy on training and test examples."""
+    return [
+        {
+            "kind": kind,
+            "arm": arm,
+            "seed": seed,
+            "step": float(step),
+            "train_loss": float(train_loss),
+            "train_error": 100 * (1 - float(train_accuracy)),
+            "test_loss": float(test_loss),
+            "test_error": 100 * (1 - float(test_accuracy)),
+            "train_examples": len(instruments.splits[0].y),
+            "test_examples": len(instruments.splits[1].y),
+            "batch_norm": "refitted" if instruments.has_state else "none",
+        }
+        for step, (train_loss, train_accuracy, test_loss, test_accuracy) in zip(steps, np.asarray(values), strict=True)
+    ]
