@@ -13,8 +13,6 @@ from ntkgen import curvature, landscape, models, objectives, spectrum, train, tr
 Array = jax.Array
 PyTree = Any
 
-MIN_BETA, MAX_BETA = 1e-6, 1e6  # factors on logits that `inverse_temperature` looks between
-
 
 class Settings(NamedTuple):
     """Sizes and strengths of all measurements.
@@ -83,33 +81,6 @@ def networks(variables: PyTree, seeds: Sequence[int]) -> Network:
 def take(nets: Network, rows: slice) -> Network:
     """Choose some of the seeds."""
     return jax.tree.map(lambda leaf: leaf[rows], nets)
-
-
-def inverse_temperature(logits: np.ndarray, labels: np.ndarray, target: float) -> float:
-    """Find the factor on logits (n, k) that brings their mean cross-entropy to a target in nats.
-
-    The loss is convex in the factor: it falls from log k at 0 to a minimum, which lies at infinity if all are
-    classified rightly. Bisection on its falling part; NaN if the minimum is above the target.
-    """
-    logits = np.asarray(logits, float)
-    if not np.isfinite(logits).all():
-        return float("nan")
-    margins = logits - logits[np.arange(len(labels)), labels][:, None]
-
-    def loss_and_slope(beta: float) -> tuple[float, float]:
-        top = beta * margins.max(1, keepdims=True)
-        weights = np.exp(beta * margins - top)
-        total = weights.sum(1, keepdims=True)
-        slope = (weights / total * margins).sum(1).mean()
-        return float((np.log(total) + top).mean()), float(slope)
-
-    low, high = np.log(MIN_BETA), np.log(MAX_BETA)
-    for _ in range(80):
-        middle = (low + high) / 2
-        loss, slope = loss_and_slope(np.exp(middle))
-        low, high = (middle, high) if loss > target and slope < 0 else (low, middle)
-    reached = abs(loss_and_slope(np.exp(high))[0] - target) <= 1e-6 * target
-    return float(np.exp(high)) if reached else float("nan")
 
 
 class Instruments:

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from loss_landscape_measure import Instruments, Network, inverse_temperature
+from loss_landscape_measure import Instruments, Network
+
+from ntkgen import loss_matching
 
 Rows = list[dict[str, Any]]
 
@@ -18,7 +20,8 @@ def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Ne
     s = instruments.settings
     slices = (instruments.whole.x[i : i + s.chunk] for i in range(0, len(instruments.whole.y), s.chunk))
     logits = np.concatenate([instruments.logits(nets, x) for x in slices], axis=1)
-    betas = [inverse_temperature(one, np.asarray(instruments.whole.y), s.matched_loss) for one in logits]
+    labels = jnp.asarray(instruments.whole.y)
+    betas = [1 / float(loss_matching.outputs_temperature(one, labels, target=s.matched_loss)) for one in logits]
     matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
     tops = {"power": instruments.power(nets, instruments.few), "power_many": instruments.power(nets, instruments.many)}
     tops |= {"top": instruments.top(nets, instruments.few), "top_many": instruments.top(nets, instruments.many)}

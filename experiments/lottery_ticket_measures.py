@@ -117,9 +117,7 @@ def _restricted(matvec: Partial, masks: PyTree, v: PyTree) -> PyTree:
 
 @jax.jit
 def _start(key: jax.Array, params: PyTree) -> PyTree:
-    # One vector for all leaves: XLA compiles the generator anew for every shape, ten seconds for a small CNN.
-    flat, unravel = tree.ravel(params)
-    return unravel(tree.random_like(key, flat))
+    return tree.random_like(key, params)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -4,6 +4,7 @@ Curvature at interpolation falls with the training loss itself, so an arm that m
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,23 +32,26 @@ def _divide(f: Callable, temperature: Array, params: PyTree, x: Any) -> Array:
 
 
 def matching_temperature(f: Callable, params: PyTree, x: Any, y: Array, *, target: float) -> Array:
-    """Find the temperature T at which the mean cross-entropy of f / T on the given data is `target`.
+    """Find the temperature of a network's outputs; as `outputs_temperature` of f(params, x) with x (n, ...)."""
+    with jax.default_matmul_precision("highest"):
+        return outputs_temperature(f(params, x), y, target=target)
+
+
+@partial(jax.jit, static_argnames="target")
+def outputs_temperature(outputs: Array, y: Array, *, target: float) -> Array:
+    """Find the temperature T at which the mean cross-entropy of outputs / T is `target`.
 
     In b = 1 / T the loss is convex and begins at log k. While f is right more often than chance it falls first, to a
     lowest value that is 0 only if every example is classified right; T is sought on that falling branch.
 
     Args:
-      f: the network.
-      params: its params.
-      x: inputs (n, ...).
+      outputs: logits (n, k).
       y: labels (n,).
       target: nats.
 
     Returns:
       T (), between 2^-30 and 2^30; NaN where no temperature reaches the target.
     """
-    with jax.default_matmul_precision("highest"):
-        outputs = f(params, x)
 
     def value(log_b: Array) -> Array:
         return jnp.mean(objectives.cross_entropy(outputs * 2.0**log_b, y))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from scipy import optimize, special
 from test_experiments import DRIVER
 
 from ntkgen import data, ensemble, models, objectives, plotting_landscape, records, train, tree
@@ -24,35 +23,12 @@ BENCH = ROOT / "experiments" / "bench_curvature.py"
 sys.path.insert(0, str(STUDY.parent))
 
 import loss_landscape_tables as study  # noqa: E402
-from loss_landscape_measure import inverse_temperature  # noqa: E402
 
 EPOCHS, BATCHES, RATES = 60, (32, 100), (0.05, 0.1)
 TINY = ["--preset=quick", "--width=8", "--num_train=200", "--num_seeds=2", f"--epochs={EPOCHS}", "--line_points=5",
         "--plane_points=3", "--hessian_samples=100", "--large_batch=100", f"--small_lr={RATES[0]}",
         f"--large_lr={RATES[1]}", "--matched_loss=1.0"]  # fmt: skip
 ARMS = study.ARMS
-
-
-# --- Temperature
-
-
-def test_inverse_temperature_against_root_finding():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 200)
-    logits = rng.normal(size=(200, 10)) + 30 * np.eye(10)[labels]
-    logits[0] = rng.normal(size=10) + 3 * np.eye(10)[(labels[0] + 1) % 10]  # one is classified wrongly
-
-    def loss(beta):
-        scaled = beta * logits
-        return float(np.mean(special.logsumexp(scaled, 1) - scaled[np.arange(200), labels]))
-
-    best = optimize.minimize_scalar(loss, bounds=(0, 50), method="bounded").x
-    for target in (1.0, 0.3, 1.001 * loss(best)):
-        wanted = optimize.brentq(lambda beta, target=target: loss(beta) - target, 0, best, xtol=1e-14)
-        np.testing.assert_allclose(inverse_temperature(logits, labels, target), wanted, rtol=1e-4)
-    assert np.isnan(inverse_temperature(logits, labels, 0.9 * loss(best)))  # no temperature leads there
-    logits[3, 3] = np.nan
-    assert np.isnan(inverse_temperature(logits, labels, 1.0))
 
 
 def test_refitted_statistics_are_those_of_the_batch():
