@@ -3,9 +3,10 @@
 What is measured on one seed is a function of (f, params, ..., data). f is a `jax.tree_util.Partial` whose arrays (batch
 statistics) lead with the seed axis like the params; `models.apply_fn` makes one from an ensemble's variables.
 
-How the axis is walked is `seedaxis.choose_strategy`'s decision: one vmapped program for narrow dense layers and on
-accelerators; elsewhere one seed after another, where eigenvalues and traces are driven from the host around one
-compiled product, for XLA:CPU runs loops around convolution gradients slowly.
+How the axis is walked is `seedaxis.choose_strategy`'s decision, except that eigenvalues and traces on CPU go seed by
+seed, driven from the host around one compiled product: XLA:CPU runs loops around convolution gradients slowly, and for
+dense layers too the batched loop took 1.7 to 2.8 times as long (BUILD_NOTES.md), since it lasts until the last seed is
+done.
 """
 
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def each_seed(
         return jax.tree.map(lambda s: _lost(np.zeros(s.shape, s.dtype), alive), shapes)
     # A lost seed's place is taken by one that lives, so that shapes, and with them compiled programs, stay.
     rows = np.where(alive, np.arange(len(alive)), int(np.argmax(alive)))
-    if strategy == "auto":
+    if strategy == "auto" and host_driven and jax.default_backend() == "cpu":
+        strategy = "sequential"
+    elif strategy == "auto":
         strategy = seedaxis.choose_strategy({"params": jax.tree.map(lambda leaf: leaf[0], seeded)})
     if strategy == "vmap":
         values = _vmapped(function, settings, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], seeded), shared)
