@@ -521,9 +521,9 @@ def test_a_folder_of_another_config_or_version_is_refused(whole, environment, tm
 
 
 def defined_flags(script: Path) -> set[str]:
-    """Names of the flags that a script defines, itself or by define_shared."""
-    sources = [script.read_text()]
-    if "define_shared(" in sources[0]:
+    """Names of the flags that a script defines, itself, in a module of its own, or by define_shared."""
+    sources = [path.read_text() for path in (script, *script.parent.glob(f"{script.stem}_*.py"))]
+    if any("define_shared(" in source for source in sources):
         sources.append((script.parent / "common.py").read_text())
     calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     names = {}
