@@ -102,9 +102,9 @@ class Study:
             return arms
         return [name for name in arms if (self.comparable(name) if form == "raw" else self.reaches(metric, form, name))]
 
-    def reaches(self, metric: str, form: str, arm: str) -> bool:
+    def reaches(self, metric: str, form: str, arm: str, target: float | None = None) -> bool:
         """Say whether every seed of an arm has a sharpness at the matched level."""
-        return bool(np.isfinite(self.sharpness(arm, metric, form)).all())
+        return bool(np.isfinite(self.sharpness(arm, metric, form, target)).all())
 
     # --- Tables
 
@@ -181,9 +181,9 @@ class Study:
         against = [(name, other) for name, row in self.arms.items() for other in row["references"].split()]
         controls = [pair for pair in against if self.arms[pair[0]]["group"] in ("steps", "control")]
         rows += tables.compare("controls", "test_acc", accuracy, controls, points)
-        for form in FORMS:
-            values = {name: self.sharpness(name, "eigenvalue", form) for name in self.arms}
-            label = "log10_eigenvalue" + ("" if form == "raw" else f", {form}")
+        for form, target in (("raw", None), *(("loss", target) for target in self.config["loss_targets"])):
+            values = {name: self.sharpness(name, "eigenvalue", form, target) for name in self.arms}
+            label = "log10_eigenvalue" + ("" if target is None else f" at {target:g}")
             rows += tables.compare("controls", label, values, controls, dex)
         adam = [("adam", other) for other in dict.fromkeys((f"sgd{self.config['reference']}", *self.sweep[:1]))]
         rows += tables.compare("adam", "test_acc", accuracy, adam, points)

@@ -34,18 +34,26 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
             same = lambda row, case=case: (row["sweep"], row["metric"], row["form"]) == case  # noqa: E731
             two += [_trend(row, alpha) for row in filter(same, trends)]
             two += [_associated(row, alpha) for row in filter(same, associations)]
+        # All levels that were fixed beforehand, none chosen: which of them an arm reaches is known only afterwards.
+        words = f"{large} is sharper than {small} by the {SHARPNESS['eigenvalue']}"
+        for target in study.config["loss_targets"]:
+            row = by[f"sharpness, all losses{equal}", f"log10_eigenvalue at {target:g}", first, last]
+            apart = _short_of(study, target, first, last)
+            two.append(relation(f"{words} at training loss {target:g}{equal}", row, -1, alpha, apart))
     within = f", within {study.config['margin_points']:g} points"
     for other in dict.fromkeys((*study.sweep[:1], f"sgd{study.config['reference']}")):
         row = by["adam", "test_acc", "adam", other]
         one.append(_same(f"Adam generalizes like {other}{within}", row, alpha))
     for name, about in study.arms.items():
         for other in about["references"].split() if about["group"] in ("steps", "control") else ():
-            row, sharp = (by["controls", m, name, other] for m in ("test_acc", "log10_eigenvalue, loss"))
+            row = by["controls", "test_acc", name, other]
             one.append(relation(f"{name} generalizes better than {other}", row, +1, alpha))
             one.append(_same(f"{name} generalizes like {other}{within}", row, alpha))
-            apart = [arm for arm in (name, other) if not study.reaches("eigenvalue", "loss", arm)]
-            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}{FORM_WORDS['loss']}"
-            controls.append(relation(words, sharp, -1, alpha, apart))
+            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}"
+            for target in study.config["loss_targets"]:
+                row = by["controls", f"log10_eigenvalue at {target:g}", name, other]
+                apart = _short_of(study, target, name, other)
+                controls.append(relation(f"{words} at training loss {target:g}", row, -1, alpha, apart))
     return {
         "alpha": alpha,
         "margin_points": study.config["margin_points"],
@@ -54,6 +62,11 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
         "H1": one,
         "H2": two + controls,
     }
+
+
+def _short_of(study: Study, target: float, *arms: str) -> list[str]:
+    """List the arms of which some seed does not reach a training loss."""
+    return [arm for arm in arms if not study.reaches("eigenvalue", "loss", arm, target)]
 
 
 def relation(words: str, row: dict[str, Any], sign: int, alpha: float, apart: Sequence[str] = ()) -> dict[str, Any]:
