@@ -246,12 +246,12 @@ def main() -> None:
         study = tables.Study(config, *(read[name] for name in measures.TABLES))
         tests, trends = study.tests(), study.trends()
         verdict = judge(study, tests, trends)
-        if not run.finished:
-            run.write_table("summary.csv", study.summary())
-            run.write_table("comparison.csv", study.comparison())
-            run.write_table("tests.csv", tests)
-            run.write_table("trends.csv", trends)
-            run.write_json("verdict.json", verdict)
+        # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
+        run.write_table("summary.csv", study.summary())
+        run.write_table("comparison.csv", study.comparison())
+        run.write_table("tests.csv", tests)
+        run.write_table("trends.csv", trends)
+        run.write_json("verdict.json", verdict)
         print(show(study, verdict))
         if FLAGS.figures_dir is None:
             paths = draw(study, run.folder, "")
@@ -259,8 +259,7 @@ def main() -> None:
             folder, name = Path(FLAGS.figures_dir), stem(config)
             paths = draw(study, folder, f"{name}_")
             paths.append(records.write_table(folder / f"{name}.csv", study.summary()))
-        if not run.finished:
-            run.finish()
+        run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))
 
 

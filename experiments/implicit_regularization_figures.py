@@ -22,16 +22,24 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
     def against_batch(values: list[np.ndarray]) -> plotting.Curve:
         return curve(batches, np.stack(values))
 
+    def pair(arms: list[str]) -> tuple[plotting.Curve, plotting.Curve]:
+        x = [study.batch(name) for name in arms]
+        accuracy = curve(x, np.stack([study.values(name, "test_acc") for name in arms]))
+        return accuracy, _exp(curve(x, np.stack([study.sharpness(name, "eigenvalue") for name in arms])))
+
     def point(name: str, values: np.ndarray) -> plotting.Curve:
         return curve([study.batch(name)], values[None])
 
-    others = [name for name in study.arms if name not in sweep]
+    steps = study.sweeps.get("updates", [])
+    others = [name for name in study.arms if name not in sweep and name not in steps]
     accuracy = {name: point(name, study.values(name, "test_acc")) for name in others}
     eigenvalue = {name: _exp(point(name, study.sharpness(name, "eigenvalue"))) for name in others}
     known = {study.batch(name): study.published().get(name, {}).get("test_acc") for name in sweep}
+    lines = {"equal epochs": pair(sweep)}
+    if len(steps) > 1:
+        lines["equal updates"] = pair(steps)
     figure = plotting_sharpness.against_batch(
-        against_batch([study.values(name, "test_acc") for name in sweep]),
-        _exp(against_batch([study.sharpness(name, "eigenvalue") for name in sweep])),
+        lines,
         {name: (accuracy[name], eigenvalue[name]) for name in others},
         {batch: value for batch, value in known.items() if value is not None},
         about,

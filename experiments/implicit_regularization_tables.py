@@ -32,6 +32,7 @@ class Study:
       arms: name -> its description, in the order of training.
       seeds: in order; every array over seeds follows it.
       sweep: names of the SGD arms of the batch-size sweep at equal epochs, by batch size.
+      sweeps: "epochs" -> sweep, "updates" -> those that make as many; without those of a single arm.
     """
 
     def __init__(self, config: dict[str, Any], tracking: list, matched: list, perturbation: list, runs: list) -> None:
@@ -40,6 +41,10 @@ class Study:
         self.arms = {row["arm"]: row for row in runs}
         self.seeds = sorted({int(row["seed"]) for row in runs})
         self.sweep = self._by_batch("sgd")
+        steps = [name for name, row in self.arms.items() if row["group"] == "steps"]
+        matched_steps = sorted([f"sgd{config['reference']}", *steps], key=self.batch)
+        found = {"epochs": self.sweep, "updates": matched_steps}
+        self.sweeps = {name: arms for name, arms in found.items() if len(arms) > 1}
         self._matched = {
             (row["match"], float(row["target"]), row["metric"], row["arm"], int(row["seed"])): row for row in matched
         }
@@ -90,17 +95,16 @@ class Study:
         have = {key[2] for key in self._matched if key[0] == form}
         return [name for name in SHARPNESS if name in have]
 
-    def fit_to_compare(self, metric: str, form: str) -> list[str]:
-        """List the sweep's arms whose sharpness may be compared: at interpolation, or at the level with every seed."""
+    def fit_to_compare(self, sweep: str, metric: str, form: str) -> list[str]:
+        """List a sweep's arms whose sharpness may be compared: at interpolation, or at the level with every seed."""
+        arms = self.sweeps[sweep]
         if metric == "test_acc":
-            return self.sweep
-        if form == "raw":
-            return [name for name in self.sweep if self.comparable(name)]
-        return [name for name in self.sweep if self.reaches(metric, form, name)]
+            return arms
+        return [name for name in arms if (self.comparable(name) if form == "raw" else self.reaches(metric, form, name))]
 
-    def reaches(self, metric: str, form: str, arm: str) -> bool:
+    def reaches(self, metric: str, form: str, arm: str, target: float | None = None) -> bool:
         """Say whether every seed of an arm has a sharpness at the matched level."""
-        return bool(np.isfinite(self.sharpness(arm, metric, form)).all())
+        return bool(np.isfinite(self.sharpness(arm, metric, form, target)).all())
 
     # --- Tables
 
@@ -155,29 +159,33 @@ class Study:
     def tests(self) -> list[dict[str, Any]]:
         """Make tests.csv: paired and Welch tests, adjusted within families; differences are first - second.
 
-        Sharpness is compared as log10. Families: accuracy of the sweep; its sharpness raw, at matched loss, at
+        Sharpness is compared as log10. Families: accuracy of each sweep; its sharpness raw, at matched loss, at
         matched temperature; controls against their references; Adam.
         """
-        sweep, points, dex = self.sweep, self.config["margin_points"], self.config["margin_log10"]
-        pairs = list(itertools.pairwise(sweep))
-        pairs += [(sweep[0], sweep[-1])] if len(sweep) > 2 else []
+        points, dex = self.config["margin_points"], self.config["margin_log10"]
         accuracy = {name: self.values(name, "test_acc") for name in self.arms}
-        rows = tables.compare("accuracy", "test_acc", accuracy, pairs, points)
-        for form in FORMS:
-            for metric in self.metrics(form):
-                values = {name: self.sharpness(name, metric, form) for name in self.arms}
-                rows += tables.compare(f"sharpness, {form}", f"log10_{metric}", values, pairs, dex)
-        for target in self.config["loss_targets"]:
-            values = {name: self.sharpness(name, "eigenvalue", "loss", target) for name in self.arms}
-            rows += tables.compare("sharpness, all losses", f"log10_eigenvalue at {target:g}", values, pairs, dex)
+        rows: list[dict[str, Any]] = []
+        for matched, sweep in self.sweeps.items():
+            pairs = list(itertools.pairwise(sweep))
+            pairs += [(sweep[0], sweep[-1])] if len(sweep) > 2 else []
+            equal = f"equal {matched}"
+            rows += tables.compare(f"accuracy, {equal}", "test_acc", accuracy, pairs, points)
+            for form in FORMS:
+                for metric in self.metrics(form):
+                    values = {name: self.sharpness(name, metric, form) for name in sweep}
+                    rows += tables.compare(f"sharpness, {form}, {equal}", f"log10_{metric}", values, pairs, dex)
+            for target in self.config["loss_targets"]:
+                values = {name: self.sharpness(name, "eigenvalue", "loss", target) for name in sweep}
+                label = f"log10_eigenvalue at {target:g}"
+                rows += tables.compare(f"sharpness, all losses, {equal}", label, values, pairs, dex)
         against = [(name, other) for name, row in self.arms.items() for other in row["references"].split()]
         controls = [pair for pair in against if self.arms[pair[0]]["group"] in ("steps", "control")]
         rows += tables.compare("controls", "test_acc", accuracy, controls, points)
-        for form in FORMS:
-            values = {name: self.sharpness(name, "eigenvalue", form) for name in self.arms}
-            label = "log10_eigenvalue" + ("" if form == "raw" else f", {form}")
+        for form, target in (("raw", None), *(("loss", target) for target in self.config["loss_targets"])):
+            values = {name: self.sharpness(name, "eigenvalue", form, target) for name in self.arms}
+            label = "log10_eigenvalue" + ("" if target is None else f" at {target:g}")
             rows += tables.compare("controls", label, values, controls, dex)
-        adam = [("adam", other) for other in dict.fromkeys((f"sgd{self.config['reference']}", *sweep[:1]))]
+        adam = [("adam", other) for other in dict.fromkeys((f"sgd{self.config['reference']}", *self.sweep[:1]))]
         rows += tables.compare("adam", "test_acc", accuracy, adam, points)
         rows = tables.adjust(rows)
         for row in rows:
@@ -190,8 +198,8 @@ class Study:
         Seeds are its blocks. It tests equal ranks against a monotone order with at least one strict step, so it is
         no proof that every step goes that way: `steps_in_order` counts the means that do.
         """
-        rows = [self._trend("test_acc", "raw")]
-        rows += [self._trend(metric, form) for form in FORMS for metric in self.metrics(form)]
+        cases = [("test_acc", "raw"), *((metric, form) for form in FORMS for metric in self.metrics(form))]
+        rows = [self._trend(sweep, *case) for sweep in self.sweeps for case in cases]
         tested = [row for row in rows if row["pvalue"] is not None]
         if tested:
             _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
@@ -199,10 +207,16 @@ class Study:
                 row["adjusted"] = float(value)
         return rows
 
-    def _trend(self, metric: str, form: str) -> dict[str, Any]:
+    def _trend(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
         """Test that sharpness rises, or that accuracy falls, over the arms that may be compared."""
-        arms = self.fit_to_compare(metric, form)
-        row: dict[str, Any] = {"metric": metric, "form": form, "arms": " ".join(arms), "num_arms": len(arms)}
+        arms = self.fit_to_compare(sweep, metric, form)
+        row: dict[str, Any] = {
+            "sweep": sweep,
+            "metric": metric,
+            "form": form,
+            "arms": " ".join(arms),
+            "num_arms": len(arms),
+        }
         row |= {"num_seeds": None, "statistic": None, "pvalue": None, "adjusted": None, "steps_in_order": None}
         if len(arms) < 3:
             return row
@@ -220,7 +234,8 @@ class Study:
 
     def associations(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
         """Correlate accuracy with each sharpness in each form; p-values adjusted over all of them."""
-        rows = [self._association(m, form) for form in FORMS for m in metrics if m in self.metrics(form)]
+        cases = [(metric, form) for form in FORMS for metric in metrics if metric in self.metrics(form)]
+        rows = [self._association(sweep, *case) for sweep in self.sweeps for case in cases]
         tested = [row for row in rows if row["pvalue"] is not None]
         if tested:
             _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
@@ -228,10 +243,10 @@ class Study:
                 row["adjusted"] = float(value)
         return rows
 
-    def _association(self, metric: str, form: str) -> dict[str, Any]:
+    def _association(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
         """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau per seed, t-test."""
-        arms = self.fit_to_compare(metric, form)
-        found: dict[str, Any] = {"metric": metric, "form": form, "num_arms": len(arms)}
+        arms = self.fit_to_compare(sweep, metric, form)
+        found: dict[str, Any] = {"sweep": sweep, "metric": metric, "form": form, "num_arms": len(arms)}
         taus = []
         for s in range(len(self.seeds)) if len(arms) > 2 else ():
             pair = [

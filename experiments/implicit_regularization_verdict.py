@@ -15,37 +15,45 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
     """Make verdict.json: for every relation of H1 and H2 "seen", "not seen" or "undecided (why)", with its numbers."""
     alpha = study.config["alpha"]
     by = {(row["family"], row["metric"], row["first"], row["second"]): row for row in tests}
-    first, last, reference = study.sweep[0], study.sweep[-1], f"sgd{study.config['reference']}"
-    ends = (first, last)
-    more = f"batch {study.batch(first)} generalizes better than batch {study.batch(last)}"
-    one, two, controls = [], [], []
+    one: list[dict[str, Any]] = []
+    two: list[dict[str, Any]] = []
+    controls: list[dict[str, Any]] = []
     associations = study.associations(PRIMARY)
-    if first != last:
-        one.append(relation(more, by["accuracy", "test_acc", *ends], +1, alpha))
-        one += [_trend(row, alpha) for row in trends if row["metric"] == "test_acc"]
+    for sweep, arms in study.sweeps.items():
+        first, last, equal = arms[0], arms[-1], f", equal {sweep}"
+        small, large = (f"batch {study.batch(name)}" for name in (first, last))
+        row = by[f"accuracy{equal}", "test_acc", first, last]
+        one.append(relation(f"{small} generalizes better than {large}{equal}", row, +1, alpha))
+        one += [_trend(row, alpha) for row in trends if (row["sweep"], row["metric"]) == (sweep, "test_acc")]
+        for form, metric in ((form, metric) for form in FORMS for metric in PRIMARY if metric in study.metrics(form)):
+            case = (sweep, metric, form)
+            row = by[f"sharpness, {form}{equal}", f"log10_{metric}", first, last]
+            apart = [name for name in (first, last) if name not in study.fit_to_compare(*case)]
+            words = f"{large} is sharper than {small} by the {SHARPNESS[metric]}{FORM_WORDS[form]}{equal}"
+            two.append(relation(words, row, -1, alpha, apart))
+            same = lambda row, case=case: (row["sweep"], row["metric"], row["form"]) == case  # noqa: E731
+            two += [_trend(row, alpha) for row in filter(same, trends)]
+            two += [_associated(row, alpha) for row in filter(same, associations)]
+        # All levels that were fixed beforehand, none chosen: which of them an arm reaches is known only afterwards.
+        words = f"{large} is sharper than {small} by the {SHARPNESS['eigenvalue']}"
+        for target in study.config["loss_targets"]:
+            row = by[f"sharpness, all losses{equal}", f"log10_eigenvalue at {target:g}", first, last]
+            apart = _short_of(study, target, first, last)
+            two.append(relation(f"{words} at training loss {target:g}{equal}", row, -1, alpha, apart))
     within = f", within {study.config['margin_points']:g} points"
-    for other in dict.fromkeys((first, reference)):
+    for other in dict.fromkeys((*study.sweep[:1], f"sgd{study.config['reference']}")):
         row = by["adam", "test_acc", "adam", other]
         one.append(_same(f"Adam generalizes like {other}{within}", row, alpha))
     for name, about in study.arms.items():
         for other in about["references"].split() if about["group"] in ("steps", "control") else ():
-            row, sharp = (by["controls", m, name, other] for m in ("test_acc", "log10_eigenvalue, loss"))
+            row = by["controls", "test_acc", name, other]
             one.append(relation(f"{name} generalizes better than {other}", row, +1, alpha))
             one.append(_same(f"{name} generalizes like {other}{within}", row, alpha))
-            apart = [arm for arm in (name, other) if not study.reaches("eigenvalue", "loss", arm)]
-            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}{FORM_WORDS['loss']}"
-            controls.append(relation(words, sharp, -1, alpha, apart))
-    for form in FORMS if first != last else ():
-        for metric in PRIMARY:
-            if metric in study.metrics(form):
-                words = (
-                    f"batch {study.batch(last)} is sharper than batch {study.batch(first)} by the {SHARPNESS[metric]}"
-                )
-                row = by[f"sharpness, {form}", f"log10_{metric}", *ends]
-                apart = [name for name in ends if name not in study.fit_to_compare(metric, form)]
-                two.append(relation(words + FORM_WORDS[form], row, -1, alpha, apart))
-                two += [_trend(t, alpha) for t in trends if (t["metric"], t["form"]) == (metric, form)]
-                two += [_associated(a, alpha) for a in associations if (a["metric"], a["form"]) == (metric, form)]
+            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}"
+            for target in study.config["loss_targets"]:
+                row = by["controls", f"log10_eigenvalue at {target:g}", name, other]
+                apart = _short_of(study, target, name, other)
+                controls.append(relation(f"{words} at training loss {target:g}", row, -1, alpha, apart))
     return {
         "alpha": alpha,
         "margin_points": study.config["margin_points"],
@@ -54,6 +62,11 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
         "H1": one,
         "H2": two + controls,
     }
+
+
+def _short_of(study: Study, target: float, *arms: str) -> list[str]:
+    """List the arms of which some seed does not reach a training loss."""
+    return [arm for arm in arms if not study.reaches("eigenvalue", "loss", arm, target)]
 
 
 def relation(words: str, row: dict[str, Any], sign: int, alpha: float, apart: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,7 +107,9 @@ def _same(words: str, row: dict[str, Any], alpha: float) -> dict[str, Any]:
 
 def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
     what = "test accuracy falls" if row["metric"] == "test_acc" else f"{SHARPNESS[row['metric']]} rises"
-    found = {"relation": f"{what} with batch size, Page's exact trend test{FORM_WORDS[row['form']]}"}
+    found = {
+        "relation": f"{what} with batch size, Page's exact trend test{FORM_WORDS[row['form']]}, equal {row['sweep']}"
+    }
     found |= {key: row[key] for key in ("statistic", "pvalue", "adjusted", "steps_in_order", "num_arms", "num_seeds")}
     if row["adjusted"] is None:
         return found | {"verdict": f"undecided ({row['num_arms']} comparable arms, {row['num_seeds'] or 0} seeds)"}
@@ -106,7 +121,7 @@ def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
 
 def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
     words = f"flatter generalizes better over batch sizes, by the {SHARPNESS[found['metric']]}"
-    row = {"relation": words + FORM_WORDS[found["form"]], **found}
+    row = {"relation": f"{words}{FORM_WORDS[found['form']]}, equal {found['sweep']}", **found}
     if found["adjusted"] is None:
         verdict = f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"
     elif found["adjusted"] > alpha:

@@ -18,8 +18,7 @@ POINTS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#E69F00")
 
 
 def against_batch(
-    accuracy: Curve,
-    sharpness: Curve,
+    sweeps: dict[str, tuple[Curve, Curve]],
     others: dict[str, tuple[Curve, Curve]],
     published: dict[int, float],
     title: str,
@@ -27,8 +26,7 @@ def against_batch(
     """Draw test accuracy (percent) and sharpness against batch size, other configurations as points beside.
 
     Args:
-      accuracy: of the sweep, against batch size.
-      sharpness: of the sweep; positive.
+      sweeps: name -> (accuracy, sharpness) against batch size, one or two; sharpness is positive.
       others: name -> (accuracy, sharpness) of one point each, x its batch size.
       published: batch size -> accuracy in percent.
       title: of the figure.
@@ -38,15 +36,19 @@ def against_batch(
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 1, figsize=(7.6, 6.8), layout="constrained", sharex=True)
-        band(axes[0], accuracy, COLOURS["test"], "SGD, test accuracy")
-        band(axes[1], sharpness, SHARP, "SGD, top Hessian eigenvalue")
+        for (name, pair), line, marker in zip(sweeps.items(), ("-", "--"), "os", strict=False):
+            for ax, one, colour in zip(axes, pair, (COLOURS["test"], SHARP), strict=True):
+                band(ax, one, colour, f"SGD, {name}", marker)
+                ax.lines[-1].set_linestyle(line)
         if published:
             axes[0].plot(
                 list(published), list(published.values()), "o", markersize=8, markerfacecolor="none",
                 color=COLOURS["published"], label="published test accuracy", zorder=4,
             )  # fmt: skip
         shift = _shifts([pair[0].x[0] for pair in others.values()])
-        floor = _accuracy_axis(axes[0], accuracy, [float(pair[0].mean[0]) for pair in others.values()])
+        floor = _accuracy_axis(
+            axes[0], [pair[0] for pair in sweeps.values()], [float(pair[0].mean[0]) for pair in others.values()]
+        )
         for index, (name, pair) in enumerate(others.items()):
             for ax, one in zip(axes, pair, strict=True):
                 below = ax is axes[0] and one.mean[0] < floor
@@ -54,11 +56,11 @@ def against_batch(
         axes[0].set_ylabel("test accuracy (%)")
         axes[1].set_ylabel("top Hessian eigenvalue (nats / weight²)")
         axes[1].set_yscale("log")
-        sizes = sorted({*accuracy.x, *(pair[0].x[0] for pair in others.values())})
+        sizes = sorted({x for pair in (*sweeps.values(), *others.values()) for x in pair[0].x})
         _batch_axis(axes[1], sizes)
         axes[0].set_title(title)
-        labels = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(list(labels.values()), list(labels), loc="outside right upper")
+        for ax in axes:
+            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         return figure
 
 
@@ -72,9 +74,9 @@ def _shifts(x: Sequence[float]) -> list[float]:
     return factors
 
 
-def _accuracy_axis(ax: Axes, sweep: Curve, others: Sequence[float]) -> float:
+def _accuracy_axis(ax: Axes, sweeps: Sequence[Curve], others: Sequence[float]) -> float:
     """Set limits by the means, so that neither wide intervals nor a failed run flatten the sweep; return the floor."""
-    means = np.asarray(sweep.mean, float)
+    means = np.concatenate([np.asarray(sweep.mean, float) for sweep in sweeps])
     means = means[np.isfinite(means)]
     if not means.size:
         return 0.0

@@ -74,11 +74,11 @@ def test_match_says_which_sweeps_are_run(match, names):
 # Verdicts
 
 
-def made_up(accuracy, eigenvalue, train=100.0, eigenvalue_at_loss=None, seeds=5, sd=0.02):
+def made_up(accuracy, eigenvalue, train=100.0, eigenvalue_at_loss=None, seeds=5, sd=0.02, controls=("gd",)):
     """A study of four batch sizes, Adam and one control, from means by arm."""
     rng = np.random.default_rng(0)
     runs, matched = [], []
-    for arm in arms.build({**CONFIG, "controls": ["gd"]}, 0.1):
+    for arm in arms.build({**CONFIG, "controls": controls}, 0.1):
         if arm.name == "gd":
             continue
         for seed in range(seeds):
@@ -105,43 +105,56 @@ def verdicts(study):
 
 
 FALLING = {"sgd32": 97.0, "sgd128": 96.0, "sgd512": 95.0, "sgd2048": 94.0, "adam": 97.1}
+SHARPER = "batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"
 RISING = {"sgd32": 1.0, "sgd128": 2.0, "sgd512": 4.0, "sgd2048": 8.0}
 
 
 def test_what_the_paper_claims_is_seen_where_it_is_so():
     found, _ = verdicts(made_up(FALLING, RISING))
-    assert found["batch 32 generalizes better than batch 2048"] == "seen"
-    assert found["test accuracy falls with batch size, Page's exact trend test"] == "seen"
+    assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "seen"
+    assert found["test accuracy falls with batch size, Page's exact trend test, equal epochs"] == "seen"
     assert found["Adam generalizes like sgd32, within 0.5 points"] == "seen"
     assert found["Adam generalizes like sgd128, within 0.5 points"] == "not seen"
     for form in ("", " at matched training loss", " at matched logit temperature"):
-        assert found[f"batch 2048 is sharper than batch 32 by the top Hessian eigenvalue{form}"] == "seen"
-        assert found[f"flatter generalizes better over batch sizes, by the top Hessian eigenvalue{form}"] == "seen"
-        assert found[f"top Hessian eigenvalue rises with batch size, Page's exact trend test{form}"] == "seen"
+        where = f"{form}, equal epochs"
+        assert found[SHARPER + where] == "seen"
+        assert found[f"flatter generalizes better over batch sizes, by the top Hessian eigenvalue{where}"] == "seen"
+        assert found[f"top Hessian eigenvalue rises with batch size, Page's exact trend test{where}"] == "seen"
 
 
 def test_sharpness_that_vanishes_at_matched_loss_is_not_seen_there():
     found, _ = verdicts(made_up(FALLING, RISING, eigenvalue_at_loss={"sgd32": 1.0}))
-    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"] == "seen"
-    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue at matched training loss"] == (
-        "not seen (equal within 0.1)")  # fmt: skip
+    assert found[f"{SHARPER}, equal epochs"] == "seen"
+    assert found[f"{SHARPER} at matched training loss, equal epochs"] == "not seen (equal within 0.1)"
+
+
+def test_the_sweep_at_equal_updates_is_judged_by_itself():
+    """Falls and sharpens with the batch at equal epochs, the other way round at equal updates."""
+    accuracy = FALLING | {"sgd512_steps": 96.5, "sgd2048_steps": 97.0}
+    eigenvalue = RISING | {"sgd512_steps": 1.0, "sgd2048_steps": 0.5}
+    study = made_up(accuracy, eigenvalue, controls=("steps",))
+    assert study.sweeps["updates"] == ["sgd128", "sgd512_steps", "sgd2048_steps"]
+    found, _ = verdicts(study)
+    assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "seen"
+    assert found["batch 128 generalizes better than batch 2048, equal updates"] == "not seen (the opposite is)"
+    for sweep, ends, verdict in (("epochs", 32, "seen"), ("updates", 128, "not seen (the opposite is)")):
+        words = f"batch 2048 is sharper than batch {ends} by the top Hessian eigenvalue, equal {sweep}"
+        assert found[words] == verdict
+    assert found["flatter generalizes better over batch sizes, by the top Hessian eigenvalue, equal updates"] == "seen"
 
 
 def test_the_opposite_is_called_so_and_noise_decides_nothing():
     found, _ = verdicts(made_up(dict(zip(FALLING, [94, 95, 96, 97, 97], strict=True)), {}))
-    assert found["batch 32 generalizes better than batch 2048"] == "not seen (the opposite is)"
+    assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "not seen (the opposite is)"
     found, _ = verdicts(made_up({}, {}, sd=3.0))
-    assert found["batch 32 generalizes better than batch 2048"].startswith("undecided (detectable effect")
+    assert found["batch 32 generalizes better than batch 2048, equal epochs"].startswith("undecided (detectable effect")
 
 
 def test_arms_that_do_not_interpolate_are_named_and_not_compared():
     found, whole = verdicts(made_up(FALLING, RISING, train={"sgd2048": 99.8}))
     assert whole["not_comparable"] == ["sgd2048"]
-    assert (
-        found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"]
-        == "undecided (not comparable: sgd2048)"
-    )
-    assert found["batch 2048 is sharper than batch 32 by the top Hessian eigenvalue at matched training loss"] == "seen"
+    assert found[f"{SHARPER}, equal epochs"] == "undecided (not comparable: sgd2048)"
+    assert found[f"{SHARPER} at matched training loss, equal epochs"] == "seen"
 
 
 def test_flat_truths_are_called_seen_at_most_one_time_in_twenty():
@@ -152,7 +165,7 @@ def test_flat_truths_are_called_seen_at_most_one_time_in_twenty():
         rng = np.random.default_rng(trial)
         values = {name: 95 + rng.normal(size=5) for name in study.arms}
         study.values = lambda arm, metric, values=values: values[arm]
-        rows = [row for row in study.tests() if row["family"] == "accuracy"]
+        rows = [row for row in study.tests() if row["family"] == "accuracy, equal epochs"]
         assert len(rows) == 4
         seen += any(row["paired_adjusted"] <= 0.05 for row in rows)
     assert seen <= scipy_stats.binom.ppf(0.999, 100, 0.05)
