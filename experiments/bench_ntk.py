@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import common
 import numpy as np
-import timing
+import turns
 from absl import flags
 
 # JAX, torch and ntkgen are imported where they are used: a process whose memory is measured loads its own alone.
@@ -97,11 +97,11 @@ def serve(way: str) -> None:
             torch_func(case, leaves, stored["x"]) if way == "torch.func" else ours(way, case, leaves, stored["x"])
         )
     del leaves
-    answer: dict[str, Any] = {"baseline": timing.memory().now}
+    answer: dict[str, Any] = {"baseline": turns.memory().now}
     while True:
         begun = time.perf_counter()
         kernel = compute()
-        answer |= {"seconds": time.perf_counter() - begun, "peak": timing.memory().peak, "entries": entries(kernel)}
+        answer |= {"seconds": time.perf_counter() - begun, "peak": turns.memory().peak, "entries": entries(kernel)}
         del kernel  # before the next
         print(json.dumps(answer | about()), flush=True)
         if not sys.stdin.readline():
@@ -188,7 +188,7 @@ def sits_out(way: str, case: Case, params: int) -> str | None:
         return None
     if way == "torch.func" and case.kind == "cnn":
         return "MLPs only"
-    rows, peak = case.n * NUM_CLASSES, timing.matmul_peak()
+    rows, peak = case.n * NUM_CLASSES, turns.matmul_peak()
     work = 2.0 * case.n * rows * params * (1 if case.trace else NUM_CLASSES) / (2 if way == "jacobian" else 1)
     if work / 1e9 / peak > FLAGS.limit:
         return f"{work / 1e12:.3g} TFLOP would take over {FLAGS.limit:g} s"
@@ -203,7 +203,7 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
     inputs = folder / "inputs.npz"
     params = store(case, inputs)
     absent = {way: sits_out(way, case, params) for way in ways}
-    workers = {way: timing.Worker([__file__, f"--worker={way}"], {}) for way in ways if absent[way] is None}
+    workers = {way: turns.Worker([__file__, f"--worker={way}"], {}) for way in ways if absent[way] is None}
     first = {way: worker.ask(case=case.name, inputs=str(inputs)) for way, worker in workers.items()}
     last = dict(first)
 
@@ -211,8 +211,8 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
         last[way] = workers[way].ask(again=True)
         return last[way]["seconds"]
 
-    turns = {way: functools.partial(turn, way) for way in workers} | {"peak": timing.matmul_peak}
-    seconds = timing.interleaved(turns, FLAGS.repeats, FLAGS.limit)
+    contenders = {way: functools.partial(turn, way) for way in workers} | {"peak": turns.matmul_peak}
+    seconds = turns.interleaved(contenders, FLAGS.repeats, FLAGS.limit)
     for worker in workers.values():
         worker.close()
     peak = statistics.median(seconds.pop("peak"))
@@ -251,7 +251,7 @@ def line(row: dict[str, Any], seconds: list[float]) -> str:
     text = f"{row['case']:17} {row['way']:10} "
     if row["absent"]:
         return text + f"sits out: {row['absent']}"
-    text += f"{timing.spread(seconds)} s, first call + {row['compile_seconds']:.1f}; "
+    text += f"{turns.spread(seconds)} s, first call + {row['compile_seconds']:.1f}; "
     if row["gflops"]:
         text += (
             f"{row['gflops']:.0f} GFLOP/s ({row['gflops'] / row['matmul_gflops']:.0%} of {row['matmul_gflops']:.0f}); "
@@ -294,7 +294,7 @@ def main() -> None:
         for case in cases:
             try:
                 rows += time_case(case, ["ours", *FLAGS.against], Path(folder))
-            except timing.Ended as error:
+            except turns.Ended as error:
                 common.fail(f"{case.name}: a process ended ({error}); see the line above")
     from ntkgen import records
 

@@ -21,10 +21,10 @@ import functools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-import timing
 from absl import flags
 
 from ntkgen import data, ensemble, models, seedaxis, train
@@ -133,6 +132,32 @@ class Ours:
         return (time.perf_counter() - begun) / 2
 
 
+class Torch:
+    """Times epochs of PyTorch in a process of its own, since OpenMP reads its settings at the start."""
+
+    def __init__(self, setting: dict[str, str], device: str) -> None:
+        """Start the process."""
+        command = [sys.executable, __file__, f"--torch_worker={device}"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **setting}
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """Send one request and wait for the answer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            common.fail("--torch: the PyTorch process ended; see the line above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
 def serve_torch(device: str) -> None:
     """Answer timing requests with plain PyTorch, as a user would write it."""
     try:
@@ -194,7 +219,21 @@ def serve_torch(device: str) -> None:
         print(json.dumps(time.perf_counter() - begun), flush=True)
 
 
-def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: Path) -> None:
+def matmul_peak() -> float:
+    """Measure the GFLOP/s of a 2,048 x 2,048 float32 matmul."""
+    a = jnp.ones((2048, 2048))
+    jax.block_until_ready(_product(a))
+    begun = time.perf_counter()
+    jax.block_until_ready(_product(a))
+    return 2 * 2048**3 / (time.perf_counter() - begun) / 1e9
+
+
+@jax.jit
+def _product(a: jax.Array) -> jax.Array:
+    return a @ a
+
+
+def time_case(kind: str, size: int, workers: dict[str, Torch], folder: Path) -> None:
     """Time one network, everything in turn, and print its lines."""
     seeds = FLAGS.num_seeds
     ours = {strategy: Ours(kind, size, strategy, seeds) for strategy in ("vmap", "sequential")}
@@ -206,10 +245,15 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
         worker.ask(
             kind=kind, size=size, num_seeds=seeds, images=str(images)
         )  # makes the networks; its first epoch is the warm-up
-    turns: dict[str, Callable[[], float]] = {name: lambda run=run: run.epoch() / seeds for name, run in ours.items()}
-    turns |= {name: lambda worker=worker: worker.ask(again=True) / seeds for name, worker in workers.items()}
-    turns |= {"evaluate": lambda: ours[chosen].evaluate() / seeds, "peak": timing.matmul_peak}
-    seconds = timing.interleaved(turns, FLAGS.repeats)
+    names = [*ours, *workers, "evaluate", "peak"]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(FLAGS.repeats):
+        for name, run in ours.items():
+            seconds[name].append(run.epoch() / seeds)
+        for name, worker in workers.items():
+            seconds[name].append(worker.ask(again=True) / seeds)
+        seconds["evaluate"].append(ours[chosen].evaluate() / seeds)
+        seconds["peak"].append(matmul_peak())
     peak = statistics.median(seconds.pop("peak"))
     evaluation = statistics.median(seconds.pop("evaluate"))
     work = flops_per_example(kind, size) * EXAMPLES[kind] / 1e9
@@ -217,7 +261,7 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     for name, values in seconds.items():
         middle = statistics.median(values)
         label = name + (" *" if name == chosen else "")
-        line = f"{kind}{size:<5} {label:24} {timing.spread(values)}"
+        line = f"{kind}{size:<5} {label:24} {middle:8.4f} [{min(values):.4f}, {max(values):.4f}]"
         line += f" {work / middle:7.0f} GFLOP/s ({work / middle / peak:4.0%} of {peak:.0f})"
         if base is not None and name in ours:
             ratios = [theirs / own for theirs, own in zip(seconds[base], values, strict=True)]
@@ -247,19 +291,15 @@ def main() -> None:
     workers = {}
     if FLAGS.torch:
         settings = {"torch": TORCH_SETTINGS["torch"]} if cuda else TORCH_SETTINGS
-        command = [__file__, f"--torch_worker={'cuda' if cuda else 'cpu'}"]
-        workers = {name: timing.Worker(command, setting) for name, setting in settings.items()}
+        workers = {name: Torch(setting, "cuda" if cuda else "cpu") for name, setting in settings.items()}
     print(
         f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}; "
         "seconds an epoch and seed, median [range] of "
         f"{FLAGS.repeats}; {FLAGS.num_seeds} seeds, batch {BATCH}; * the strategy that fit chooses"
     )
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for kind, size in cases:
-                time_case(kind, size, workers, Path(folder))
-        except timing.Ended as error:
-            common.fail(f"--torch: the PyTorch process ended ({error}); see the line above")
+        for kind, size in cases:
+            time_case(kind, size, workers, Path(folder))
     for worker in workers.values():
         worker.close()
 

@@ -100,10 +100,11 @@ def empirical_ntk(
       ValueError: an input has the wrong shape, is empty or not finite; the method is unknown; the budget is too small;
         or outputs depend on other samples (batch norm in training mode, dropout).
     """
-    options = Options(trace=trace, tile=tile, memory_budget=memory_budget)
-    kernel = _assemble(_prepare(f, params, x1, x2, method=method, **options), params)
+    options = Options(method=method, trace=trace, tile=tile, memory_budget=memory_budget)
+    kernel = _assemble(_prepare(f, params, x1, x2, **options), params)
     if kernel is None:  # an f that shows other layers for other batch sizes: the certificate has noticed
-        kernel = _assemble(_prepare(f, params, x1, x2, method="jacobian", **options), params)
+        options["method"] = "jacobian"
+        kernel = _assemble(_prepare(f, params, x1, x2, **options), params)
     assert kernel is not None
     return kernel
 
