@@ -211,8 +211,8 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
         last[way] = workers[way].ask(again=True)
         return last[way]["seconds"]
 
-    turns = {way: functools.partial(turn, way) for way in workers} | {"peak": timing.matmul_peak}
-    seconds = timing.interleaved(turns, FLAGS.repeats, FLAGS.limit)
+    contenders = {way: functools.partial(turn, way) for way in workers} | {"peak": timing.matmul_peak}
+    seconds = timing.interleaved(contenders, FLAGS.repeats, FLAGS.limit)
     for worker in workers.values():
         worker.close()
     peak = statistics.median(seconds.pop("peak"))

@@ -1,4 +1,7 @@
-"""What benchmarks share: turns, the machine's peak, peak memory, and contenders in processes of their own."""
+"""What benchmarks share: turns, the machine's peak, memory, and contenders in processes of their own.
+
+Imports nothing heavy: a process whose memory is measured should load what it needs and no more.
+"""
 
 import functools
 import json
@@ -88,7 +91,7 @@ def matmul_peak() -> float:
 
 @functools.cache
 def _product() -> tuple[Callable, Any]:
-    import jax  # here, since a process whose memory is measured should load what it needs and no more
+    import jax
     import jax.numpy as jnp
 
     product, a = jax.jit(lambda a: a @ a), jnp.ones((2048, 2048))

@@ -71,7 +71,7 @@ def _output_shape(f: Network, params: PyTree, x: Array) -> Any:
 
 
 def _check_independence(f: Network, params: PyTree, x1: Array, x2: Array | None) -> None:
-    """Put a sample in other company, in another place, and alone: its outputs must stay."""
+    """Put a sample in other company, in other places, and alone: its outputs must stay."""
     # Rows are put together by numpy: each operation of JAX's outside a program would be compiled on its own.
     own = np.asarray(x1)[:1]
     if jnp.issubdtype(x1.dtype, jnp.floating):
@@ -82,7 +82,7 @@ def _check_independence(f: Network, params: PyTree, x1: Array, x2: Array | None)
     companies = [(own, *others[:, None]), (*others[:, None], own), (own, own, own), (own,)]
     with jax.default_matmul_precision("highest"):
         outputs = [np.asarray(_apply(f, params, np.concatenate(rows))) for rows in companies]
-    values = np.stack([outputs[0][0], outputs[1][2], outputs[2][0], outputs[3][0]])
+    values = np.stack([outputs[0][0], outputs[1][2], *outputs[2], *outputs[3]])
     if not np.isfinite(values).all():
         raise ValueError("params, x1: expected finite outputs, got infinities or NaN")
     scale = np.abs(outputs[0]).max()
