@@ -1,6 +1,6 @@
 """How fast are tangent kernels, and how much memory do they take, against torch.func and against the machine?
 
-    python experiments/bench_ntk.py                                    # all cases, about ten minutes on two cores
+    python experiments/bench_ntk.py                                    # all cases, some 15 minutes on two cores
     python experiments/bench_ntk.py --cases=mlp256n200,cnn16n200 --repeats=3
 
 A case is `mlp<width>n<samples>` (784-w-w-w-10) or `cnn<channels>n<samples>` (32x32x3 images), with `trace` behind it
