@@ -9,6 +9,7 @@ from typing import Any
 from absl import app, flags, logging
 
 PRESETS = ("quick", "small", "paper")
+EMBEDDED = ("digits", "mnist1d")
 
 flags.disclaim_key_flags()  # flags defined through this module belong to the study, whose --help then lists them
 
@@ -119,6 +120,34 @@ def chosen(preset: dict[str, Any]) -> dict[str, Any]:
     """Overlay a preset's values with the flags of the same names that the user gave."""
     given = {name: flags.FLAGS[name].value for name in preset if name in flags.FLAGS}
     return {name: value if given.get(name) is None else given[name] for name, value in preset.items()}
+
+
+def dataset() -> str:
+    """Give the data set of --dataset, or the preset's; --preset=quick needs embedded data."""
+    quick = flags.FLAGS.preset == "quick"
+    name = flags.FLAGS.dataset or ("digits" if quick else "mnist")
+    if quick and name not in EMBEDDED:
+        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={name}")
+    return name
+
+
+def own_size(name: str) -> bool:
+    """Say whether a preset's number of images is for other data: embedded sets are small and taken whole."""
+    return name in EMBEDDED and flags.FLAGS.preset != "quick"
+
+
+def refuse(foreign: dict[str, str]) -> None:
+    """Refuse flags that the user gave and that mean nothing here: flag -> what it does not go with."""
+    for name, reason in foreign.items():
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name}: expected no such flag with {reason}, got {flags.FLAGS[name].value}")
+
+
+def foreign_to_optimizer() -> dict[str, str]:
+    """Name the flags that mean nothing to --optimizer, for `refuse`."""
+    return {"adam": {"momentum": "--optimizer=adam"}, "gd": {"batch_size": "--optimizer=gd"}}.get(
+        flags.FLAGS.optimizer, {}
+    )
 
 
 @contextlib.contextmanager

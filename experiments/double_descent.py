@@ -91,27 +91,20 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("quick", "cnn"): dict(channels=(1, 2, 4, 8), num_train=(None,), num_seeds=3, epochs=20, lr=0.01, label_noise=0.2),
 }
-EMBEDDED = ("digits", "mnist1d")
 
 
 def resolve() -> dict[str, Any]:
     """Turn flags into the complete configuration of the study."""
-    quick = FLAGS.preset == "quick"
-    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
-    if quick and dataset not in EMBEDDED:
-        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    dataset = common.dataset()
     model = FLAGS.model or ("cnn" if dataset == "cifar10" else "mlp")
     preset = PRESETS[FLAGS.preset, model]
-    if dataset in EMBEDDED and not quick:
+    if common.own_size(dataset):
         preset = {**preset, "num_train": (None,)}
     foreign = {
         name: f"--model={model}" for name in (("channels", "affine_norm") if model == "mlp" else ("widths", "depth"))
     }
-    foreign |= {"momentum": "--optimizer=adam"} if FLAGS.optimizer == "adam" else {}
-    foreign |= {"batch_size": "--optimizer=gd"} if FLAGS.optimizer == "gd" else {}
-    for name, reason in foreign.items():
-        if FLAGS[name].present:
-            raise ValueError(f"--{name}: expected no such flag with {reason}, got {FLAGS[name].value}")
+    foreign |= common.foreign_to_optimizer()
+    common.refuse(foreign)
     config = common.chosen(preset)
     config["sizes"] = config.pop("widths" if model == "mlp" else "channels")
     for name in ("seed", "batch_size", "optimizer", "schedule", "weight_decay", "vary", "criterion", "strategy"):

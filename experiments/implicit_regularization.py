@@ -89,23 +89,17 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         track="light", label_noise=0.0,
     ),
 }  # fmt: skip
-EMBEDDED = ("digits", "mnist1d")
 
 
 def resolve() -> dict[str, Any]:
     """Turn flags into the complete configuration of the study."""
-    quick = FLAGS.preset == "quick"
-    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
-    if quick and dataset not in EMBEDDED:
-        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    dataset = common.dataset()
     model = FLAGS.model or ("cnn" if dataset == "cifar10" else "mlp")
     foreign = {"channels" if model == "mlp" else "width": f"--model={model}"}
     foreign |= {"lr": "--lr_scaling=table"} if FLAGS.lr_scaling == "table" else {}
-    for name, reason in foreign.items():
-        if FLAGS[name].present:
-            raise ValueError(f"--{name}: expected no such flag with {reason}, got {FLAGS[name].value}")
+    common.refuse(foreign)
     preset = PRESETS[FLAGS.preset, model]
-    if dataset in EMBEDDED and not quick:
+    if common.own_size(dataset):
         preset = {**preset, "num_train": None}
     config = common.chosen(preset)
     for name in ("seed", "lr_scaling", "reference", "match", "curvature_samples"):

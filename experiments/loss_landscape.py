@@ -59,23 +59,17 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
     ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=13, plane_points=5),
 }
-EMBEDDED = ("digits", "mnist1d")
 EVALUATIONS = 12  # of loss and accuracy along training
 EXAMPLES = 2_000  # of training and of test set behind every point of a CNN's lines and surfaces; an MLP takes 10,000
 
 
 def resolve() -> dict[str, Any]:
     """Turn flags into the complete configuration of the study."""
-    quick = FLAGS.preset == "quick"
-    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
-    if quick and dataset not in EMBEDDED:
-        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    dataset = common.dataset()
     model = FLAGS.model or ("cnn" if dataset == "cifar10" else "mlp")
-    foreign = "channels" if model == "mlp" else "width"
-    if FLAGS[foreign].present:
-        raise ValueError(f"--{foreign}: expected no such flag with --model={model}, got {FLAGS[foreign].value}")
+    common.refuse({"channels" if model == "mlp" else "width": f"--model={model}"})
     preset = PRESETS[FLAGS.preset, model]
-    if dataset in EMBEDDED and not quick:
+    if common.own_size(dataset):
         preset = {**preset, "num_train": None}
     config = common.chosen(preset)
     config["size"] = config.pop("channels" if model == "cnn" else "width")

@@ -48,7 +48,6 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200,
     ),
 }  # fmt: skip
-EMBEDDED = ("digits", "mnist1d")
 MEASUREMENTS = 10  # of losses and accuracies in a training, the later ones further apart; the last epoch included
 
 
@@ -89,22 +88,16 @@ def define_flags() -> None:
 
 def resolve() -> dict[str, Any]:
     """Turn flags into the complete configuration of the study."""
-    quick = FLAGS.preset == "quick"
-    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
-    if quick and dataset not in EMBEDDED:
-        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    dataset = common.dataset()
     model = FLAGS.model or ("cnn" if dataset == "cifar10" else "mlp")
     preset = PRESETS[FLAGS.preset, model]
-    if dataset in EMBEDDED and not quick:
+    if common.own_size(dataset):
         preset = {**preset, "num_train": None}
     foreign = {
         name: f"--model={model}" for name in (("channels", "affine_norm") if model == "mlp" else ("width", "depth"))
     }
-    foreign |= {"momentum": "--optimizer=adam"} if FLAGS.optimizer == "adam" else {}
-    foreign |= {"batch_size": "--optimizer=gd"} if FLAGS.optimizer == "gd" else {}
-    for name, reason in foreign.items():
-        if FLAGS[name].present:
-            raise ValueError(f"--{name}: expected no such flag with {reason}, got {FLAGS[name].value}")
+    foreign |= common.foreign_to_optimizer()
+    common.refuse(foreign)
     config = common.chosen(preset)
     names = ("seed", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "strategy")
     for name in (*names, "scope", "one_shot", "prune_head"):

@@ -75,34 +75,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": dict(widths=(32, 64, 128, 256), num_train=2_000, num_seeds=3, epochs=150, lr=0.005),
     "quick": dict(widths=(16, 32, 64, 128), num_train=None, num_seeds=3, epochs=60, lr=0.05),
 }
-EMBEDDED = ("digits", "mnist1d")
 SAME = ("depth", "batch_size", "optimizer", "schedule", "loss", "parametrization", "lr_over_width", "vary", "strategy")
 SAME += ("subset", "probe_images", "kernel_test", "ridge", "seed", "target_cross_entropy", "target_mse")
 
 
 def resolve() -> dict[str, Any]:
     """Turn flags into the complete configuration of the study."""
-    quick = FLAGS.preset == "quick"
-    dataset = FLAGS.dataset or ("digits" if quick else "mnist")
-    if quick and dataset not in EMBEDDED:
-        raise ValueError(f"--preset=quick: expected embedded data ({', '.join(EMBEDDED)}), got --dataset={dataset}")
+    dataset = common.dataset()
     preset = {**PRESETS[FLAGS.preset], "label_noise": 0.0}
-    if dataset in EMBEDDED:
+    if dataset in common.EMBEDDED:
         preset["num_train"] = None
     adam = FLAGS.optimizer == "adam"
-    foreign = {"momentum": "--optimizer=adam"} if adam else {}
-    foreign |= {"batch_size": "--optimizer=gd"} if FLAGS.optimizer == "gd" else {}
+    foreign = common.foreign_to_optimizer()
     foreign |= {"lr_over_width": f"--parametrization={FLAGS.parametrization}"} if limit_of_flags() == "" else {}
-    for name, reason in foreign.items():
-        if FLAGS[name].present:
-            raise ValueError(f"--{name}: expected no such flag with {reason}, got {FLAGS[name].value}")
+    common.refuse(foreign)
     if adam and (limit_of_flags() != "fixed" or FLAGS.extras):
         raise ValueError(
             "--optimizer: expected sgd or gd, whose rates the limits of the width are made for, got adam"
             " with --parametrization, --lr_over_width or --extras"
         )
     config = common.chosen(preset) | {name: FLAGS[name].value for name in SAME}
-    config["extras"] = (not quick and not adam) if FLAGS.extras is None else FLAGS.extras
+    config["extras"] = (FLAGS.preset != "quick" and not adam) if FLAGS.extras is None else FLAGS.extras
     widths = config["widths"] = list(config["widths"])
     limits = {"kernel_widths": widths[-1], "linearised_widths": 512, "extra_widths": 1024}
     for name, largest in limits.items():
