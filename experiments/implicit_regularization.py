@@ -81,7 +81,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         snapshots=6, track="light", label_noise=0.0,
     ),
     ("quick", "mlp"): dict(
-        width=64, num_train=None, num_seeds=3, epochs=40, batch_sizes=(32, 128, 512), controls=("sam",), snapshots=6,
+        width=64, num_train=None, num_seeds=3, epochs=200, batch_sizes=(32, 128, 512), controls=("sam",), snapshots=6,
         track="all", label_noise=0.0,
     ),
     ("quick", "cnn"): dict(
@@ -244,7 +244,8 @@ def main() -> None:
         run.write_table("summary.csv", study.summary())
         run.write_table("comparison.csv", study.comparison())
         run.write_table("tests.csv", tests)
-        run.write_table("trends.csv", trends)
+        if trends:  # none with a single batch size
+            run.write_table("trends.csv", trends)
         run.write_json("verdict.json", verdict)
         print(show(study, verdict))
         if FLAGS.figures_dir is None:

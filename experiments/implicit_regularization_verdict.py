@@ -120,12 +120,12 @@ def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
 
 
 def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
-    words = f"flatter generalizes better over batch sizes, by the {SHARPNESS[found['metric']]}"
+    words = f"flatter generalizes better over these batch sizes, by the {SHARPNESS[found['metric']]}"
     row = {"relation": f"{words}{FORM_WORDS[found['form']]}, equal {found['sweep']}", **found}
     if found["adjusted"] is None:
         verdict = f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"
     elif found["adjusted"] > alpha:
-        verdict = f"undecided (tau in [{found['low']:.2f}, {found['high']:.2f}])"
+        verdict = f"undecided (tau {found['tau']:.2f}, p = {found['adjusted']:.2g})"
     else:
         verdict = SEEN if found["tau"] < 0 else f"{NOT_SEEN} (the opposite is)"
     return row | {"verdict": verdict}

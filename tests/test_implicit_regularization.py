@@ -105,6 +105,7 @@ def verdicts(study):
 
 
 FALLING = {"sgd32": 97.0, "sgd128": 96.0, "sgd512": 95.0, "sgd2048": 94.0, "adam": 97.1}
+FLATTER = "flatter generalizes better over these batch sizes, by the top Hessian eigenvalue"
 SHARPER = "batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"
 RISING = {"sgd32": 1.0, "sgd128": 2.0, "sgd512": 4.0, "sgd2048": 8.0}
 
@@ -118,7 +119,7 @@ def test_what_the_paper_claims_is_seen_where_it_is_so():
     for form in ("", " at matched training loss", " at matched logit temperature"):
         where = f"{form}, equal epochs"
         assert found[SHARPER + where] == "seen"
-        assert found[f"flatter generalizes better over batch sizes, by the top Hessian eigenvalue{where}"] == "seen"
+        assert found[f"{FLATTER}{where}"] == "seen"
         assert found[f"top Hessian eigenvalue rises with batch size, Page's exact trend test{where}"] == "seen"
 
 
@@ -140,7 +141,7 @@ def test_the_sweep_at_equal_updates_is_judged_by_itself():
     for sweep, ends, verdict in (("epochs", 32, "seen"), ("updates", 128, "not seen (the opposite is)")):
         words = f"batch 2048 is sharper than batch {ends} by the top Hessian eigenvalue, equal {sweep}"
         assert found[words] == verdict
-    assert found["flatter generalizes better over batch sizes, by the top Hessian eigenvalue, equal updates"] == "seen"
+    assert found[f"{FLATTER}, equal updates"] == "seen"
 
 
 def test_the_opposite_is_called_so_and_noise_decides_nothing():
@@ -169,6 +170,18 @@ def test_flat_truths_are_called_seen_at_most_one_time_in_twenty():
         assert len(rows) == 4
         seen += any(row["paired_adjusted"] <= 0.05 for row in rows)
     assert seen <= scipy_stats.binom.ppf(0.999, 100, 0.05)
+
+
+def test_the_exact_law_of_concordance_is_scipys_for_one_block_and_enumeration_for_two():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        a, b = rng.normal(size=(2, 5))
+        known = scipy_stats.kendalltau(a, b, method="exact")
+        assert tables.concordance_pvalue([round(known.statistic * 10)], 5) == pytest.approx(known.pvalue)
+    scores = [3 - 2 * discordant for discordant in (0, 1, 1, 2, 2, 3)]  # of the six orders of three
+    sums = np.array([x + y for x in scores for y in scores])
+    for total in (6, 4, 2, 0):
+        assert tables.concordance_pvalue([total, 0], 3) == pytest.approx(np.mean(np.abs(sums) >= total))
 
 
 def test_one_seed_decides_nothing():
