@@ -200,12 +200,7 @@ class Study:
         """
         cases = [("test_acc", "raw"), *((metric, form) for form in FORMS for metric in self.metrics(form))]
         rows = [self._trend(sweep, *case) for sweep in self.sweeps for case in cases]
-        tested = [row for row in rows if row["pvalue"] is not None]
-        if tested:
-            _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
-            for row, value in zip(tested, adjusted, strict=True):
-                row["adjusted"] = float(value)
-        return rows
+        return _adjust_pvalues(rows)
 
     def _trend(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
         """Test that sharpness rises, or that accuracy falls, over the arms that may be compared."""
@@ -236,12 +231,7 @@ class Study:
         """Correlate accuracy with each sharpness in each form; p-values adjusted over all of them."""
         cases = [(metric, form) for form in FORMS for metric in metrics if metric in self.metrics(form)]
         rows = [self._association(sweep, *case) for sweep in self.sweeps for case in cases]
-        tested = [row for row in rows if row["pvalue"] is not None]
-        if tested:
-            _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
-            for row, value in zip(tested, adjusted, strict=True):
-                row["adjusted"] = float(value)
-        return rows
+        return _adjust_pvalues(rows)
 
     def _association(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
         """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau, seeds as blocks.
@@ -279,6 +269,16 @@ def concordance_pvalue(scores: Sequence[int], num_arms: int) -> float:
         total = np.convolve(total, one)
     values = len(total) - 1 - 2 * np.arange(len(total))  # concordant minus discordant
     return float(min(1.0, total[np.abs(values) >= abs(sum(scores))].sum()))
+
+
+def _adjust_pvalues(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the p-values of one family; rows without one stay as they are."""
+    tested = [row for row in rows if row["pvalue"] is not None]
+    if tested:
+        _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
+        for row, value in zip(tested, adjusted, strict=True):
+            row["adjusted"] = float(value)
+    return rows
 
 
 def _adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
