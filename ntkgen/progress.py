@@ -61,17 +61,17 @@ class Progress:
         own = self.epochs[index]
         before = sum(self._units[:index])
         cost_after = sum(map(operator.mul, self._units[index + 1 :], self.costs[index + 1 :]))
-        shown = float("nan")
+        shown = ""
 
         def report(first_seed: int, epoch: int, metrics: dict[str, np.ndarray]) -> None:
             nonlocal shown
             loss = metrics["train_loss"]
-            if not np.isnan(loss).all():  # it is measured after some epochs only
-                shown = float(np.mean(loss))
+            if not np.isnan(loss).all():  # it is measured after some epochs only; a resumed run may wait for the first of them
+                shown = f", loss {np.mean(loss):.4f}"
             here = first_seed * own + len(loss) * epoch
             self._spent_cost += len(loss) * self.costs[index]
             left = (self._units[index] - here) * self.costs[index] + cost_after
-            self._show(before + here, left, f"{label}, epoch {epoch}/{own}, loss {shown:.4f}")
+            self._show(before + here, left, f"{label}, epoch {epoch}/{own}{shown}")
 
         return report
 

@@ -96,6 +96,12 @@ def test_a_diverged_loss_is_shown_as_such(clock):
     assert "loss nan" in stream.getvalue()
 
 
+def test_no_loss_is_shown_before_one_is_measured():
+    stream = io.StringIO()
+    Progress([1.0], 1, 1, stream).part(0, "mlp 8")(0, 1, {"train_loss": np.array([np.nan])})
+    assert "1/1 seeds x epochs, mlp 8, epoch 1/1, " in stream.getvalue() and "loss" not in stream.getvalue()
+
+
 def test_the_stream_is_stderr_unless_given(capsys, clock):
     with Progress([1.0], 2, 1) as shown:
         train(shown, clock, [1.0], 1, 1.0)
