@@ -1,5 +1,6 @@
 """From the tables of the implicit-regularization study to its figures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,17 @@ from tables import curve, number
 from ntkgen import plotting, plotting_sharpness
 
 PANELS = 4  # arms that the figure along training shows
+NAMES = {"adam": "Adam", "gd": "full batch, no momentum", "sam": "SAM", "gd_tuned": "full batch, tuned rate"}
+ENDINGS = {"": "", "_quiet": ", reference's rate", "_noise": ", with noise", "_steps": ", equal updates"}
+
+
+def words(arm: str) -> str:
+    """Name an arm for a reader: "sgd2048_noise" is "batch 2048, with noise"."""
+    if arm in NAMES:
+        return NAMES[arm]
+    base, _, ending = arm.partition("_")
+    start = "full batch" if base == "gd" else f"batch {base.removeprefix('sgd')}"
+    return start + ENDINGS[f"_{ending}" if ending else ""]
 
 
 def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
@@ -27,22 +39,24 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
         accuracy = curve(x, np.stack([study.values(name, "test_acc") for name in arms]))
         return accuracy, _exp(curve(x, np.stack([study.sharpness(name, "eigenvalue") for name in arms])))
 
-    def point(name: str, values: np.ndarray) -> plotting.Curve:
-        return curve([study.batch(name)], values[None])
+    def reached(name: str, metric: str, form: str) -> np.ndarray:
+        found = study.sharpness(name, metric, form)
+        # Some seeds' mean is not the arm's, nor is it compared in the verdict.
+        return found if form == "raw" or study.reaches(metric, form, name) else np.full_like(found, np.nan)
+
+    def short(arms: Sequence[str]) -> list[int]:
+        return [study.batch(name) for name in arms if not study.comparable(name)]
 
     steps = study.sweeps.get("updates", [])
     others = [name for name in study.arms if name not in sweep and name not in steps]
-    accuracy = {name: point(name, study.values(name, "test_acc")) for name in others}
-    eigenvalue = {name: _exp(point(name, study.sharpness(name, "eigenvalue"))) for name in others}
     known = {study.batch(name): study.published().get(name, {}).get("test_acc") for name in sweep}
-    lines = {"equal epochs": pair(sweep)}
-    if len(steps) > 1:
-        lines["equal updates"] = pair(steps)
+    lines = {"equal epochs": sweep} | ({"equal updates": steps} if len(steps) > 1 else {})
     figure = plotting_sharpness.against_batch(
-        lines,
-        {name: (accuracy[name], eigenvalue[name]) for name in others},
+        {name: pair(arms) for name, arms in lines.items()},
+        {words(name): pair([name]) for name in others},
         {batch: value for batch, value in known.items() if value is not None},
         about,
+        {name: short(arms) for name, arms in lines.items()} | {words(name): short([name]) for name in others},
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy_and_sharpness.png")]
 
@@ -51,10 +65,9 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
         forms = {"as trained": "raw", f"at training loss {config['primary_loss']:g}": "loss"}
         forms[f"at logit temperature of loss {config['temperature_target']:g}"] = "temperature"
         panels[SHARPNESS[metric]] = {
-            label: _exp(against_batch([study.sharpness(name, metric, form) for name in sweep]))
-            for label, form in forms.items()
+            label: _exp(against_batch([reached(name, metric, form) for name in sweep])) for label, form in forms.items()
         }
-    figure = plotting_sharpness.confounds(panels, about)
+    figure = plotting_sharpness.confounds(panels, about, short(sweep))
     paths.append(plotting.save(figure, folder / f"{prefix}matched.png"))
 
     bounded = [name for name in study.arms if name != "adam"]
@@ -71,7 +84,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
             if row["converged"] == "1" and number(row["eigenvalue"]) > 0:
                 values[e, study.seeds.index(int(row["seed"]))] = np.log10(number(row["eigenvalue"]))
             bounds[:, e] = number(row["threshold"]), number(row["momentum_threshold"])
-        tracks[name] = (_exp(curve(steps, values)), *bounds)
+        tracks[words(name)] = (_exp(curve(steps, values)), *bounds)
     figure = plotting_sharpness.along_training(tracks, about)
     return [*paths, plotting.save(figure, folder / f"{prefix}along_training.png")]
 

@@ -132,7 +132,7 @@ def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
 
 
 def show(study: Study, verdict: dict[str, Any]) -> str:
-    """Write the table and the verdicts as text."""
+    """Write the table and what is decided as text."""
     config = study.config
     title = f"{config['model'].upper()} on {config['dataset']}, {config['num_train']:,} examples"
     lines = [f"{title}; {len(study.seeds)} seeds, 95 % t-intervals; sharpness as log10, * not at interpolation"]
@@ -154,5 +154,8 @@ def show(study: Study, verdict: dict[str, Any]) -> str:
             + " ".join(f"{cell:>22}" for cell in cells)
         )
     for name in ("H1", "H2"):
-        lines += [f"{name}: {one['relation']}: {one['verdict']}" for one in verdict[name]]
+        decided = [one for one in verdict[name] if not one["verdict"].startswith("undecided")]
+        lines += [f"{name}: {one['relation']}: {one['verdict']}" for one in decided]
+        lines.append(f"{name}: {len(verdict[name]) - len(decided)} of {len(verdict[name])} relations undecided")
+    lines.append("verdict.json has the undecided relations too, each with its reason or the effect it could detect")
     return "\n".join(lines)

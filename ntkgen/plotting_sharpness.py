@@ -1,6 +1,6 @@
 """Figures of sharpness and generalization. Nothing is computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,6 +14,7 @@ from ntkgen.plotting import COLOURS, STYLE, Curve, band
 SHARP = "#D55E00"  # Okabe and Ito's vermilion
 FORMS = ("#D55E00", "#009E73", "#CC79A7")  # as trained, at matched loss, at matched temperature
 MARKERS = "DsP^v<>X*hdp8H"
+SHORT = "training accuracy below 99.9%"
 POINTS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#E69F00")
 
 
@@ -22,6 +23,7 @@ def against_batch(
     others: dict[str, tuple[Curve, Curve]],
     published: dict[int, float],
     title: str,
+    unfinished: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Draw test accuracy (percent) and sharpness against batch size, other configurations as points beside.
 
@@ -30,6 +32,7 @@ def against_batch(
       others: name -> (accuracy, sharpness) of one point each, x its batch size.
       published: batch size -> accuracy in percent.
       title: of the figure.
+      unfinished: name of a sweep or of another -> batch sizes short of interpolation; their sharpness is hollow.
 
     Returns:
       The figure: two panels over one axis.
@@ -40,6 +43,7 @@ def against_batch(
             for ax, one, colour in zip(axes, pair, (COLOURS["test"], SHARP), strict=True):
                 band(ax, one, colour, f"SGD, {name}", marker)
                 ax.lines[-1].set_linestyle(line)
+            _hollow(axes[1], pair[1], unfinished.get(name, ()), SHARP, marker)
         if published:
             axes[0].plot(
                 list(published), list(published.values()), "o", markersize=8, markerfacecolor="none",
@@ -52,7 +56,10 @@ def against_batch(
         for index, (name, pair) in enumerate(others.items()):
             for ax, one in zip(axes, pair, strict=True):
                 below = ax is axes[0] and one.mean[0] < floor
-                _point(ax, one, shift[index], name, index, floor if below else None)
+                hollow = ax is axes[1] and bool(unfinished.get(name))
+                _point(ax, one, shift[index], name, index, floor if below else None, hollow)
+        if any(unfinished.values()):
+            axes[1].plot([], [], "o", color="#555555", markerfacecolor="white", label=SHORT)
         axes[0].set_ylabel("test accuracy (%)")
         axes[1].set_ylabel("top Hessian eigenvalue (nats / weight²)")
         axes[1].set_yscale("log")
@@ -88,7 +95,16 @@ def _accuracy_axis(ax: Axes, sweeps: Sequence[Curve], others: Sequence[float]) -
     return max(0.0, low - pad)
 
 
-def _point(ax: Axes, one: Curve, shift: float, label: str, index: int, floor: float | None = None) -> None:
+def _hollow(ax: Axes, one: Curve, where: Sequence[float], colour: str, marker: str) -> None:
+    """Empty the markers at some places."""
+    some = [(x, y) for x, y in zip(one.x, one.mean, strict=True) if x in where and np.isfinite(y)]
+    if some:
+        ax.plot(*zip(*some, strict=True), marker, color=colour, markerfacecolor="white", zorder=5)
+
+
+def _point(
+    ax: Axes, one: Curve, shift: float, label: str, index: int, floor: float | None = None, hollow: bool = False
+) -> None:
     """Draw one configuration; one below the floor stands on it, with its value."""
     mean, low, high = (float(ends[0]) for ends in one[1:])
     if floor is not None:
@@ -97,8 +113,9 @@ def _point(ax: Axes, one: Curve, shift: float, label: str, index: int, floor: fl
     bars = np.array([[mean - low], [high - mean]]) if np.isfinite([low, high]).all() else None
     ax.errorbar(
         [one.x[0] * shift], [mean], bars, fmt=MARKERS[index % len(MARKERS)], markersize=6, capsize=2, linewidth=1,
-        color=POINTS[index % len(POINTS)], markeredgecolor="#000000", markeredgewidth=0.5, label=label, zorder=5,
-        clip_on=floor is None,
+        color=POINTS[index % len(POINTS)], markerfacecolor="white" if hollow else POINTS[index % len(POINTS)],
+        markeredgecolor=POINTS[index % len(POINTS)] if hollow else "#000000", markeredgewidth=1.2 if hollow else 0.5,
+        label=label, zorder=5, clip_on=floor is None,
     )  # fmt: skip
 
 
@@ -113,12 +130,13 @@ def _batch_axis(ax: Axes, sizes: Sequence[float]) -> None:
     ax.set_xlabel("batch size")
 
 
-def confounds(panels: dict[str, dict[str, Curve]], title: str) -> Figure:
+def confounds(panels: dict[str, dict[str, Curve]], title: str, unfinished: Sequence[float]) -> Figure:
     """Draw each kind of sharpness against batch size: as trained, at matched loss, at matched temperature.
 
     Args:
-      panels: kind -> {form: curve against batch size}; every panel has the same forms.
+      panels: kind -> {form: curve against batch size}; every panel has the same forms, the first as trained.
       title: of the figure.
+      unfinished: batch sizes short of interpolation; their sharpness as trained is hollow.
 
     Returns:
       The figure, a panel for each kind.
@@ -129,13 +147,16 @@ def confounds(panels: dict[str, dict[str, Curve]], title: str) -> Figure:
         for ax, (kind, forms) in zip(axes[0], panels.items(), strict=True):
             for (label, one), colour, marker in zip(forms.items(), FORMS, "osD", strict=True):
                 band(ax, one, colour, label, marker)
+            _hollow(ax, next(iter(forms.values())), unfinished, FORMS[0], "o")
+            if unfinished:
+                ax.plot([], [], "o", color=FORMS[0], markerfacecolor="white", label=SHORT)
             ax.set_yscale("log")
             ax.set_title(kind)
             _batch_axis(ax, list(one.x))
             ax.tick_params(axis="x", labelrotation=45)
         axes[0, 0].set_ylabel("sharpness (nats; eigenvalue: nats / weight²)")
         figure.suptitle(title, fontsize=10.5)
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return figure
 
 
@@ -159,12 +180,18 @@ def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Fig
             ax.plot(one.x, plain, "--", color=COLOURS["threshold"], label="2 / learning rate")
             ax.plot(one.x, momentum, ":", color=COLOURS["published"], label="(2 + 2 momentum) / learning rate")
             ax.set_yscale("log")
-            first = float(one.x[1]) if len(one.x) > 1 else 1.0
-            ax.set_xscale("symlog", linthresh=first, linscale=0.5)
+            first = 10.0 ** np.ceil(np.log10(one.x[1])) if len(one.x) > 1 else 1.0  # no label between it and 0
+            ax.set_xscale("symlog", linthresh=first, linscale=0.7)
             ax.set_xlim(left=-0.1 * first)
+            decades = np.arange(np.log10(first), np.log10(max(one.x[-1], first)) + 1e-9)
+            ax.set_xticks([0.0, *10.0**decades])
             ax.xaxis.set_minor_locator(NullLocator())
             ax.set_title(name)
             ax.set_xlabel("updates")
+        # The bounds of a decaying rate end at infinity; where they begin is what the eigenvalue can meet.
+        met = np.array([value for one, *bounds in tracks.values() for value in (*one.high, *(b[0] for b in bounds))])
+        if np.isfinite(met).any():
+            axes[0, 0].set_ylim(top=10 * float(np.nanmax(met)))
         axes[0, 0].set_ylabel("sharpness, bounds (nats / weight²)")
         figure.suptitle(title, fontsize=10.5)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

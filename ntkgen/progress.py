@@ -66,7 +66,7 @@ class Progress:
         def report(first_seed: int, epoch: int, metrics: dict[str, np.ndarray]) -> None:
             nonlocal shown
             loss = metrics["train_loss"]
-            if not np.isnan(loss).all():  # it is measured after some epochs only; a resumed run may wait for the first of them
+            if not np.isnan(loss).all():  # it is measured after some epochs only
                 shown = f", loss {np.mean(loss):.4f}"
             here = first_seed * own + len(loss) * epoch
             self._spent_cost += len(loss) * self.costs[index]
