@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ntk_regime_measure import LIMITS, LOSSES, Arm
+from ntk_regime_measure import KERNEL_SEEDS_UP_TO, LIMITS, LOSSES, Arm
 from ntk_regime_tables import LINES, Runs
 from tables import curve, number
 
@@ -21,6 +21,7 @@ PLOTTED = {
 ACCURACIES = {
     "network": "test_acc",
     "linearised network": "linear_test_acc",
+    "network, kernels' images": "kernel_acc_network",
     "initial kernel": "kernel_acc_initial",
     "final kernel": "kernel_acc_final",
 }
@@ -43,9 +44,11 @@ def draw(
     main_title = f"{about}, {main.loss.replace('_', '-')}, {len(runs.axis(main)[0])} seeds, 95% t-intervals"
     paths = []
     figures = {"movement": _movement(main, runs, fits, known, main_title)}
-    figures["accuracy"] = _accuracy(main, runs, analytic, known, main_title)
+    figures["layers"] = _layers(main, runs, config["depth"], main_title)
+    tested = f"kernels on {config['kernel_test']:,} test images, beyond width {KERNEL_SEEDS_UP_TO} one seed's"
+    figures["accuracy"] = _accuracy(main, runs, analytic, known, f"{main_title}\n{tested}")
     if config["extras"]:
-        extra_title = f"{about} at width 32, widths to {max(config['extra_widths'])}, 95% t-intervals over seeds"
+        extra_title = f"{about} at width 32, 95% t-intervals over seeds"
         figures["exponents"] = _exponents(fits, config, extra_title)
     for name, figure in figures.items():
         if figure is not None:
@@ -74,6 +77,17 @@ def _movement(main: Arm, runs: Runs, fits: Sequence[dict[str, Any]], known: dict
     left = {name: curves[name] for name in list(PLOTTED)[:3]}
     right = {name: curves[name] for name in list(PLOTTED)[3:]}
     return plotting_ntk.regime(left, right, lines, nulls, points, title)
+
+
+def _layers(main: Arm, runs: Runs, depth: int, title: str) -> Any:
+    _, widths = runs.axis(main)
+    moved = {f"layer {i + 1}": runs.values(main, f"movement_dense{i}") for i in range(depth)}
+    norms = [runs.values(main, f"norm_dense{i}") for i in range(depth)]
+    absolute = {name: curve(widths, values.T) for name, values in moved.items()}
+    relative = {
+        name: curve(widths, (values / norm).T) for (name, values), norm in zip(moved.items(), norms, strict=True)
+    }
+    return plotting_ntk.layers(absolute, relative, title)
 
 
 def _accuracy(
@@ -105,19 +119,18 @@ def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: st
                        and fit["exponent"] is not None and fit["largest"] <= largest]  # fmt: skip
                 if own:
                     row = own[-1]
-                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, row["exponent"], row["low"], row["high"])
+                    ends = f"{row['smallest']}-{row['largest']}"
+                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, row["exponent"], row["low"], row["high"], ends)
                     panels.setdefault(name, []).append(dot)
     if not panels:
         return None
     lines = {
-        metric.replace("_", " "): {f"{line} (standard)": value for line, value in own.items()}
+        metric.replace("_", " "): {f"{line} (standard, asymptotic)": value for line, value in own.items()}
         for metric, own in LINES.items()
     }
-    expected = {
-        "absolute movement": {
-            LIMIT_NAMES[fit["limit"]]: fit["exponent"]
-            for fit in fits
-            if fit["at"] == "lazy" and fit["exponent"] is not None
-        }
-    }
+    expected: dict[str, dict[tuple[str, str], float]] = {}
+    for fit in fits:
+        if fit["at"] == "lazy" and fit["largest"] <= largest:
+            arm = (LIMIT_NAMES[fit["limit"]], fit["loss"])
+            expected.setdefault(fit["metric"].replace("_", " "), {})[arm] = fit["exponent"]
     return plotting_ntk.exponents(panels, lines, expected, title)

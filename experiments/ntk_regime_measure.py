@@ -18,7 +18,9 @@ PyTree = Any
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
 LIMITS = ("fixed", "over_width", "ntk", "mup")
 LOSSES = ("cross_entropy", "mse")
-BASE_WIDTH = models.MUP_BASE_WIDTH  # where every limit trains as fast as the standard network at the given rate
+BASE_WIDTH = models.MUP_BASE_WIDTH  # where NTK and muP networks start as fast as the standard one at the given rate
+RATE_WIDTH = 128  # where a rate over the width is the given one; anchored at 64, width 1024 ends short of the loss
+KERNEL_SEEDS_UP_TO = 1024  # width beyond which only the first seed's kernels are regressed with
 KERNEL_BUDGET = 3 * 2**30  # bytes for one kernel
 TARGET_STREAM = 7  # of the study's draws of test images, beside those of the data
 
@@ -65,8 +67,8 @@ def parametrization(limit: str) -> str:
 
 
 def rate(lr: float, limit: str, width: int, speed: float) -> float:
-    """Give a width's learning rate; `lr` is the standard network's at the base width in every limit."""
-    return lr * {"over_width": BASE_WIDTH / width, "ntk": speed}.get(limit, 1.0)
+    """Give a width's learning rate; `lr` is the standard network's, at `RATE_WIDTH` if it goes like 1/width."""
+    return lr * {"over_width": RATE_WIDTH / width, "ntk": speed}.get(limit, 1.0)
 
 
 def ntk_speed(x: jax.Array, depth: int) -> float:
@@ -78,12 +80,13 @@ def ntk_speed(x: jax.Array, depth: int) -> float:
         np.trace(kernels.infinite_mlp(x, width=BASE_WIDTH, depth=depth, parametrization=name).ntk)
         for name in ("standard", "ntk")
     ]
-    return float(traces[0] / traces[1])
+    return float(f"{traces[0] / traces[1]:.6g}")  # part of the run's name: rounding depends on the number of threads
 
 
-def snapshots(epochs: int, count: int) -> tuple[int, ...]:
-    """Choose epochs from 1 to the last, evenly on a logarithmic scale."""
-    return tuple(sorted({round(epoch) for epoch in np.geomspace(1, epochs, count)}))
+def snapshots(epochs: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Choose epochs from 1 to the last, evenly on a logarithmic scale: 2 count - 1 for movement, half for kernels."""
+    spread = [round(epoch) for epoch in np.geomspace(1, epochs, 2 * count - 1)]
+    return tuple(sorted(set(spread))), tuple(sorted(set(spread[::2])))
 
 
 def kept(run: records.Run, name: str, work: Callable[[], Any]) -> Any:
@@ -144,29 +147,33 @@ def fit(
     training: train.Config,
     probe_x: jax.Array,
     snaps: Sequence[int],
+    kernel_snaps: Sequence[int],
     **more: Any,
 ) -> ensemble.Result:
-    """Train one part, with the movement and kernels along the way; `more` goes to `ensemble.fit`."""
+    """Train one part; movement is measured at snaps, kernels at the start too; `more` goes to `ensemble.fit`."""
     seeds, own = list(part.seeds), {"chunk": len(part.seeds), **more}
     if part.linearised:
         linear: Any = Linearized(model)
         return ensemble.fit(linear, dataset, training, seeds, evaluate_at=(training.epochs,), **own)
-    probes = ((tuple(snaps), moved), ((0, *snaps), kernel_probe(model, probe_x)))
+    probes = ((tuple(snaps), moved), ((0, *kernel_snaps), kernel_probe(model, probe_x)))
     return ensemble.fit(model, dataset, training, seeds, probes=probes, evaluate_at=snaps, **own)
 
 
 def final(result: ensemble.Result, s: int) -> dict[str, Any]:
     """Give a seed's final losses, and accuracies in percent."""
     last = {name: float(values[s, -1]) for name, values in result.history.items()}
-    found = {"learning_rate": last["learning_rate"]}
+    found = {}
     for split in ("train", "test"):
         found[f"{split}_loss"] = finite(last[f"{split}_loss"])
         found[f"{split}_acc"] = finite(100 * last[f"{split}_accuracy"])
     return found
 
 
-def follow(result: ensemble.Result, snaps: Sequence[int], probe_y: jax.Array, classes: int) -> list[dict[str, Any]]:
+def follow(
+    result: ensemble.Result, snaps: Sequence[int], kernel_snaps: Sequence[int], probe_y: jax.Array, classes: int
+) -> list[dict[str, Any]]:
     """Make a row for each seed and snapshot, the start included: loss, movement, and what became of the kernel."""
+    at = {epoch: i for i, epoch in enumerate((0, *kernel_snaps))}
     movement, gram = result.probes
     targets = np.eye(classes)[np.asarray(probe_y)]
     rows = []
@@ -182,8 +189,12 @@ def follow(result: ensemble.Result, snaps: Sequence[int], probe_y: jax.Array, cl
             row["relative_movement"] = finite(distance / norm)
             row |= {f"movement_{name}": finite(pair[0]) if epoch else 0.0 for name, pair in layers.items()}
             row |= {f"norm_{name}": finite(pair[1]) for name, pair in layers.items()}
-            rows.append(row | changes(gram[s, e], gram[s, 0], targets))
+            known = changes(gram[s, at[epoch]], gram[s, 0], targets) if epoch in at else dict.fromkeys(CHANGES)
+            rows.append(row | known)
     return rows
+
+
+CHANGES = ("drift", "misalignment", "label_alignment")
 
 
 def changes(gram: np.ndarray, initial: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
@@ -192,7 +203,7 @@ def changes(gram: np.ndarray, initial: np.ndarray, targets: np.ndarray) -> dict[
     None where it is not known (a network that has diverged) or not defined: a network all of whose units died has a
     constant kernel, of which centring leaves nothing.
     """
-    found: dict[str, float | None] = dict.fromkeys(("drift", "misalignment", "label_alignment"))
+    found: dict[str, float | None] = dict.fromkeys(CHANGES)
     if not (np.isfinite(gram).all() and np.isfinite(initial).all()):
         return found
     found["drift"] = kernels.drift(gram, initial)
@@ -286,12 +297,12 @@ def analytic(
       times: limit -> time of gradient flow on the mean squared loss, for the lazy movement; may be empty.
 
     Returns:
-      accuracy of the regression, and {limit: {movement, loss}}.
+      accuracy of the regression, mean_diagonal of the training images' kernel, and lazy: {limit: {movement, loss}}.
     """
     options: dict[str, Any] = {"width": width, "depth": depth, "parametrization": name}
     train_x = np.asarray(dataset.train.x)
     both = kernels.infinite_mlp(train_x, **options)
-    found: dict[str, Any] = {"accuracy": None, "lazy": {}}
+    found: dict[str, Any] = {"accuracy": None, "lazy": {}, "mean_diagonal": float(np.mean(np.diag(both.ntk)))}
     if sample is not None:
         cross = kernels.infinite_mlp(np.asarray(sample.x), train_x, **options).ntk
         found["accuracy"] = regress(both.ntk, cross, dataset, sample, ridge)

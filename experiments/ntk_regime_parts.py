@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 from ntk_regime_measure import (
+    KERNEL_SEEDS_UP_TO,
     LIMITS,
     LOSSES,
     Arm,
@@ -27,8 +28,8 @@ from ntk_regime_tables import ARM, matched
 from ntkgen import data, models, records, seedaxis, train
 from ntkgen.progress import Progress
 
-WIDE = 5_000_000  # parameters beyond which seeds are trained one by one, and looked at half as often
-KERNEL_SEEDS_UP_TO = 1024  # width beyond which only the first seed's kernels are regressed with
+WIDE = 5_000_000  # parameters beyond which seeds are trained one by one
+KERNEL_SNAPSHOTS = 8
 
 
 class Study:
@@ -137,7 +138,7 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
     """Train one part and measure its networks; what is there already is read."""
     config = study.config
     training = study.training(part.arm, part.width)
-    snaps = snapshots(config["epochs"], 4 if study.num_params(part.width) > WIDE else 8)
+    snaps, kernel_snaps = snapshots(config["epochs"], KERNEL_SNAPSHOTS)
     model = study.network(part.arm.limit, part.width)
 
     @functools.cache
@@ -149,6 +150,7 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
             training,
             study.probes.x,
             snaps,
+            kernel_snaps,
             strategy=config["strategy"],
             checkpoint=run.checkpointer(part.name),
             progress=report,
@@ -158,11 +160,12 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
 
     def rows() -> dict[str, list[dict[str, Any]]]:
         result = trained()
-        finals = [where | {"seed": seed, "diverged": int(result.diverged[s])} | final(result, s)
+        about = {"learning_rate": training.learning_rate}
+        finals = [where | {"seed": seed, "diverged": int(result.diverged[s])} | about | final(result, s)
                   for s, seed in enumerate(part.seeds)]  # fmt: skip
         if part.linearised:
             return {"runs": finals, "drift": []}
-        path = follow(result, snaps, study.probes.y, study.dataset.num_classes)
+        path = follow(result, snaps, kernel_snaps, study.probes.y, study.dataset.num_classes)
         path = [where | row | {"seed": part.seeds[row["seed"]]} for row in path]
         for row in finals:
             own = [each for each in path if each["seed"] == row["seed"]]
@@ -191,6 +194,7 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
     """Compute what the infinite-width kernels predict: accuracy, and the movement of lazy networks."""
     config, rows = study.config, []
     names = ("flow_time", "ridge", "num_test", "kernel_acc_infinite", "lazy_movement", "lazy_train_loss")
+    names += ("mean_diagonal",)
     for name in ("standard", "ntk"):  # there is no kernel limit under muP
         limits = [limit for limit in LIMITS if parametrization(limit) == name]
         for width in sorted({*config["widths"], *config["extra_widths"]}):
@@ -208,6 +212,7 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
             for limit in limits if lazy else [study.main.limit]:
                 said = found["lazy"].get(limit, {"movement": None, "loss": None})
                 accuracy = found["accuracy"] if limit == study.main.limit else None
-                cells = (times.get(limit), config["ridge"], len(study.tests.y), accuracy, *said.values())
+                cells = (times.get(limit), config["ridge"], len(study.tests.y), accuracy)
+                cells += (said["movement"], said["loss"], found["mean_diagonal"])
                 rows.append({"limit": limit, "width": width} | dict(zip(names, cells, strict=True)))
     return rows or [dict.fromkeys(("limit", "width", *names))]

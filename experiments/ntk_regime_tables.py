@@ -13,19 +13,23 @@ from ntkgen import paper, stats
 ALPHA = 0.05
 # Fixed before the runs: what counts as no difference.
 EXPONENT_MARGIN = 0.1  # a fifth of the distance between the two lines
+LEVEL_MARGIN = 0.05  # of log10 of a movement: twelve percent
 ACCURACY_MARGIN = 0.5  # points
 SMALL_DRIFT = 0.1  # relative kernel drift below which a network counts as training as a kernel
 ALIGNMENT_MARGIN = 0.02
 ASKED = {"relative_movement": 4.0, "test_acc": 1.2}  # agreement with the paper: percent, and points
 
 SCALED = ("relative_movement", "absolute_movement", "norm_initial", "drift", "misalignment")
+LAYERED = ("movement", "norm")  # of each layer: columns movement_dense0 ...
 ALONG = tuple(name for name in SCALED if name != "norm_initial")  # what training changes, and so has a matched loss
 ENDS = ("train_acc", "test_acc", "train_loss", "test_loss", *SCALED)
 BESIDE = ("label_alignment_initial", "label_alignment", "kernel_acc_network", "kernel_acc_initial", "kernel_acc_final")
 SUMMARISED = (*ENDS, *BESIDE, "linear_train_acc", "linear_test_acc", "matched_epoch", *(f"matched_{m}" for m in ALONG))
 ARM = ("loss", "limit")
 
-# In the standard parametrisation: movement that is constant, over a norm like sqrt(width); and the lazy limit.
+LAZY_HERE = "lazy at these widths and this time"
+# In the standard parametrisation, for ever wider networks: movement that is constant, over a norm like sqrt(width);
+# and the lazy limit. At finite widths and times a lazy network's exponents differ: `_lazy`.
 LINES = {"relative_movement": {"constant movement": -0.5, "lazy": -1.0},
          "absolute_movement": {"constant movement": 0.0, "lazy": -0.5}}  # fmt: skip
 
@@ -33,32 +37,33 @@ LINES = {"relative_movement": {"constant movement": -0.5, "lazy": -1.0},
 def matched(rows: Sequence[dict[str, Any]], target: float) -> dict[str, float | None]:
     """Interpolate one network's movement and drift to the first time its training loss is at the target.
 
-    Between the snapshots around it, in the logarithms of loss and value.
+    Between the snapshots around it, in the logarithms of loss and value; kernels have fewer snapshots than movement.
 
     Args:
-      rows: its snapshots in order, the start first.
+      rows: its snapshots in order, the start first; None for what a snapshot lacks.
       target: training loss.
 
     Returns:
       matched_epoch and matched values; None throughout where the loss is never reached, or was at the first snapshot
       already, before which it is not known.
     """
-    names = ("epoch", *ALONG)
-    losses = [number(row["train_loss"]) for row in rows]
-    reached = [i for i, loss in enumerate(losses) if loss <= target]
-    found: dict[str, float | None] = dict.fromkeys(f"matched_{name}" for name in names)
-    if not reached or reached[0] < 2:
-        return found
-    before, after = rows[reached[0] - 1], rows[reached[0]]
-    one, two = losses[reached[0] - 1], losses[reached[0]]
-    if not one > target:
-        return found
-    share = np.log(one / target) / np.log(one / two)
-    for name in names:
-        ends = number(before[name]), number(after[name])
-        if min(ends) > 0:  # NaN is not
-            found[f"matched_{name}"] = float(np.exp((1 - share) * np.log(ends[0]) + share * np.log(ends[1])))
+    found: dict[str, float | None] = {}
+    for name in ("epoch", *ALONG):
+        own = [row for row in rows if np.isfinite(number(row[name]))]
+        found[f"matched_{name}"] = _at_loss([(number(row["train_loss"]), number(row[name])) for row in own], target)
     return found
+
+
+def _at_loss(pairs: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Interpolate (loss, value) where the loss first comes down to the target; the first pair is the start's."""
+    reached = next((i for i, (loss, _) in enumerate(pairs) if loss <= target), 0)
+    if reached < 2:
+        return None
+    (before, low), (after, high) = pairs[reached - 1], pairs[reached]
+    if not (before > target and min(low, high) > 0):
+        return None
+    share = np.log(before / target) / np.log(before / after)
+    return float(np.exp((1 - share) * np.log(low) + share * np.log(high)))
 
 
 def compare_with_paper(summary: Sequence[dict[str, Any]], known: dict[int, Any]) -> list[dict[str, Any]]:
@@ -96,10 +101,9 @@ class Runs:
     def values(self, arm: Arm, metric: str, widths: Sequence[int] | None = None) -> np.ndarray:
         """Give a metric as (seed, width)."""
         seeds, own = self.axis(arm)
+        widths = own if widths is None else widths
         blank = {metric: None}
-        return np.array(
-            [[number(self.cells.get((arm, w, s), blank)[metric]) for w in (widths or own)] for s in seeds], float
-        )
+        return np.array([[number(self.cells.get((arm, w, s), blank)[metric]) for w in widths] for s in seeds], float)
 
 
 def fit_exponents(
@@ -109,26 +113,29 @@ def fit_exponents(
 
     Args:
       runs: the measured networks.
-      analytic: rows of analytic.csv, whose lazy movement gets exponents too (`at` lazy).
-      spans: narrower ranges of widths to fit an arm over once more.
+      analytic: rows of analytic.csv, of which the lazy predictions' exponents are made (`at` lazy, by `_lazy`).
+      spans: narrower ranges of widths to fit an arm over once more; of three widths or more.
       known: published relative movement by width; may be empty.
 
     Returns:
       Rows with `per_seed`, the exponents (seeds,); exponent None where fewer than three widths or no seed is left.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    seen: set[tuple] = set()
     for arm in runs.arms:
         _, widths = runs.axis(arm)
-        for span in dict.fromkeys([tuple(widths), tuple(spans.get(arm, widths))]):
+        narrow = tuple(spans.get(arm, ()))
+        for span in dict.fromkeys([tuple(widths), narrow if len(narrow) > 2 else tuple(widths)]):
             for prefix, at in (("", "end"), ("matched_", "matched loss")):
                 for metric in SCALED if not prefix else ALONG:
-                    values = runs.values(arm, prefix + metric, span)
-                    rows.append({**arm._asdict(), "at": at, "metric": metric} | power(span, values))
-    for limit in dict.fromkeys(row["limit"] for row in analytic if row["lazy_movement"] not in (None, "")):
-        own = {int(row["width"]): number(row["lazy_movement"]) for row in analytic if row["limit"] == limit}
-        lazy = np.array([list(own.values())])
-        rows.append({"loss": "mse", "limit": limit, "at": "lazy", "metric": "absolute_movement"}
-                    | power(tuple(own), lazy))  # fmt: skip
+                    fit = power(span, runs.values(arm, prefix + metric, span))
+                    key = (arm, at, metric, fit["smallest"], fit["largest"])
+                    if key in seen:  # the wider span lost the widths that the narrower one leaves out
+                        continue
+                    seen.add(key)
+                    rows.append({**arm._asdict(), "at": at, "metric": metric} | fit)
+                    if fit["exponent"] is not None and at == ("end" if arm.loss == "mse" else "matched loss"):
+                        rows += _lazy(runs, arm, metric, fit, analytic)
     if len(known) >= 3:
         published = np.array([[each["relative_movement"] for each in known.values()]])
         rows.append({"loss": "cross_entropy", "limit": "fixed", "at": "published", "metric": "relative_movement"}
@@ -136,16 +143,41 @@ def fit_exponents(
     return rows
 
 
+def _lazy(
+    runs: Runs, arm: Arm, metric: str, fit: dict[str, Any], analytic: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Fit what the movement of lazy networks would be at a fit's own widths and time; nothing for other metrics.
+
+    Squared loss: gradient flow with the analytic kernel for the time trained. Matched loss: a kernel that is scaled by
+    c reaches it after 1/c of the time, having moved by c^-1/2 (its shape hardly depends on the width), whatever the
+    loss; c from the mean diagonal. Relative movement is divided by the networks' initial norms.
+    """
+    if metric not in LINES or arm.limit == "mup":
+        return []
+    column = "lazy_movement" if arm.loss == "mse" else "mean_diagonal"
+    own = {int(row["width"]): number(row[column]) for row in analytic if row["limit"] == arm.limit}
+    widths = [width for width in runs.axis(arm)[1] if fit["smallest"] <= width <= fit["largest"]]
+    lazy = np.array([[own.get(width, np.nan) for width in widths]])
+    if not np.isfinite(lazy).all():
+        return []
+    lazy = lazy if arm.loss == "mse" else lazy**-0.5
+    if metric == "relative_movement":
+        lazy = lazy / np.nanmean(runs.values(arm, "norm_initial", widths), 0)
+    return [{**arm._asdict(), "at": "lazy", "metric": metric} | power(widths, lazy)]
+
+
 def power(widths: Sequence[int], values: np.ndarray) -> dict[str, Any]:
-    """Fit values (seed, width) like a power of the width; widths that every seed lost are left out, and counted."""
+    """Fit values (seed, width) like a power of the width, over the widths that no seed lost; the others are counted.
+
+    A seed that has nothing at all (it diverged everywhere) takes part in neither.
+    """
     values = np.where(values > 0, values, np.nan)
-    kept = ~np.isnan(values).all(0)
+    kept = ~np.isnan(values[~np.isnan(values).all(1)]).any(0)
     used = np.array(widths)[kept]
     row: dict[str, Any] = {"smallest": None, "largest": None, "num_widths": int(kept.sum())}
     row |= {"num_widths_lost": int((~kept).sum()), "num_seeds": 0, "num_seeds_lost": len(values)}
     row |= dict.fromkeys(("exponent", "low", "high", "prefactor", "r2", "method"))
-    whole = ~np.isnan(values[:, kept]).any(1)
-    if len(used) < 3 or not whole.any():
+    if len(used) < 3 or np.isnan(values).all():
         return row | {"per_seed": np.array([])}
     fit = stats.power_law_fit(used, values[:, kept])
     row |= {"smallest": int(used[0]), "largest": int(used[-1]), "num_seeds": fit.n, "num_seeds_lost": fit.num_nan}
@@ -168,7 +200,8 @@ def _test(
 
 def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str, Any]]:
     """Test every arm's exponents against the lines: cross-entropy at matched loss, squared loss at the end."""
-    lazy = {row["limit"]: row["exponent"] for row in fits if row["at"] == "lazy"}
+    spans = ("loss", "limit", "metric", "smallest", "largest")
+    lazy = {tuple(row[name] for name in spans): row["exponent"] for row in fits if row["at"] == "lazy"}
     found = []
     for fit in fits:
         arm, metric = Arm(fit["loss"], fit["limit"]), fit["metric"]
@@ -181,8 +214,9 @@ def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str,
         lines = dict(LINES.get(metric, {})) if standard else {}
         if arm.limit == "mup" and metric == "absolute_movement":
             lines = {"constant movement": 0.0}  # features move by as much as ever, in a few directions
-        if metric == "absolute_movement" and arm.loss == "mse" and lazy.get(arm.limit) is not None:
-            lines["lazy at this width and time"] = lazy[arm.limit]
+        null = lazy.get(tuple(fit[name] for name in spans))
+        if null is not None and not (own and arm.loss == "cross_entropy"):  # whose end is at no matched loss
+            lines[LAZY_HERE] = null
         where = {**arm._asdict(), "at": fit["at"], "smallest": fit["smallest"], "largest": fit["largest"]}
         words = metric.replace("_", " ")
         for line, value in lines.items():
@@ -195,6 +229,23 @@ def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str,
             zero = np.zeros(len(per_seed))
             question = f"{words} falls with width"
             found.append(_test(question, "less", per_seed, zero, EXPONENT_MARGIN, metric, **where, line=""))
+    return found
+
+
+def _level_tests(runs: Runs, analytic: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Test the movement of networks with squared loss against a lazy network's, at the largest width that has both."""
+    found = []
+    for arm in (arm for arm in runs.arms if arm.loss == "mse"):
+        lazy = {int(row["width"]): number(row["lazy_movement"]) for row in analytic if row["limit"] == arm.limit}
+        widths = [width for width in runs.axis(arm)[1] if np.isfinite(lazy.get(width, np.nan))]
+        if not widths:
+            continue
+        largest = max(widths)
+        own = np.log10(runs.values(arm, "absolute_movement", [largest])[:, 0])
+        where = {**arm._asdict(), "at": "end", "smallest": largest, "largest": largest, "line": ""}
+        question = "absolute movement is that of a lazy network of this width and time"
+        other = np.full(len(own), np.log10(lazy[largest]))
+        found.append(_test(question, "equal", own, other, LEVEL_MARGIN, "log10 absolute_movement", **where))
     return found
 
 
@@ -226,7 +277,7 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
             "kernel_acc_network", ACCURACY_MARGIN)  # fmt: skip
     add("the final kernel predicts better than the initial one", "greater", "kernel_acc_final", "kernel_acc_initial",
         ACCURACY_MARGIN)  # fmt: skip
-    infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic}
+    infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
     add("regression with the infinite-width kernel is as accurate as the network", "equal", "kernel_acc_network",
         np.array([infinite.get(width, np.nan) for width in widths]), ACCURACY_MARGIN)  # fmt: skip
     if len(widths) > 1:
@@ -241,7 +292,8 @@ def make_tests(
     runs: Runs, fits: Sequence[dict[str, Any]], main: Arm, analytic: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Make tests.csv: all tests of the study, one family of differences and one of equivalences, and what they say."""
-    rows = tables.adjust([*_exponent_tests(fits, main), *_width_tests(runs, main, analytic)])
+    tests = [*_exponent_tests(fits, main), *_level_tests(runs, analytic), *_width_tests(runs, main, analytic)]
+    rows = tables.adjust(tests)
     same = [row for row in rows if row["equivalence_p"] is not None]
     if same:
         _, adjusted = stats.false_discovery([row["equivalence_p"] for row in same])
@@ -278,13 +330,15 @@ def judge(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["undecided"]:
             said["reason"] = row["undecided"]
         statements.append({key: _plain(value) for key, value in said.items()})
-    lined = [row for row in tests if row["line"]]
+    lined = [row for row in tests if row["line"] and row["kind"] == "equal"]
     keys = list(dict.fromkeys((row["loss"], row["limit"], row["at"], row["largest"], row["metric"]) for row in lined))
     for key in keys:
         own = [r for r in lined if (r["loss"], r["limit"], r["at"], r["largest"], r["metric"]) == key]
         seen = [row["line"] for row in own if row["decision"] == "seen"]
-        if seen:
-            follows = " and ".join(seen)
+        if len(seen) > 1:
+            follows = f"cannot be told apart: {', '.join(seen)}"
+        elif seen:
+            follows = seen[0]
         else:
             follows = "neither" if all(row["decision"] == "not seen" for row in own) else "undecided"
         named = dict(zip(("loss", "limit", "at", "largest", "metric"), key, strict=True))

@@ -7,8 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
-from ntkgen.plotting import COLOURS, STYLE, Curve
+from ntkgen.plotting import COLOURS, STYLE, Curve, band
 
 # Okabe and Ito's colours, as in `plotting`.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -19,6 +20,7 @@ QUANTITIES = {
     "kernel drift": (GREEN, "D"),
     "1 - centred alignment": (PURPLE, "v"),
     "network": (BLUE, "o"),
+    "network, kernels' images": (SKY, "o"),
     "linearised network": (ORANGE, "s"),
     "initial kernel": (GREEN, "D"),
     "final kernel": (RED, "^"),
@@ -27,6 +29,7 @@ QUANTITIES = {
 LOSS_COLOURS = {"cross_entropy": BLUE, "mse": RED}
 LOSS_NAMES = {"cross_entropy": "cross-entropy, at matched loss", "mse": "squared loss, after all epochs"}
 LINE_STYLES = ("--", ":", "-.")
+LAYER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, "#F0E442", COLOURS["threshold"])
 
 
 class Line(NamedTuple):
@@ -38,13 +41,14 @@ class Line(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """An exponent with its interval; NaN where there is none."""
+    """An exponent with its interval, NaN where there is none, and the widths that it was fitted over."""
 
     arm: str
     loss: str
     value: float
     low: float
     high: float
+    widths: str
 
 
 def _points(ax: Axes, name: str, curve: Curve, label: str) -> None:
@@ -57,7 +61,7 @@ def _points(ax: Axes, name: str, curve: Curve, label: str) -> None:
 def _widths_axis(ax: Axes, widths: Sequence[float]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(list(widths), [f"{width:g}" for width in widths], rotation=45 if len(widths) > 5 else 0)
-    ax.minorticks_off()
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel("width")
 
 
@@ -70,6 +74,7 @@ def _log_panel(ax: Axes, curves: Mapping[str, Curve], fits: Mapping[str, Line], 
     for null, style in zip(nulls, LINE_STYLES, strict=False):
         ax.plot(null.x, null.y, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=null.label, zorder=1)
     ax.set_yscale("log")
+    ax.yaxis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(2, 1)))
     _widths_axis(ax, next(iter(curves.values())).x)
 
 
@@ -117,6 +122,32 @@ def regime(
         return figure
 
 
+def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: str) -> Figure:
+    """Draw how far each layer moved against width, log-log: absolutely (left) and relative to its start (right).
+
+    Args:
+      absolute: layer -> curve against width, at most eight.
+      relative: likewise.
+      title: of the figure.
+
+    Returns:
+      The figure.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+        for ax, curves in zip(axes, (absolute, relative), strict=True):
+            for (name, one), colour, marker in zip(curves.items(), LAYER_COLOURS, "os^Dv<>p", strict=False):
+                band(ax, one, colour, name, marker)
+            ax.set_yscale("log")
+            ax.yaxis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(2, 1)))
+            _widths_axis(ax, next(iter(curves.values())).x)
+        axes[0].set_ylabel("distance from the initial parameters")
+        axes[1].set_ylabel("distance / initial norm")
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        return figure
+
+
 def accuracy(
     curves: Mapping[str, Curve], published: tuple[Sequence[float], Sequence[float]], title: str
 ) -> Figure:  # fmt: skip
@@ -157,7 +188,7 @@ def accuracy(
 def exponents(
     panels: Mapping[str, Sequence[Dot]],
     lines: Mapping[str, Mapping[str, float]],
-    expected: Mapping[str, Mapping[str, float]],
+    expected: Mapping[str, Mapping[tuple[str, str], float]],
     title: str,
 ) -> Figure:
     """Draw fitted exponents of the width with their intervals: a panel for each quantity, a row for each limit.
@@ -165,7 +196,7 @@ def exponents(
     Args:
       panels: quantity -> dots; all panels name the same arms.
       lines: quantity -> {what it is: exponent}, drawn as vertical lines.
-      expected: quantity -> {arm: exponent of the lazy prediction at these widths and this time}.
+      expected: quantity -> {(arm, loss): exponent of the lazy prediction at these widths and this time}.
       title: of the figure.
 
     Returns:
@@ -177,14 +208,19 @@ def exponents(
         height = {arm: len(arms) - i for i, arm in enumerate(arms)}
         losses = list(dict.fromkeys(dot.loss for dots in panels.values() for dot in dots))
         offset = {loss: 0.28 * ((len(losses) - 1) / 2 - i) for i, loss in enumerate(losses)}
+        spans = [dot.widths for dots in panels.values() for dot in dots]
+        usual = max(spans, key=spans.count)
         handles = {}
         for ax, (name, dots) in zip(np.atleast_1d(axes), panels.items(), strict=True):
             for (what, value), style in zip(lines.get(name, {}).items(), LINE_STYLES, strict=False):
                 handles[what] = ax.axvline(
                     value, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=what, zorder=1
                 )
-            for arm, value in expected.get(name, {}).items():
-                y = height[arm] + offset.get("mse", 0.0)
+            drawn = {(dot.arm, dot.loss) for dot in dots}
+            for (arm, loss), value in expected.get(name, {}).items():
+                if (arm, loss) not in drawn:
+                    continue
+                y = height[arm] + offset[loss]
                 handles["lazy prediction"] = ax.plot(
                     value, y, marker="|", markersize=16, markeredgewidth=2, linestyle="none",
                     color=ORANGE, label="lazy prediction at these widths and this time", zorder=2,
@@ -197,8 +233,11 @@ def exponents(
                     dot.value, y, marker=marker, markersize=6, linestyle="none", color=colour,
                     label=LOSS_NAMES[dot.loss], zorder=4,
                 )[0]  # fmt: skip
+                if dot.widths != usual:
+                    ax.annotate(f"widths {dot.widths}", (dot.value, y), xytext=(0, 5), textcoords="offset points",
+                                ha="center", fontsize=8)  # fmt: skip
             ax.set_title(name)
-            ax.set_xlabel("exponent of the width")
+            ax.set_xlabel(f"exponent of the width ({usual})")
             ax.set_ylim(0.5, len(arms) + 0.5)
             ax.grid(visible=False, axis="y")
         first = np.atleast_1d(axes)[0]

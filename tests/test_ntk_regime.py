@@ -46,6 +46,17 @@ def test_matching_the_loss_interpolates_power_laws_exactly():
     assert study_tables.matched(path_of([2.0, 0.6]), 0.6)["matched_epoch"] == pytest.approx(2)
 
 
+def test_kernels_with_fewer_snapshots_are_matched_between_their_own():
+    rows = path_of([4.0, 2.0, 1.0, 0.4])
+    for row in (rows[2], rows[3]):
+        row["drift"] = row["misalignment"] = None
+    found = study_tables.matched(rows, 0.6)
+    assert found["matched_absolute_movement"] == pytest.approx(1 / 0.6)
+    assert found["matched_drift"] == pytest.approx(0.6**-2)  # a power law, so that it may be taken from further away
+    rows[1]["drift"] = None
+    assert study_tables.matched(rows, 0.6)["matched_drift"] is None  # reached at its first snapshot: not known before
+
+
 @pytest.mark.parametrize("losses", [[2.0, 1.0, 0.7], [0.5, 0.4, 0.3], [2.0, None, None]])
 def test_a_loss_that_is_never_reached_or_was_at_once_is_marked(losses):
     rows = path_of([2.0 if v is None else v for v in losses])
@@ -65,6 +76,8 @@ def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
             row |= {"absolute_movement": moved, "relative_movement": moved / norm, "misalignment": width**-1.0,
                     "drift": 0.5 * width**drift * np.exp(noise * rng.normal())}  # fmt: skip
             row |= {f"matched_{name}": row[name] for name in study_tables.ALONG}
+            row |= {f"{name}_dense{i}": (moved, norm)[name == "norm"] / (i + 1) for name in study_tables.LAYERED
+                    for i in range(2)}  # fmt: skip
             row |= {"label_alignment_initial": 0.2, "label_alignment": 0.4 + 0.01 * rng.normal()}
             row |= {"linear_test_acc": None, "test_acc": 90 + np.log2(width) + 0.1 * rng.normal()}
             row |= {"kernel_acc_network": 95.0, "kernel_acc_initial": 95.0 + 0.02 * rng.normal()}
@@ -76,8 +89,26 @@ def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
 def judged(rows, main, analytic=()):
     runs = study_tables.Runs(rows)
     fits = study_tables.fit_exponents(runs, analytic, {}, {})
-    tests = study_tables.make_tests(runs, fits, main, [])
+    tests = study_tables.make_tests(runs, fits, main, analytic)
     return fits, tests, study_tables.judge(tests)
+
+
+def lazy_rows(exponent, level=5.0):
+    """Rows of analytic.csv: lazy movement with an exponent, the kernel's diagonal like sqrt(width)."""
+    return [{"limit": "fixed", "width": w, "lazy_movement": level * w**exponent, "kernel_acc_infinite": 94,
+             "mean_diagonal": w**0.5} for w in WIDTHS]  # fmt: skip
+
+
+def test_a_lazy_network_whose_movement_is_constant_at_these_widths_is_not_called_either():
+    """Where the prediction for these widths and this time is itself constant, the asymptotic lines decide nothing."""
+    rows = made_up(0.0, -0.5, arm=LAZY)
+    _, _, said = judged(rows, LAZY, lazy_rows(0.0))
+    both = "cannot be told apart: constant movement, lazy at these widths and this time"
+    for metric in ("absolute_movement", "relative_movement"):
+        assert decisions(said, at="end", metric=metric) == {"which line does it follow?": both}
+    _, _, said = judged(rows, LAZY, lazy_rows(0.0, level=8.0))
+    question = "absolute movement is that of a lazy network of this width and time"
+    assert decisions(said, at="end")[question] == "not seen"
 
 
 def decisions(said, **where):
@@ -86,15 +117,18 @@ def decisions(said, **where):
 
 
 def test_constant_movement_and_a_lazy_network_are_told_apart():
-    analytic = [{"limit": "fixed", "width": w, "lazy_movement": 3 * w**-0.5, "kernel_acc_infinite": ""} for w in WIDTHS]
     rows = made_up(0.0, -0.5) + made_up(-0.5, 0.0, arm=LAZY)
-    fits, _, said = judged(rows, ARM, analytic)
-    (lazy,) = [row for row in fits if row["at"] == "lazy"]
-    assert lazy["exponent"] == pytest.approx(-0.5)
+    fits, _, said = judged(rows, ARM, lazy_rows(-0.5))
+    lazy = {(row["loss"], row["metric"]): row["exponent"] for row in fits if row["at"] == "lazy"}
+    assert lazy == pytest.approx({
+        ("cross_entropy", "absolute_movement"): -0.25, ("cross_entropy", "relative_movement"): -0.75,
+        ("mse", "absolute_movement"): -0.5, ("mse", "relative_movement"): -1.0})  # fmt: skip
     own = decisions(said, loss="cross_entropy", at="end", metric="absolute_movement")
     assert own == {"which line does it follow?": "constant movement"}
     own = decisions(said, loss="mse", at="end", metric="absolute_movement")
-    assert own == {"which line does it follow?": "lazy and lazy at this width and time"}
+    assert own == {"which line does it follow?": "cannot be told apart: lazy, lazy at these widths and this time"}
+    own = decisions(said, loss="mse", at="end")
+    assert own["absolute movement is that of a lazy network of this width and time"] == "seen"
     own = decisions(said, loss="cross_entropy", at="end")
     assert own["relative movement goes like width^-0.50 (constant movement)"] == "seen"
     assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
@@ -125,6 +159,12 @@ def test_lost_seeds_and_widths_are_counted_not_hidden():
     runs = study_tables.Runs(rows)
     (fit,) = [row for row in study_tables.fit_exponents(runs, [], {}, {})
               if (row["at"], row["metric"]) == ("matched loss", "drift")]  # fmt: skip
+    assert (fit["num_widths"], fit["num_widths_lost"], fit["exponent"]) == (2, 2, None)  # no width of some seeds only
+    for row in rows:
+        if row["width"] == "64" or row["seed"] == "2":  # a seed that diverged everywhere costs no width
+            row["matched_drift"] = None if row["seed"] == "2" else row["drift"]
+    (fit,) = [row for row in study_tables.fit_exponents(study_tables.Runs(rows), [], {}, {})
+              if (row["at"], row["metric"]) == ("matched loss", "drift")]  # fmt: skip
     assert (fit["num_widths"], fit["num_widths_lost"], fit["num_seeds"], fit["num_seeds_lost"]) == (3, 1, 4, 1)
     assert fit["largest"] == 128 and fit["exponent"] == pytest.approx(-0.5, abs=0.01)
     (table,) = [row for row in study_tables.exponent_table([fit])]
@@ -151,12 +191,13 @@ def test_comparison_with_the_paper_asks_for_what_was_asked():
 
 
 def test_every_figure_is_drawn_from_the_tables(tmp_path):
-    analytic = [{"limit": "fixed", "width": w, "lazy_movement": 3 * w**-0.5, "kernel_acc_infinite": 94} for w in WIDTHS]
+    analytic = lazy_rows(-0.5)
     runs = study_tables.Runs(made_up(0.0, -0.5) + made_up(-0.5, -1.0, arm=LAZY))
     fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
     config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
+    config |= {"depth": 2, "kernel_test": 2000}
     paths = ntk_regime_figures.draw(tmp_path, "x_", config, ARM, runs, fits, analytic, paper.NTK)
-    assert [path.name for path in paths] == ["x_movement.png", "x_accuracy.png", "x_exponents.png"]
+    assert [path.name for path in paths] == ["x_movement.png", "x_layers.png", "x_accuracy.png", "x_exponents.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000 for path in paths)
 
 
@@ -166,8 +207,8 @@ def test_every_figure_is_drawn_from_the_tables(tmp_path):
 def test_rates_agree_at_the_base_width_and_kernels_begin_equally_fast():
     x = np.random.default_rng(0).normal(size=(20, 50))
     speed = measure.ntk_speed(x, 3)
-    assert [measure.rate(0.1, limit, 32, speed) for limit in ("fixed", "over_width", "mup")] == [0.1] * 3
-    assert measure.rate(0.1, "over_width", 128, speed) == pytest.approx(0.025)
+    assert [measure.rate(0.1, limit, 32, speed) for limit in ("fixed", "mup")] == [0.1] * 2
+    assert measure.rate(0.1, "over_width", 512, speed) == pytest.approx(0.025)
     traces = [rate * np.trace(kernels.infinite_mlp(x, width=32, depth=3, parametrization=name).ntk)
               for name, rate in (("standard", 0.1), ("ntk", measure.rate(0.1, "ntk", 512, speed)))]  # fmt: skip
     assert traces[0] == pytest.approx(traces[1])
@@ -192,8 +233,10 @@ def test_kernels_of_diverged_and_of_dead_networks_are_marked():
 
 
 def test_snapshots_begin_and_end_where_training_does():
-    assert measure.snapshots(60, 8) == (1, 2, 3, 6, 10, 19, 33, 60)
-    assert measure.snapshots(1, 8) == (1,)
+    movement, kernel = measure.snapshots(60, 8)
+    assert kernel == (1, 2, 3, 6, 10, 19, 33, 60)
+    assert movement == (1, 2, 3, 4, 6, 8, 10, 14, 19, 25, 33, 45, 60) and set(kernel) < set(movement)
+    assert measure.snapshots(1, 8) == ((1,), (1,))
 
 
 # The script
@@ -250,7 +293,8 @@ def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout = whole
     assert sorted(files(folder)) == sorted([
         "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "drift.csv", "exponents.csv",
-        "finished.json", "movement.png", "runs.csv", "summary.csv", "tests.csv", "verdict.json"])  # fmt: skip
+        "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv",
+        "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
     arms = {(row["loss"], row["limit"]) for row in rows}
     assert arms == {(loss, limit) for loss in measure.LOSSES for limit in measure.LIMITS}
@@ -267,6 +311,15 @@ def test_a_run_writes_its_tables_and_figures(whole):
     drift = records.read_table(folder / "drift.csv")
     assert [row["epoch"] for row in drift[:4]] == ["0", "1", "2", "3"] and float(drift[0]["drift"]) == 0
     assert all(float(row["drift"]) > 0 for row in drift if row["epoch"] != "0")
+    rates = {(row["limit"], row["width"]): float(row["learning_rate"]) for row in rows}
+    assert rates["fixed", "8"] == rates["mup", "16"] == 0.05 and rates["over_width", "16"] == 0.4
+    for row in records.read_table(folder / "analytic.csv"):
+        name = "ntk" if row["limit"] == "ntk" else "standard"
+        kept = json.loads((folder / "parts" / f"analytic_{name}_w{row['width']}.json").read_text())
+        lazy = kept["lazy"].get(row["limit"], {"movement": None, "loss": None})
+        for cell, value in (("lazy_movement", lazy["movement"]), ("lazy_train_loss", lazy["loss"])):
+            assert row[cell] == ("" if value is None else repr(value))
+        assert float(row["mean_diagonal"]) == kept["mean_diagonal"] > 0
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict and all(row["decision"] for row in verdict)
     for row in verdict:
@@ -304,6 +357,7 @@ REFUSED = [
     (["--optimizer=adam", "--extras"], "--optimizer"),
     (["--optimizer=adam", "--parametrization=ntk", "--noextras"], "--optimizer"),
     (["--kernel_widths=64"], "--kernel_widths"),
+    (["--widths=2048,4096", "--extras"], "--extras: expected some --widths of up to 1024"),
     (["--linearised_widths=4"], "--linearised_widths"),
     (["--ridge=-1"], "ridge"),
     (["--loss=hinge"], "loss"),
