@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import models, ntk, ntk_factors, ntk_layers
+from ntkgen import models, ntk, ntk_factors, ntk_layers, spectrum
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -244,6 +244,15 @@ def test_product_is_kernel_times_vector(x64):
     close(jax.jit(ntk.ntk_vp(f, params, x[:3], x[3:]))(v), np.einsum("ijkm,jm->ik", kernel, v), 1e-12)
     kernel = ntk.empirical_ntk(f, params, x[:3])
     close(jax.jit(ntk.ntk_vp(f, params, x[:3]))(v), np.einsum("ijkm,jm->ik", kernel, v), 1e-12)
+
+
+def test_top_eigenvalues_without_the_kernel_are_its_eigenvalues(x64):
+    f, params, x = case(models.MLP(16, depth=2, num_classes=2), (8,))
+    start = jax.random.normal(jax.random.key(2), (len(x), 2), jnp.float64)
+    found = spectrum.lanczos(ntk.ntk_vp(f, params, x), start, 2 * len(x), k=3, tol=1e-9)
+    kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(start.size, start.size)
+    assert found.converged.all()
+    close(found.value, np.linalg.eigvalsh(kernel)[::-1][:3], 1e-10)
 
 
 def test_solve_by_conjugate_gradients(x64):
