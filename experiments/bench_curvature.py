@@ -61,7 +61,7 @@ class Problem:
     """A trained network, its samples, and what is timed on it."""
 
     def __init__(self, kind: str, size: int) -> None:
-        """Train, and compile everything once; `compiling` keeps the seconds of the first calls less later ones."""
+        """Train, and compile everything once; `first` keeps the seconds of the first calls."""
         count = FLAGS.samples
         split, self.source = examples(kind, 2 * count, FLAGS.data_dir)
         self.model, self.shape = network(kind, size), tuple(split.x.shape[1:])
@@ -93,10 +93,7 @@ class Problem:
                 self.matvec(True), self.start, min(300, most), FLAGS.pairs, tol=TOLERANCE
             ),
         }
-        self.compiling = {}
-        for name, call in {**self.products, **self.solvers}.items():
-            first_call = timed(call)[0]
-            self.compiling[name] = max(0.0, first_call - timed(call)[0])
+        self.first = {name: timed(call)[0] for name, call in {**self.products, **self.solvers}.items()}
 
     def _outputs(self, state: Any, params: Any, x: jax.Array) -> jax.Array:
         return models.apply_fn(self.model, {"params": params, **state})(params, x)
@@ -190,7 +187,7 @@ def time_products(problem: Problem, workers: dict[str, timing.Worker]) -> list[R
         row["gradients"] = statistics.median(
             own / base for own, base in zip(values, seconds[library, "gradient"], strict=True)
         )
-        row["compile_seconds"] = problem.compiling.get(name) if library == "ntkgen" else None
+        row["compile_seconds"] = max(0.0, problem.first[name] - row["seconds"]) if library == "ntkgen" else None
         if library == "ntkgen" and name in problem.work:
             row |= {"gflops": problem.work[name] / row["seconds"], "peak_gflops": peak}
         rows.append(row)
@@ -235,7 +232,7 @@ def time_solvers(
         row = new_row(library, what, values)
         error = np.max(np.abs(np.asarray(answer["values"]) / exact[: len(answer["values"])] - 1))
         row |= {"matvecs": answer["matvecs"], "residual": float(np.max(answer["residuals"])), "error": float(error)}
-        row["compile_seconds"] = problem.compiling.get(what) if library == "ntkgen" else None
+        row["compile_seconds"] = max(0.0, problem.first[what] - row["seconds"]) if library == "ntkgen" else None
         solved.append(row)
         spent = "   ?" if row["matvecs"] is None else f"{row['matvecs']:4}"
         print(

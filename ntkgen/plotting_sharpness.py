@@ -15,7 +15,7 @@ SHARP = "#D55E00"  # Okabe and Ito's vermilion
 FORMS = ("#D55E00", "#009E73", "#CC79A7")  # as trained, at matched loss, at matched temperature
 MARKERS = "DsP^v<>X*hdp8H"
 SHORT = "training accuracy below 99.9%"
-POINTS = ("#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#E69F00")
+POINTS = ("#009E73", "#CC79A7", "#56B4E9", "#7F7F7F", "#000000", "#E69F00")
 
 
 def against_batch(

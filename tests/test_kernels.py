@@ -201,7 +201,7 @@ def test_wide_networks_approach_the_analytic_kernel(wide):
     """In the NTK parametrisation like width^-1/2.
 
     In the standard one more slowly at first: the first layer's term does not fluctuate with its inputs, and is most of
-    the kernel below width 784. Over all widths it is therefore only asked to fall; -1/2 must hold between 1024 and 4096.
+    the kernel below width 784. Over all widths it is only asked to fall; -1/2 must hold between 1024 and 4096.
     """
     parametrization, x, found = wide
     limit = [analytic(parametrization, x, np.inf if parametrization == "ntk" else width) for width in WIDTHS]
