@@ -21,6 +21,8 @@ PyTree = Any
 Matvec = Callable[[PyTree], PyTree]
 
 BLOCK = 16  # basis vectors that one matrix product takes
+JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
+GROWTH = 4  # of the room for basis vectors; each size is a program of its own
 
 
 class Problem(NamedTuple):
@@ -66,18 +68,22 @@ def _apply(matvec: Partial, v: PyTree) -> PyTree:
     return matvec(v)
 
 
-def loop(product: Callable, vector: Callable, advance: Callable, more: Callable, state: Any) -> Any:
+def loop(
+    product: Callable, vector: Callable, advance: Callable, more: Callable, state: Any, room: Callable | None = None
+) -> Any:
     """Repeat state = advance(state, product(vector(state))) while more(state), at least once.
 
     On the host where numbers are known. That a matvec closes over traced arrays shows only in its result, so the
-    first product decides; traced, it is dropped and XLA never computes it.
+    first product decides; traced, it is dropped and XLA never computes it. `room(state, whole)` gives a state with
+    room for one more step, or for all: on the host memory is taken as it is needed.
     """
+    room = room or (lambda state, whole: state)
     first = product(vector(state))
     if isinstance(first, jax.core.Tracer):
-        return lax.while_loop(more, lambda s: advance(s, product(vector(s))), state)
-    state = advance(state, first)
+        return lax.while_loop(more, lambda s: advance(s, product(vector(s))), room(state, True))
+    state = advance(room(state, False), first)
     while more(state):
-        state = advance(state, product(vector(state)))
+        state = advance(room(state, False), product(vector(state)))
     return state
 
 
@@ -106,30 +112,53 @@ def rayleigh(v: Array, product: Array) -> tuple[Array, Array]:
 
 
 class Krylov(NamedTuple):
-    """The state of Lanczos iteration after some of m steps."""
+    """The state of Lanczos iteration, with room for m steps."""
 
-    basis: Array  # (m, d), rows orthonormal; those not reached are zero
+    basis: Array  # (m or a little more, d), rows orthonormal; those not reached are zero
+    products: Array  # the operator times these rows, or (0, d) where nobody asks for them
     alpha: Array  # (m,) diagonal of the projected operator
     beta: Array  # (m,) beside the diagonal; 0 where a fresh direction had to be taken
     steps: Array  # () done
     done: Array  # ()
 
 
-def iterate(problem: Problem, num_iters: int, k: int = 1, which: str = "LA", tol: float | None = None) -> Krylov:
+def iterate(
+    problem: Problem,
+    num_iters: int,
+    k: int = 1,
+    which: str = "LA",
+    tol: float | None = None,
+    keep_products: bool = True,
+) -> Krylov:
     """Take Lanczos steps; with a tolerance, until k pairs are estimated to be that good."""
     start, size = problem.start, min(num_iters, problem.start.size)
-    basis = jnp.zeros((-(-size // BLOCK) * BLOCK, start.size), start.dtype).at[0].set(start)
-    alpha, beta = jnp.zeros((2, size), start.dtype)
-    state = Krylov(basis, alpha, beta, jnp.zeros((), int), jnp.zeros((), bool))
+    empty = jnp.zeros(0, start.dtype)
+    state = Krylov(start[None], start[None][:0], empty, empty, jnp.zeros((), int), jnp.zeros((), bool))
     step = functools.partial(_lanczos_step, k=k, which=which, judged=tol is not None)
-    goal = 0.0 if tol is None else 0.5 * tol
+    goal = 0.0 if tol is None else JUST_BELOW * tol
+
+    def room(state: Krylov, whole: bool) -> Krylov:
+        rows = len(state.basis)
+        if not whole and (rows > size or int(state.steps) + 1 < rows):  # the next step writes the row after its own
+            return state
+        wanted = size if whole else min(size, BLOCK if rows < BLOCK else GROWTH * rows)
+        more = -(-wanted // BLOCK) * BLOCK
+        basis, alpha, beta = _padded(state.basis, more), _padded(state.alpha, wanted), _padded(state.beta, wanted)
+        return Krylov(basis, _padded(state.products, more if keep_products else 0), alpha, beta, *state[4:])
+
     return loop(
         problem.product,
         lambda s: _last(s.basis, s.steps),
         lambda s, product: step(s, product, goal),
         lambda s: (s.steps < size) & ~s.done,
         state,
+        room,
     )
+
+
+def _padded(array: Array, rows: int) -> Array:
+    """Add rows of zeros."""
+    return jnp.concatenate([array, jnp.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
 
 
 @jax.jit
@@ -140,7 +169,8 @@ def _last(basis: Array, steps: Array) -> Array:
 # The basis is donated: a step on the host writes one row and copies none.
 @functools.partial(jax.jit, static_argnames=("k", "which", "judged"), donate_argnums=0)
 def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, judged: bool) -> Krylov:
-    basis, alpha, beta, j, _ = state
+    basis, products, alpha, beta, j, _ = state
+    products = products.at[j].set(product) if len(products) else products
     alpha = alpha.at[j].set(dot(basis[j], product))
     w = _orthogonal_part(basis, product, j)
     length = jnp.linalg.norm(w)
@@ -150,7 +180,7 @@ def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, 
     beta = beta.at[j].set(length)
     following = lax.cond(exhausted, lambda: _fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
     basis = basis.at[j + 1].set(following, mode="drop")
-    state = Krylov(basis, alpha, beta, j + 1, jnp.zeros((), bool))
+    state = Krylov(basis, products, alpha, beta, j + 1, jnp.zeros((), bool))
     if not judged:
         return state
     value, vector, found = _ritz(state, k, which)
@@ -198,7 +228,12 @@ def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which"))
-def ritz_vectors(state: Krylov, k: int, which: str) -> Array:
-    """Return the k wanted vectors (k, d), of unit norm."""
-    vectors = dot(_ritz(state, k, which)[1].T, state.basis[: len(state.alpha)])
-    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+def ritz_vectors(state: Krylov, k: int, which: str) -> tuple[Array, Array]:
+    """Return the k wanted vectors (k, d), of unit norm, and the operator times them.
+
+    The latter by linearity from the products that were made, whatever the recurrence says of them.
+    """
+    weights = _ritz(state, k, which)[1].T
+    vectors, products = (dot(weights, rows[: weights.shape[1]]) for rows in (state.basis, state.products))
+    length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / length, products / length

@@ -114,7 +114,8 @@ def lanczos(
 
     Each new vector is freed of the basis B twice, v - B^T (B v), by two matrix products, so that no ghost copies come
     up. Where the Krylov space is exhausted a fresh direction continues it: multiple eigenvalues are then found as
-    often as they occur; before that, one start sees one vector of each eigenspace. Memory: num_iters vectors.
+    often as they occur; before that, one start sees one vector of each eigenspace. Memory: two vectors for each step,
+    taken as steps are (inside `jit`: for all num_iters).
 
     Args:
       matvec: the operator, of dimension d.
@@ -123,11 +124,12 @@ def lanczos(
       num_iters: steps at most; never more than d are taken.
       k: pairs wanted.
       which: "LA" the largest, "SA" the smallest, "LM" the largest in magnitude.
-      tol: stop when the Ritz estimates of all k residuals are at half of this; None takes all steps and counts a
+      tol: stop when the Ritz estimates of all k residuals are just below this; None takes all steps and counts a
         residual of 1e-3 as converged.
 
     Returns:
-      k pairs, values descending. Residuals are measured by k more products, after the steps.
+      k pairs, values descending. Residuals are measured: H v is put together from the products H b with the basis
+      vectors that v is put together from.
 
     Raises:
       ValueError: k is not in 1 ... d, num_iters is below k, `which` is unknown, the start is zero or not finite, or
@@ -141,13 +143,11 @@ def lanczos(
     if num_iters < k:
         raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
     state = krylov.iterate(problem, num_iters, k, which, tol)
-    vectors = krylov.ritz_vectors(state, k, which)
-    products = krylov.stack(problem.product, vectors)
+    vectors, products = krylov.ritz_vectors(state, k, which)
     value, residual = jax.vmap(krylov.rayleigh)(vectors, products)
     order = jnp.argsort(-value)
     value, residual, vectors = value[order], residual[order], vectors[order]
-    spent = state.steps + k
-    return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, spent, residual <= _judged(tol))
+    return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, state.steps, residual <= _judged(tol))
 
 
 def density(
@@ -186,7 +186,7 @@ def density(
 
     def quadrature(key: Array) -> tuple[Array, Array]:
         problem = krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
-        state = krylov.iterate(problem, num_iters)
+        state = krylov.iterate(problem, num_iters, keep_products=False)
         nodes, vectors = jnp.linalg.eigh(krylov.tridiagonal(state))
         return nodes, vectors[0] ** 2
 
