@@ -20,9 +20,10 @@ Array = jax.Array
 PyTree = Any
 Matvec = Callable[[PyTree], PyTree]
 
-BLOCK = 16  # basis vectors that one matrix product takes
+BLOCK = 8  # basis vectors that one matrix product takes
 JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
-GROWTH = 4  # of the room for basis vectors; each size is a program of its own
+ROOM = 16  # for basis vectors at first, a multiple of BLOCK; where one pair is wanted it mostly is enough
+GROWTH = 3  # of the room for basis vectors; each size is a program of its own
 
 
 class Problem(NamedTuple):
@@ -141,10 +142,11 @@ def iterate(
         rows = len(state.basis)
         if not whole and (rows > size or int(state.steps) + 1 < rows):  # the next step writes the row after its own
             return state
-        wanted = size if whole else min(size, BLOCK if rows < BLOCK else GROWTH * rows)
-        more = -(-wanted // BLOCK) * BLOCK
-        basis, alpha, beta = _padded(state.basis, more), _padded(state.alpha, wanted), _padded(state.beta, wanted)
-        return Krylov(basis, _padded(state.products, more if keep_products else 0), alpha, beta, *state[4:])
+        wanted = size if whole else min(size, max(k, ROOM if rows < ROOM else GROWTH * rows))
+        rows = -(-wanted // BLOCK) * BLOCK
+        basis, products = _padded(state.basis, rows), _padded(state.products, rows if keep_products else 0)
+        alpha, beta = (_padded(leaf, min(size, rows)) for leaf in (state.alpha, state.beta))
+        return Krylov(basis, products, alpha, beta, *state[4:])
 
     return loop(
         problem.product,
@@ -156,9 +158,10 @@ def iterate(
     )
 
 
+@functools.partial(jax.jit, static_argnames="rows")  # one buffer: new memory is what this costs
 def _padded(array: Array, rows: int) -> Array:
     """Add rows of zeros."""
-    return jnp.concatenate([array, jnp.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+    return jnp.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1))
 
 
 @jax.jit
@@ -228,12 +231,16 @@ def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which"))
-def ritz_vectors(state: Krylov, k: int, which: str) -> tuple[Array, Array]:
-    """Return the k wanted vectors (k, d), of unit norm, and the operator times them.
+def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+    """Return the k wanted pairs, values descending: values (k,), unit vectors (k, d), residuals (k,).
 
-    The latter by linearity from the products that were made, whatever the recurrence says of them.
+    The operator times a vector is put together from the products that were made, by linearity, whatever the recurrence
+    says of it.
     """
     weights = _ritz(state, k, which)[1].T
     vectors, products = (dot(weights, rows[: weights.shape[1]]) for rows in (state.basis, state.products))
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / length, products / length
+    vectors = vectors / length
+    values, residuals = jax.vmap(rayleigh)(vectors, products / length)
+    order = jnp.argsort(-values)
+    return values[order], vectors[order], residuals[order]

@@ -143,10 +143,7 @@ def lanczos(
     if num_iters < k:
         raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
     state = krylov.iterate(problem, num_iters, k, which, tol)
-    vectors, products = krylov.ritz_vectors(state, k, which)
-    value, residual = jax.vmap(krylov.rayleigh)(vectors, products)
-    order = jnp.argsort(-value)
-    value, residual, vectors = value[order], residual[order], vectors[order]
+    value, vectors, residual = krylov.pairs(state, k, which)
     return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, state.steps, residual <= _judged(tol))
 
 

@@ -161,6 +161,13 @@ def test_residuals_are_those_of_the_vectors_past_a_change_of_room(x64):
     np.testing.assert_allclose(found.value, inside.value, rtol=1e-12)
 
 
+def test_more_pairs_than_the_first_room_holds(x64):
+    matvec, _ = operator(SPECTRA["plain"])
+    found = spectrum.lanczos(matvec, start(), D, 20, tol=1e-6)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.value, wanted(SPECTRA["plain"], 20, "LA"), rtol=0, atol=1e-6)
+
+
 def test_no_ghosts_in_float32():
     """Without reorthogonalisation a dominant eigenvalue comes up again after some 30 steps in single precision."""
     values = np.concatenate([np.linspace(0, 1, 196), [20, 50, 100, 1000]])
