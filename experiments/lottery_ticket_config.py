@@ -48,7 +48,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200,
     ),
 }  # fmt: skip
-MEASUREMENTS = 10  # of losses and accuracies in a training, the later ones further apart; the last epoch included
+# Losses and accuracies are measured after every epoch of an MLP; so often in a CNN's training, the later ones further
+# apart, the last epoch included.
+MEASUREMENTS = 10
 
 
 def define_flags() -> None:
@@ -119,7 +121,9 @@ def levels(config: dict[str, Any]) -> dict[str, Any]:
     if strange := [percent for percent in at if percent not in keep]:
         raise ValueError(f"--measure_at: expected percents of --keep {keep}, got {strange}")
     epochs = config["epochs"]
-    when = np.unique(np.round(np.geomspace(1, epochs, MEASUREMENTS)).astype(int)).tolist()
+    when = list(range(1, epochs + 1))
+    if config["model"] == "cnn":
+        when = np.unique(np.round(np.geomspace(1, epochs, MEASUREMENTS)).astype(int)).tolist()
     return {"keep": keep, "measure_at": sorted(at, reverse=True), "evaluate_at": when}
 
 
@@ -145,18 +149,39 @@ def arms(config: dict[str, Any]) -> dict[str, Any]:
         if FLAGS.arms is not None and "one_shot" in chosen:
             raise ValueError("--arms: expected no one_shot with --one_shot, which makes the ticket the same, got both")
         chosen = [arm for arm in chosen if arm != "one_shot"]
+    rewind = rewind_epoch(config, chosen)
+    if rewind is None:
+        chosen = [arm for arm in chosen if arm != "rewound"]
     stable = list(config["barrier_arms"])
     if FLAGS.barrier_arms is None:
         stable = [arm for arm in stable if arm in chosen]
     if strange := [arm for arm in stable if arm not in chosen or arm == "other_order"]:
         raise ValueError(f"--barrier_arms: expected arms of --arms but other_order, got {strange[0]!r}")
+    return {
+        "arms": sorted(chosen, key=list(ARMS).index),
+        "barrier_arms": sorted(stable, key=list(ARMS).index),
+        "rewind_epoch": rewind,
+    }
+
+
+def rewind_epoch(config: dict[str, Any], chosen: Sequence[str]) -> int | None:
+    """Check the epoch to rewind to; the preset's is moved before the last one. None without the arm."""
     rewind, last = config["rewind_epoch"], config["epochs"] - 1
-    if "rewound" in chosen:
-        if not 1 <= rewind <= last:
-            raise ValueError(f"--rewind_epoch: expected 1 ... {last}, before the last of the epochs, got {rewind}")
-    elif FLAGS.rewind_epoch is not None:
-        raise ValueError(f"--rewind_epoch: expected no such flag without the arm rewound, got {rewind}")
-    return {"arms": sorted(chosen, key=list(ARMS).index), "barrier_arms": sorted(stable, key=list(ARMS).index)}
+    if "rewound" not in chosen:
+        if FLAGS.rewind_epoch is not None:
+            raise ValueError(f"--rewind_epoch: expected no such flag without the arm rewound, got {rewind}")
+        return None
+    if not last:
+        for name in ("rewind_epoch", "arms"):  # given ones are not dropped in silence
+            if FLAGS[name].value is not None:
+                value = rewind if name == "rewind_epoch" else ",".join(chosen)
+                raise ValueError(f"--{name}: expected no rewinding with a single epoch, got {value}")
+        return None
+    if FLAGS.rewind_epoch is None:
+        return min(rewind, last)
+    if rewind > last:
+        raise ValueError(f"--rewind_epoch: expected 1 ... {last}, before the last of the epochs, got {rewind}")
+    return rewind
 
 
 def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
@@ -207,13 +232,32 @@ def same_protocol(config: dict[str, Any]) -> bool:
     )
 
 
+SHORT = {
+    "num_train": "n",
+    "label_noise": "noise",
+    "num_seeds": "seeds",
+    "rewind_epoch": "rewind",
+    "one_shot": "oneshot",
+}
+
+
 def stem(config: dict[str, Any]) -> str:
     """Name the figures after what a reader would want to tell apart."""
     parts = ["lottery_ticket", config["dataset"]]
     if config["model"] != ("cnn" if config["dataset"] == "cifar10" else "mlp"):
         parts.append(config["model"])
     parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
-    for name in ("width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot"):
+    for name in (
+        "width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot", "prune_head",
+        "keep", "arms", "rewind_epoch", "num_seeds", "seed",
+    ):  # fmt: skip
         if FLAGS[name].present:
-            parts.append(f"{name}{config[name]:g}" if isinstance(config[name], float) else f"{name}{config[name]}")
-    return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
+            value = config[name]
+            if isinstance(value, bool):
+                text = "" if value else "no"
+            else:
+                items = value if isinstance(value, list) else [value]
+                text = "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+            short = SHORT.get(name, name)
+            parts.append(f"{text}{short}" if isinstance(value, bool) else f"{short}{text}")
+    return "_".join(parts)

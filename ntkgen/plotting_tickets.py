@@ -1,7 +1,7 @@
 """Figures of the lottery-ticket study: nothing is computed here; an arm has one colour in all of them."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -22,42 +22,61 @@ ARMS = {
 }
 
 
+Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # arm -> (percents, values)
+
+
+class Panel(NamedTuple):
+    """One quantity of the arms: title, label of the vertical axis, {arm, or "whole": curve}, and its scale."""
+
+    title: str
+    axis: str
+    arms: Mapping[str, Curve]
+    logarithmic: bool
+
+
 def accuracy(
     curves: Mapping[str, Curve],
+    differences: Mapping[str, Curve],
     labels: Mapping[str, str],
     title: str,
     close_up: tuple[float, float],
-    published: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    published: tuple[Points, Points] = ({}, {}),
+    published_for: str = "",
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
 
-    Networks that do not train at all would flatten everything else: the right half is a close-up of the others.
+    The right half shows differences to the whole network, whose intervals pairs of seeds make narrow.
 
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands.
+      differences: {arm: accuracy less that of the whole network, points}.
       labels: {arm: name in the legend}.
       title: of the figure.
-      close_up: lowest and highest accuracy of the right half.
-      published: {arm: (percents, accuracies)}.
+      close_up: lowest and highest difference of the right half: networks that do not train at all would flatten it.
+      published: accuracies and differences, drawn as open markers.
+      published_for: what the published values belong to.
 
     Returns:
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained")
-        for ax in axes:
-            for index, (arm, curve) in enumerate(curves.items()):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+        for ax, lines, points in zip(axes, (curves, differences), published, strict=True):
+            for index, (arm, curve) in enumerate(lines.items()):
                 _arm(ax, arm, curve, labels[arm], 10 - index, 0.18 if ax is axes[0] else 0.1)
-            for arm, points in (published or {}).items():
-                style: Any = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "zorder": 20}
-                colour, label = COLOURS["published"], f"published, {labels[arm]}"
-                ax.plot(*points, marker=ARMS[arm][1], color=colour, label=label, **style)
+            for arm, known in points.items():
+                style: Any = {"linestyle": "none", "markersize": 10, "markeredgewidth": 1.6, "markerfacecolor": "none"}
+                colour, marker = ARMS[arm]
+                label = f"published ({published_for}): {labels[arm]}"
+                ax.plot(*known, marker=marker, color=colour, label=label, zorder=20, **style)
             _remaining(ax, next(iter(curves.values())).x)
         axes[0].set_ylabel("test accuracy (%)")
+        axes[1].axhline(0, color=COLOURS["threshold"], linewidth=1, linestyle="--", zorder=1)
+        axes[1].set_ylabel("difference to the whole network,\npaired by seed (points)")
+        axes[1].set_xlim(axes[0].get_xlim())
         axes[1].set_ylim(close_up)
-        axes[1].set_title("close-up", fontsize=10)
         figure.suptitle(title, fontsize=10.5)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        _legend(figure, axes)
         return figure
 
 
@@ -114,14 +133,11 @@ def overlap(
         return figure
 
 
-def measures(
-    panels: Mapping[str, Mapping[str, Curve]], logarithmic: Collection[str], labels: Mapping[str, str], title: str
-) -> Figure:
-    """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity.
+def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> Figure:
+    """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity, two rows.
 
     Args:
-      panels: {label of the vertical axis: {arm, or "whole": quantity against percent remaining}}.
-      logarithmic: labels of the axes that are; what reaches below zero leaves the axes there.
+      panels: row by row; what reaches below zero leaves a logarithmic axis.
       labels: {arm: name in the legend}.
       title: of the figure.
 
@@ -129,12 +145,15 @@ def measures(
       The figure.
     """
     with plt.rc_context(STYLE):
+        rows = 1 if len(panels) == 1 else 2
+        columns = -(-len(panels) // rows)
         figure, grid = plt.subplots(
-            1, len(panels), figsize=(3.7 * len(panels), 4.4), layout="constrained", squeeze=False
+            rows, columns, figsize=(3.7 * columns, 3.4 * rows + 1), layout="constrained", squeeze=False
         )
-        for ax, (name, arms) in zip(grid[0], panels.items(), strict=True):
-            beside = [arm for arm in arms if arm != "whole"]  # or their bars would hide each other
-            for arm, curve in arms.items():
+        axes = list(grid.ravel())
+        for ax, panel in zip(axes, panels, strict=False):
+            beside = [arm for arm in panel.arms if arm != "whole"]  # or their bars would hide each other
+            for arm, curve in panel.arms.items():
                 colour, marker = ARMS[arm]
                 shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
                 x = [percent * 1.06**shift for percent in curve.x]
@@ -146,17 +165,25 @@ def measures(
                     x, curve.mean, (below, above), color=colour, marker=marker, markersize=4, capsize=2,
                     linewidth=1, label=labels[arm],
                 )  # fmt: skip
-            _remaining(ax, sorted({percent for curve in arms.values() for percent in curve.x}, reverse=True))
+            _remaining(ax, sorted({percent for curve in panel.arms.values() for percent in curve.x}, reverse=True))
             ax.margins(x=0.1)
-            if name in logarithmic:
+            if panel.logarithmic:
                 ax.set_yscale("log", nonpositive="clip")
-            ax.set_ylabel(name)
+            ax.set_ylabel(panel.axis)
+            ax.set_title(panel.title)
+        for empty in axes[len(panels) :]:
+            empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        handles: dict[str, Any] = {}
-        for ax in grid[0]:
-            handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+        _legend(figure, axes)
         return figure
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend of all axes below them."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
 
 
 def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float, shade: float) -> None:
