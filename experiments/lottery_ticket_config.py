@@ -233,12 +233,9 @@ def same_protocol(config: dict[str, Any]) -> bool:
 
 
 SHORT = {
-    "num_train": "n",
-    "label_noise": "noise",
-    "num_seeds": "seeds",
-    "rewind_epoch": "rewind",
-    "one_shot": "oneshot",
-}
+    "num_train": "n", "label_noise": "noise", "num_seeds": "seeds", "rewind_epoch": "rewind", "one_shot": "oneshot",
+    "prune_head": "head",
+}  # fmt: skip
 
 
 def stem(config: dict[str, Any]) -> str:
@@ -252,12 +249,14 @@ def stem(config: dict[str, Any]) -> str:
         "keep", "arms", "rewind_epoch", "num_seeds", "seed",
     ):  # fmt: skip
         if FLAGS[name].present:
-            value = config[name]
-            if isinstance(value, bool):
-                text = "" if value else "no"
-            else:
-                items = value if isinstance(value, list) else [value]
-                text = "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
-            short = SHORT.get(name, name)
-            parts.append(f"{text}{short}" if isinstance(value, bool) else f"{short}{text}")
+            parts.append(_short(name, config[name]))
     return "_".join(parts)
+
+
+def _short(name: str, value: Any) -> str:
+    """Name one setting: lr0.1, keep100-50, oneshot, nohead."""
+    short = SHORT.get(name, name)
+    if isinstance(value, bool):
+        return f"{'' if value else 'no'}{short}"
+    items = value if isinstance(value, list) else [value]
+    return short + "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)

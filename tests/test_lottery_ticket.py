@@ -570,7 +570,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert all(row["samples"] == "60" and row["batch_norm"] == "frozen" for row in measured)
     kept = {int(row["kept"]) for row in records.read_table(folder / "sparsity.csv") if row["keep_percent"] == "100"}
     assert kept == {64 * 8, 8 * 10}
-    assert all(row["line_images"] == ("nan" if row["arm"] == "reinit" else "0.0") for row in measured)
+    assert all(row["line_images"] == "0.0" for row in measured)
     found = json.loads((folder / "verdict.json").read_text())
     assert len(found["relations"]) == 4
     assert found["relations"][0]["verdict"] == "undecided: ticket at 70 % was not trained"
@@ -652,6 +652,50 @@ BAD = {
     "--scope=local": "--scope",
     "--preset=quick --dataset=mnist": "--preset=quick: expected embedded data",
 }
+
+
+# Resolves command lines, and names their figures; no study is run.
+RESOLVE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from absl import flags
+import lottery_ticket_config as config
+config.define_flags()
+found = []
+for argv in json.load(sys.stdin):
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(["study", *argv])
+    resolved = config.resolve()
+    kept = {name: resolved[name] for name in ("arms", "barrier_arms", "rewind_epoch", "evaluate_at")}
+    found.append([kept, config.stem(resolved)])
+json.dump(found, sys.stdout)
+"""
+
+
+def test_flags_are_resolved(environment):
+    commands = {
+        "--epochs=2": "lottery_ticket_digits_quick_epochs2",
+        "--epochs=1": "lottery_ticket_digits_quick_epochs1",
+        "--arms=ticket,reinit": "lottery_ticket_digits_quick_armsticket-reinit",
+        "--keep=100,50,2.5 --rewind_epoch=3 --num_seeds=4 --noprune_head --seed=7 --one_shot":
+            "lottery_ticket_digits_quick_oneshot_nohead_keep100-50-2.5_rewind3_seeds4_seed7",
+        "--model=cnn --epochs=30": "lottery_ticket_digits_cnn_quick_epochs30",
+        "--epochs=30": "lottery_ticket_digits_quick_epochs30",
+    }  # fmt: skip
+    lines = [["--preset=quick", "--dataset=digits", *flags.split()] for flags in commands]
+    done = subprocess.run([sys.executable, "-c", RESOLVE, STUDY.parent], input=json.dumps(lines), env=environment,
+                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [name for _, name in found] == list(commands.values())
+    two, one, without, given, cnn, mlp = (config for config, _ in found)
+    assert two["rewind_epoch"] == 1 and "rewound" in two["arms"]  # the preset's 2 would be the end
+    assert one["rewind_epoch"] is None and "rewound" not in [*one["arms"], *one["barrier_arms"]]
+    assert without["rewind_epoch"] is None and given["rewind_epoch"] == 3 and "one_shot" not in given["arms"]
+    assert mlp["evaluate_at"] == list(range(1, 31))
+    assert cnn["evaluate_at"][0] == 1 and cnn["evaluate_at"][-1] == 30 and len(cnn["evaluate_at"]) <= 10
 
 
 def test_bad_input_ends_in_one_line(environment, tmp_path):
