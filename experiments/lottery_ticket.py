@@ -29,7 +29,6 @@ from lottery_ticket_measures import (
     LANCZOS_STEPS,
     LANCZOS_TOLERANCE,
     LINE,
-    MATCHED_LOSS,
     MEASURED,
     RHO,
     at_start,
@@ -119,7 +118,7 @@ def measure_rows(
     """Make the rows of measures.csv, each number with how it was made."""
     how = {"samples": config["hessian_samples"], "weights": "kept", "batch_norm": "frozen", "precision": "highest"}
     how |= {"lanczos_steps": LANCZOS_STEPS, "tolerance": LANCZOS_TOLERANCE, "rho": RHO, "draws": DRAWS}
-    how |= {"line_points": len(LINE), "line_batch_norm": "estimated anew", "matched_target": MATCHED_LOSS}
+    how |= {"line_points": len(LINE), "line_batch_norm": "estimated anew", "matched_target": config["matched_loss"]}
     return [
         at | {"seed": seed} | {name: float(found[name][s]) for name in (*MEASURED, *BARRIER)} | how
         for s, seed in enumerate(seeds)
@@ -147,7 +146,11 @@ def main() -> None:
         rows = finals(read["runs"], read["measures"], config["loss_threshold"])
         summary, tested = summarise(rows, read["sparsity"]), tests(rows)
         found = relations(rows, published_differences())
-        verdict = {"relations": found, "levels": by_level(tested), "curvature": curvature(rows, tested)}
+        verdict = {
+            "relations": found,
+            "levels": by_level(tested),
+            "curvature": curvature(rows, tested, config["matched_loss"]),
+        }
         # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
         run.write_table("summary.csv", summary)
         tested += overlap_tests(read["overlaps"])

@@ -17,8 +17,12 @@ flags.disclaim_key_flags()  # they belong to the study, whose --help then lists 
 
 STABLE = ("ticket", "rewound", "reinit", "random_layer")
 # The learning rate of the MLP is the one recovered for the double-descent table, the CNN's the appendix's.
-MLP = dict(depth=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.05)
-CNN = dict(lr=0.01, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5)
+MLP: dict[str, Any] = dict(
+    depth=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.05, matched_loss=0.1
+)
+CNN: dict[str, Any] = dict(
+    lr=0.01, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5, matched_loss=0.1
+)  # fmt: skip
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
@@ -37,7 +41,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("small", "cnn"): dict(
         CNN, channels=8, num_train=5_000, num_seeds=3, epochs=30, keep=(100, 50, 20, 10, 5),
         arms=("ticket", "rewound", "reinit", "random_layer"), barrier_arms=("ticket", "rewound"),
-        measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500,
+        measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500, matched_loss=0.5,  # they stay short of 0.1
     ),
     ("quick", "mlp"): dict(
         MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 70, 50, 30, 20, 10, 5, 2),
@@ -45,7 +49,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("quick", "cnn"): dict(
         CNN, channels=2, num_train=None, num_seeds=2, epochs=10, keep=(100, 20), arms=("ticket", "reinit", "rewound"),
-        measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200,
+        measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200, matched_loss=0.5,
     ),
 }  # fmt: skip
 # Losses and accuracies are measured after every epoch of an MLP; so often in a CNN's training, the later ones further
@@ -77,6 +81,13 @@ def define_flags() -> None:
     flags.DEFINE_list("barrier_arms", None, "Arms whose stability is measured there, for another training each.")
     common.define(
         common.POSITIVE, "loss_threshold", None, "Training loss (nats) whose epoch is noted. Default: the preset's."
+    )
+    common.define(
+        common.POSITIVE,
+        "matched_loss",
+        None,
+        "Cross-entropy (nats) to which a temperature of the logits brings networks before their curvature is compared. "
+        "Default: the preset's.",
     )
     common.define(common.COUNT, "hessian_samples", None, "Training examples for curvature and sharpness.")
     common.define(common.POSITIVE, "lr", None, "Learning rate; the paper gives none here. Default: 0.05 MLP, 0.01 CNN.")
@@ -234,7 +245,7 @@ def same_protocol(config: dict[str, Any]) -> bool:
 
 SHORT = {
     "num_train": "n", "label_noise": "noise", "num_seeds": "seeds", "rewind_epoch": "rewind", "one_shot": "oneshot",
-    "prune_head": "head",
+    "prune_head": "head", "matched_loss": "matched",
 }  # fmt: skip
 
 
@@ -246,7 +257,7 @@ def stem(config: dict[str, Any]) -> str:
     parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
     for name in (
         "width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot", "prune_head",
-        "keep", "arms", "rewind_epoch", "num_seeds", "seed",
+        "keep", "arms", "rewind_epoch", "matched_loss", "num_seeds", "seed",
     ):  # fmt: skip
         if FLAGS[name].present:
             parts.append(_short(name, config[name]))

@@ -7,9 +7,8 @@ import numpy as np
 import tables
 from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
-from lottery_ticket_measures import MATCHED_LOSS
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
-from lottery_ticket_tables import PRUNED, WHOLE, summarise_overlaps, values
+from lottery_ticket_tables import MARGIN, PRUNED, WHOLE, summarise_overlaps, values
 
 from ntkgen import paper, plotting, plotting_tickets, records
 
@@ -18,8 +17,12 @@ MEASURES = (
     ("eigenvalue", "as trained (unequal loss)", "top Hessian eigenvalue (kept weights)"),
     ("sharpness", "as trained (unequal loss)", "adaptive sharpness (nats)"),
     ("sample_loss", "as trained", "training loss of the sample (nats)"),
-    ("matched_eigenvalue", f"outputs matched to {MATCHED_LOSS:g} nats", "top Hessian eigenvalue (kept weights)"),
-    ("matched_sharpness", f"outputs matched to {MATCHED_LOSS:g} nats", "adaptive sharpness (nats)"),
+    (
+        "matched_eigenvalue",
+        "logits matched to {} nats, if reached",
+        "top Hessian eigenvalue (kept weights)",
+    ),
+    ("matched_sharpness", "logits matched to {} nats, if reached", "adaptive sharpness (nats)"),
     ("excess", "between two batch orders", "error barrier (points)"),
 )
 LINEAR = ("excess",)
@@ -53,7 +56,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         if percent >= 10 and np.isfinite(mean)
     ]
     figure = plotting_tickets.accuracy(
-        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 0.5), (known, lost), PUBLISHED_FOR
+        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 1), MARGIN, (known, lost), PUBLISHED_FOR
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
@@ -64,7 +67,9 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         measured = {arm: arm_curve(rows, metric, arm, whole=False) for arm in drawn}
         measured = {"whole": arm_curve(rows, metric, "whole"), **measured}
         if measured := {arm: each for arm, each in measured.items() if len(each.x)}:
-            panels.append(plotting_tickets.Panel(heading, axis, measured, metric not in LINEAR))
+            panels.append(
+                plotting_tickets.Panel(heading.format(config["matched_loss"]), axis, measured, metric not in LINEAR)
+            )
     if panels:
         figure = plotting_tickets.measures(panels, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))

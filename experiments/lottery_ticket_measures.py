@@ -31,7 +31,6 @@ RHO, DRAWS = 0.1, 20  # of the adaptive sharpness: noise of a tenth of each weig
 LANCZOS_STEPS, LANCZOS_TOLERANCE = 60, 1e-3
 LINE = tuple(np.linspace(0, 1, 11).tolist())  # points between two children
 CHUNK = 250  # examples of one Hessian-vector product at a time, where there are convolutions
-MATCHED_LOSS = 0.1  # nats on the sample, to which a temperature of the outputs brings every network
 EIGEN = {"eigenvalue": "value", "eigenvalue_residual": "residual", "eigenvalue_converged": "converged"}
 RAW = ("sample_loss", *EIGEN, "num_matvecs", "sharpness", "sharpness_se", "num_evaluations")
 # As trained; the temperature (NaN where none reaches the loss); and the same at that temperature.
@@ -67,12 +66,14 @@ def _child(lab: Lab, trained: Trained) -> ensemble.Result:
 def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness (which leaves zeros alone).
 
-    Both as trained and with the outputs at the temperature that brings the sample's cross-entropy to `MATCHED_LOSS`:
+    Both as trained and with the outputs at the temperature that brings the sample's cross-entropy to `matched_loss`:
     curvature falls with the loss itself, and the arms end at unequal losses. NaN where no temperature does.
     """
     variables, num = trained.result.variables, len(lab.seeds)
     values = {name: np.full(num, np.nan) for name in MEASURED}
-    values["temperature"] = np.asarray(_temperatures(lab.model, variables, lab.sample), np.float64)
+    values["temperature"] = np.asarray(
+        _temperatures(lab.model, lab.config["matched_loss"], variables, lab.sample), np.float64
+    )
     for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
         found = _sharpness(
             lab.model, lab.training.loss, variables, lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
@@ -143,11 +144,11 @@ def _start(key: jax.Array, params: PyTree) -> PyTree:
 _warm_start = jax.jit(sharpness.warm_start)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _temperatures(model: Any, variables: PyTree, sample: train.Batch) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _temperatures(model: Any, target: float, variables: PyTree, sample: train.Batch) -> jax.Array:
     def one(own: PyTree) -> jax.Array:
         f = models.apply_fn(model, own)
-        return loss_matching.matching_temperature(f, own["params"], *sample, target=MATCHED_LOSS)
+        return loss_matching.matching_temperature(f, own["params"], *sample, target=target)
 
     return jax.lax.map(one, variables)
 

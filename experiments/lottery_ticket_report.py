@@ -6,7 +6,6 @@ from typing import Any
 import tables
 from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
-from lottery_ticket_measures import MATCHED_LOSS
 from lottery_ticket_tables import ALPHA
 from lottery_ticket_verdict import RELATIONS
 
@@ -93,7 +92,7 @@ def show(config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]], verdic
             print(f"emptied by the mask: {ARMS[row['arm']]} {row['keep_percent']:g} %: {row['layers_emptied']}")
         if row["num_unmatched"]:
             print(
-                f"no temperature brings the sample to {MATCHED_LOSS:g} nats: {ARMS[row['arm']]} "
+                f"no temperature brings the sample to {config['matched_loss']:g} nats: {ARMS[row['arm']]} "
                 f"{row['keep_percent']:g} %, {row['num_unmatched']} of {row['num_seeds']} seeds"
             )
     print("\npublished relations")

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lottery_ticket_measures import MATCHED_LOSS
 from lottery_ticket_tables import ALPHA, LEVELS, MARGIN, WHOLE, Arm, label, spread, values
 
 from ntkgen import margins, stats
@@ -17,7 +16,7 @@ RELATIONS: dict[str, tuple[Arm, Arm]] = {
     f"10 % lose less than {LOSS_MARGIN:g} points": (("ticket", 10), WHOLE),
     "at 10 % weights drawn anew do worse than the original ones": (("ticket", 10), REINIT),
 }
-RAW_NOTE = "as trained, the networks are at unequal training loss, with which curvature falls: no comparison of minima"
+RAW_NOTE = "at unequal training loss, with which curvature falls: this does not compare minima"
 POWER = 0.8
 
 
@@ -49,7 +48,7 @@ def relations(rows: Sequence[Mapping[str, Any]], published: Mapping[int, float])
         found.append(row)
         missing = [f"{arm} at {keep} %" for arm, keep in (first, second) if (arm, keep) not in accuracy]
         if missing:
-            row["verdict"] = f"undecided: {' and '.join(missing)} was not trained"
+            row["verdict"] = f"undecided: {' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} not trained"
             continue
         a, b = accuracy[first], accuracy[second]
         if (count := int(np.isfinite(a - b).sum())) < 2:
@@ -140,8 +139,15 @@ def by_level(tested: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def curvature(rows: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def curvature(
+    rows: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], matched_loss: float
+) -> dict[str, Any]:
     """Put the ticket's curvature at unequal loss beside that at matched temperature, against controls and whole.
+
+    Args:
+      rows: of `finals`.
+      tested: of `tests`.
+      matched_loss: of the sample at the matched temperature, nats.
 
     Returns:
       What the forms mean, and a row for each comparison: its factor (first over second) with interval and adjusted p,
@@ -164,7 +170,10 @@ def curvature(rows: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, A
             row["adjusted_p"] = test["paired_adjusted"]
         for side in ("first", "second"):
             finite = losses[test[side]][np.isfinite(losses[test[side]])]
-            row[f"{side}_loss"] = MATCHED_LOSS if matched else float(finite.mean()) if finite.size else None
+            row[f"{side}_loss"] = matched_loss if matched else float(finite.mean()) if finite.size else None
         found.append(row)
-    forms = {"as trained": RAW_NOTE, "matched": f"outputs at the temperature of {MATCHED_LOSS:g} nats on the sample"}
+    forms = {
+        "as trained": RAW_NOTE,
+        "matched": f"logits at the temperature that brings the sample to {matched_loss:g} nats",
+    }
     return {"forms": forms, "comparisons": found}

@@ -35,7 +35,7 @@ SEEDS, EPOCHS = [3, 4], 2
 CONFIG = {
     "keep": [100, 50, 10], "arms": list(arms.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
     "prune_head": True, "measure_at": [100, 50, 10], "barrier_arms": ["ticket", "rewound"], "evaluate_at": [1, 2],
-    "hessian_samples": 50, "strategy": "auto",
+    "hessian_samples": 50, "strategy": "auto", "matched_loss": 0.1,
 }  # fmt: skip
 
 
@@ -178,8 +178,8 @@ def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
             logits = lab.model.apply({"params": unravel(own)}, x) / temperature
             return jnp.mean(objectives.cross_entropy(logits, y))
 
-        np.testing.assert_allclose(loss(flat), measures.MATCHED_LOSS, rtol=1e-3)
-        np.testing.assert_allclose(values["matched_sample_loss"][s], measures.MATCHED_LOSS, rtol=1e-3)
+        np.testing.assert_allclose(loss(flat), CONFIG["matched_loss"], rtol=1e-3)
+        np.testing.assert_allclose(values["matched_sample_loss"][s], CONFIG["matched_loss"], rtol=1e-3)
         top = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64))[-1]
         assert values["matched_eigenvalue_converged"][s] == 1 and values["matched_eigenvalue_residual"][s] <= 1e-3
         np.testing.assert_allclose(values["matched_eigenvalue"][s], top, rtol=2e-3)
@@ -443,7 +443,7 @@ def test_curvature_is_compared_as_trained_and_at_matched_temperature():
     tested = tables.tests(rows)
     families = {(row["family"], row["first"], row["second"]) for row in tested}
     assert ("error barrier, pruned against the whole network", "ticket 10%", "ticket 100%") in families
-    found = verdict.curvature(rows, tested)
+    found = verdict.curvature(rows, tested, 0.1)
     assert "unequal training loss" in found["forms"]["as trained"]
     (raw,) = (row for row in found["comparisons"] if row["metric"] == "eigenvalue" and row["form"] == "as trained")
     assert raw["factor"] == pytest.approx(0.1, rel=0.05) and raw["adjusted_p"] < 1e-3
