@@ -59,11 +59,27 @@ flags.DEFINE_boolean("torch", True, "Time PyTorch too.")
 flags.DEFINE_enum("torch_worker", None, ("cpu", "cuda"), "Internal: serve timings of PyTorch on a device.")
 
 
+_compiled = [0]
+
+
+def _note(event: str, duration: float, **_: Any) -> None:
+    _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
+
+
+jax.monitoring.register_event_duration_secs_listener(_note)
+
+
+def compilations() -> int:
+    """Count the programs that XLA has compiled so far in this process, whoever asked for them."""
+    return _compiled[0]
+
+
 class Ours:
     """Times epochs of ntkgen's own compiled programs, those that `ensemble.fit` runs."""
 
     def __init__(self, kind: str, size: int, strategy: str, num_seeds: int, keep: float | None = None) -> None:
         """Compile and warm up; with `keep` pruned to that fraction."""
+        before = compilations()
         config = train.Config(epochs=100, batch_size=BATCH, learning_rate=RATE)
         self.split, _ = examples(kind, EXAMPLES[kind])
         model = network(kind, size)
@@ -78,6 +94,7 @@ class Ours:
             self.prune(keep)
         self.state = self.start()
         self.compile_seconds = self.epoch()  # the first call, less a later one
+        self.compiled = compilations() - before
         self.compile_seconds -= self.epoch()
         self.evaluate()
 
@@ -107,18 +124,13 @@ class Ours:
         masks = jax.vmap(lambda params: pruning.magnitude_masks(params, keep))(self.initial["params"])
         self.masks = seedaxis.place(self.layout, masks, seeds=True)
 
-    def programs(self) -> int:
-        """Count the programs compiled so far for making masks, starting and training."""
-        jitted = (ensemble._start, ensemble._epoch, pruning._select)
-        return sum(fn._cache_size() for fn in jitted)
-
     def new_level(self) -> int:
-        """Go on with another level, and count what that compiled."""
-        before = self.programs()
+        """Go on with another level, and count the programs that this compiles."""
+        before = compilations()
         self.prune(KEEP / 2)
         self.state = self.start()
         self.epoch()
-        return self.programs() - before
+        return compilations() - before
 
     def evaluate(self) -> float:
         """Evaluate all seeds on the training set, once as training and once as test set; return the seconds of one."""
@@ -205,7 +217,8 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     if masked:
         print(
             f"{'':9}masked / unmasked {ratio(seconds['masked'], seconds['unmasked'])}; "
-            f"a new level compiles {ours['masked'].new_level()} programs; {source}; compiling: {compiling}",
+            f"a new level compiles {ours['masked'].new_level()} programs (the first {ours['masked'].compiled}); "
+            f"{source}; compiling: {compiling}",
             flush=True,
         )
         return

@@ -190,7 +190,7 @@ class Study:
         rows = tables.adjust(rows)
         for row in rows:
             row["comparable"] = int(self.comparable(row["first"]) and self.comparable(row["second"]))
-        return _adjust_equivalence(rows)
+        return tables.adjust_equivalence(rows)
 
     def trends(self) -> list[dict[str, Any]]:
         """Make trends.csv: Page's exact test that accuracy falls, or sharpness rises, with every larger batch.
@@ -278,17 +278,4 @@ def _adjust_pvalues(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
         for row, value in zip(tested, adjusted, strict=True):
             row["adjusted"] = float(value)
-    return rows
-
-
-def _adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the equivalence tests' p-values within each family."""
-    for row in rows:
-        row["equivalence_adjusted"] = None
-    for family in dict.fromkeys(row["family"] for row in rows):
-        own = [row for row in rows if row["family"] == family and row["equivalence_p"] is not None]
-        if own:
-            _, adjusted = stats.false_discovery([row["equivalence_p"] for row in own])
-            for row, value in zip(own, adjusted, strict=True):
-                row["equivalence_adjusted"] = float(value)
     return rows

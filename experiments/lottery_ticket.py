@@ -9,7 +9,8 @@ Hypothesis H5; sections IV-G and V-F.
 
 Iterative magnitude pruning for all seeds at once, from 100 % of the weights down, against controls that share seeds and
 batch orders: the ticket's mask with weights drawn anew, random masks, rewinding to an early epoch, one-shot pruning. At
-chosen levels curvature, sharpness and stability are measured; the tickets' overlap and profile at all of them.
+chosen levels curvature and sharpness are measured, as trained and at equal loss, and stability; the tickets' overlap
+and profile at all of them.
 """
 
 import contextlib
@@ -18,10 +19,9 @@ from typing import Any
 
 import common
 import numpy as np
-import tables
 from absl import flags
-from lottery_ticket_arms import ARMS, Lab, train_all, trainings
-from lottery_ticket_config import define_flags, prepare, resolve, same_protocol, stem
+from lottery_ticket_arms import Lab, begins, train_all, trainings
+from lottery_ticket_config import define_flags, prepare, resolve, stem
 from lottery_ticket_figures import draw
 from lottery_ticket_measures import (
     BARRIER,
@@ -31,20 +31,15 @@ from lottery_ticket_measures import (
     LINE,
     MEASURED,
     RHO,
+    at_start,
     measure,
-    overlaps,
 )
-from lottery_ticket_tables import (
-    RELATIONS,
-    finals,
-    overlap_tests,
-    relations,
-    summarise,
-    summarise_overlaps,
-    tests,
-)
+from lottery_ticket_overlap import overlaps
+from lottery_ticket_report import compare, published_differences, show
+from lottery_ticket_tables import finals, overlap_tests, summarise, summarise_overlaps, tests
+from lottery_ticket_verdict import by_level, curvature, relations
 
-from ntkgen import data, paper, pruning, records, train
+from ntkgen import data, pruning, records, train
 from ntkgen.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -63,7 +58,8 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
         lab = Lab(run, model, dataset, training, seeds, config, lambda name: progress.part(names.index(name), name))
         for trained in train_all(lab):
             at = {"arm": trained.arm, "keep_percent": trained.keep}
-            found["runs"] += run_rows(at, seeds, config["evaluate_at"], trained.result)
+            begun = 0 if trained.keep == 100 else begins(config, trained.arm)
+            found["runs"] += run_rows(at, seeds, begun, config["evaluate_at"], at_start(lab, trained), trained.result)
             found["sparsity"] += sparsity_rows(at, seeds, pruning.layers_of("masks", trained.masks, lab.prunable))
             if trained.arm in ("ticket", "other_order"):
                 masks[trained.arm, trained.keep] = trained.masks
@@ -76,11 +72,26 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
     run.write_json("layout.json", lab.layouts)
 
 
-def run_rows(at: dict[str, Any], seeds: list[int], epochs: list[int], result: Any) -> list[dict[str, Any]]:
-    """Make the rows of runs.csv of one training: the epochs that were measured, accuracies and gap in percent."""
+def run_rows(
+    at: dict[str, Any],
+    seeds: list[int],
+    begun: int,
+    epochs: list[int],
+    start: tuple[np.ndarray, np.ndarray],
+    result: Any,
+) -> list[dict[str, Any]]:
+    """Make the rows of runs.csv of one training: its start, and the epochs that were measured; accuracies in percent.
+
+    At the start, where `begun` epochs are behind a rewound ticket, the training set alone is looked at.
+    """
     rows = []
     for s, seed in enumerate(seeds):
+        row = at | {"seed": seed, "epoch": begun, "learning_rate": None}
+        row |= {"train_loss": float(start[0][s]), "train_acc": float(100 * start[1][s])}
+        rows.append(row | {"test_loss": None, "test_acc": None, "diverged": int(result.diverged[s])})
         for epoch in epochs:
+            if epoch <= begun:
+                continue
             now = {name: float(history[s, epoch - 1]) for name, history in result.history.items()}
             train_acc, test_acc = (100 * now[f"{split}_accuracy"] for split in ("train", "test"))
             row = at | {"seed": seed, "epoch": epoch, "learning_rate": now["learning_rate"]}
@@ -107,77 +118,11 @@ def measure_rows(
     """Make the rows of measures.csv, each number with how it was made."""
     how = {"samples": config["hessian_samples"], "weights": "kept", "batch_norm": "frozen", "precision": "highest"}
     how |= {"lanczos_steps": LANCZOS_STEPS, "tolerance": LANCZOS_TOLERANCE, "rho": RHO, "draws": DRAWS}
-    how |= {"line_points": len(LINE), "line_batch_norm": "estimated anew"}
+    how |= {"line_points": len(LINE), "line_batch_norm": "estimated anew", "matched_target": config["matched_loss"]}
     return [
         at | {"seed": seed} | {name: float(found[name][s]) for name in (*MEASURED, *BARRIER)} | how
         for s, seed in enumerate(seeds)
     ]
-
-
-def published_differences() -> dict[int, float]:
-    """Give the published differences in points, by index of the relation; the text has lost the others."""
-    known = paper.LOTTERY_TICKET
-    ticket, whole, reinit = known["ticket"][10], known["ticket"][100], known["reinit"][10]
-    accuracies = [row["test_acc"] for row in (ticket, whole, reinit)]
-    assert None not in accuracies
-    return {2: round(accuracies[0] - accuracies[1], 2), 3: round(accuracies[0] - accuracies[2], 2)}
-
-
-def compare(config: dict[str, Any], summary: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make comparison.csv: published accuracies (by the same protocol) and differences beside ours."""
-    rows = []
-    for arm in config["arms"]:
-        ours = {
-            row["keep_percent"]: {"test_acc": tuple(row[f"test_acc_{end}"] for end in ("mean", "t_low", "t_high"))}
-            for row in summary
-            if row["arm"] == arm
-        }
-        known = paper.LOTTERY_TICKET.get(arm, {}) if same_protocol(config) else {}
-        rows += [{"arm": arm, **row} for row in paper.compare({k: known.get(k, {}) for k in ours}, ours)]
-    for row, pair in zip(found, RELATIONS.values(), strict=True):
-        theirs, mean = row["published"], row.get("difference")
-        both = theirs is not None and mean is not None
-        rows.append(
-            {
-                "arm": " - ".join(f"{arm} {keep}%" for arm, keep in pair), "setting": "difference",
-                "metric": "test_acc", "published": theirs, "ours": mean, "low": row.get("low"),
-                "high": row.get("high"), "difference": mean - theirs if both else None,
-                "inside": row["low"] <= theirs <= row["high"] if both else None,
-            }
-        )  # fmt: skip
-    return rows
-
-
-def show(config: dict[str, Any], summary: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
-    """Print the table and the verdicts."""
-    print(
-        f"\n{config['model'].upper()} on {config['dataset']}, {config['num_train']:,} examples, "
-        f"{config['num_seeds']} seeds; test accuracy in percent, 95 % t-intervals"
-    )
-    print(
-        f"{'arm':32} {'kept':>5} {'test':>21} {'train':>8} {'gap':>7} "
-        f"{'epochs to loss ' + format(config['loss_threshold'], 'g'):>20}"
-    )
-    for row in sorted(summary, key=lambda row: list(ARMS).index(row["arm"])):
-        train_acc, gap, epochs = (row[f"{name}_mean"] for name in ("train_acc", "gap", "epochs_to_loss"))
-        reached = "never" if epochs is None else f"{epochs:.1f} ({row['num_reached_loss']} of {row['num_seeds']})"
-        lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
-        name = "whole network" if (row["arm"], row["keep_percent"]) == ("ticket", 100) else ARMS[row["arm"]]
-        cells = ["-" if value is None else f"{value:.2f}" for value in (train_acc, gap)]
-        print(
-            f"{name:32} {row['keep_percent']:>5g} {tables.cell(row, 'test_acc'):>21} {cells[0]:>8} {cells[1]:>7} "
-            f"{reached:>20}{lost}"
-        )
-    print(f"losses are measured after epochs {', '.join(map(str, config['evaluate_at']))}")
-    for row in found:
-        theirs = "" if row["published"] is None else f" (published on CIFAR-10 {row['published']:+.2f})"
-        ours = ""
-        if "difference" in row:
-            ours = (
-                f": {row['difference']:+.2f} points [{row['low']:+.2f}, {row['high']:+.2f}]{theirs}, "
-                f"adjusted p for {row['adjusted_for']:.2g}, against {row['adjusted_against']:.2g}"
-            )
-        print(f"{row['claim']}{ours}; {row['verdict']}")
 
 
 def main() -> None:
@@ -199,24 +144,29 @@ def main() -> None:
             name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else [] for name in TABLES
         }
         rows = finals(read["runs"], read["measures"], config["loss_threshold"])
-        summary, found = summarise(rows), relations(rows, published_differences())
-        if not run.finished:
-            run.write_table("summary.csv", summary)
-            tested = [*tests(rows), *overlap_tests(read["overlaps"])]
-            for name, table in (("tests", tested), ("overlap_summary", summarise_overlaps(read["overlaps"]))):
-                if table:
-                    run.write_table(f"{name}.csv", table)
-            run.write_table("comparison.csv", compare(config, summary, found))
-            run.write_json("verdict.json", found)
-        show(config, summary, found)
+        summary, tested = summarise(rows, read["sparsity"]), tests(rows)
+        found = relations(rows, published_differences())
+        verdict = {
+            "relations": found,
+            "levels": by_level(tested),
+            "curvature": curvature(rows, tested, config["matched_loss"]),
+        }
+        # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
+        run.write_table("summary.csv", summary)
+        tested += overlap_tests(read["overlaps"])
+        for name, table in (("tests", tested), ("overlap_summary", summarise_overlaps(read["overlaps"]))):
+            if table:
+                run.write_table(f"{name}.csv", table)
+        run.write_table("comparison.csv", compare(config, summary, found))
+        run.write_json("verdict.json", verdict)
+        show(config, summary, verdict)
         if FLAGS.figures_dir is None:
             paths = draw(run.folder, "", config, rows, run)
         else:
             figures, name = Path(FLAGS.figures_dir), stem(config)
             paths = draw(figures, f"{name}_", config, rows, run)
             paths.append(records.write_table(figures / f"{name}.csv", summary))
-        if not run.finished:
-            run.finish()
+        run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))
 
 

@@ -26,7 +26,7 @@ CONTROLS = ("reinit", "random_layer", "random")  # made from each ticket
 CHAINS = ("rewound", "one_shot", "other_order")  # prune for themselves
 
 # Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`.
-REINIT, MASKS, NOISE, LANCZOS = 2, 3, 4, 5
+REINIT, MASKS, NOISE, LANCZOS, WARM = 2, 3, 4, 5, 6
 OTHER_ORDER = 2**30  # added to a seed: its initialisation is given, so that only the batch order differs
 
 
@@ -168,6 +168,11 @@ def has_child(config: dict[str, Any], arm: str, keep: float) -> bool:
     return keep in config["measure_at"] and arm in config["barrier_arms"]
 
 
+def begins(config: dict[str, Any], arm: str) -> int:
+    """Give the epochs that an arm's pruned networks have behind them when their training begins."""
+    return config["rewind_epoch"] if arm == "rewound" else 0
+
+
 def child_name(arm: str, keep: float) -> str:
     """Name the training that differs from an arm's in the batch order alone."""
     return part("other_order", 100) if keep == 100 else f"{part(arm, keep)}_child"
@@ -191,7 +196,7 @@ def train_all(lab: Lab) -> Iterator[Trained]:
 def chain(lab: Lab, arm: str) -> Iterator[Trained]:
     """Train, prune, rewind, train again."""
     keep, results = lab.config["keep"], {}
-    rewind_epoch = lab.config["rewind_epoch"] if arm == "rewound" else 0
+    rewind_epoch = begins(lab.config, arm)
 
     def fit(level: int, *, probes: Any, **given: Any) -> ensemble.Result:
         if level:

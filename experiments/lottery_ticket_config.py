@@ -17,8 +17,12 @@ flags.disclaim_key_flags()  # they belong to the study, whose --help then lists 
 
 STABLE = ("ticket", "rewound", "reinit", "random_layer")
 # The learning rate of the MLP is the one recovered for the double-descent table, the CNN's the appendix's.
-MLP = dict(depth=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.05)
-CNN = dict(lr=0.01, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5)
+MLP: dict[str, Any] = dict(
+    depth=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.05, matched_loss=0.1
+)
+CNN: dict[str, Any] = dict(
+    lr=0.01, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5, matched_loss=0.1
+)  # fmt: skip
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
@@ -37,7 +41,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("small", "cnn"): dict(
         CNN, channels=8, num_train=5_000, num_seeds=3, epochs=30, keep=(100, 50, 20, 10, 5),
         arms=("ticket", "rewound", "reinit", "random_layer"), barrier_arms=("ticket", "rewound"),
-        measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500,
+        measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500, matched_loss=0.5,  # they stay short of 0.1
     ),
     ("quick", "mlp"): dict(
         MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 70, 50, 30, 20, 10, 5, 2),
@@ -45,10 +49,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("quick", "cnn"): dict(
         CNN, channels=2, num_train=None, num_seeds=2, epochs=10, keep=(100, 20), arms=("ticket", "reinit", "rewound"),
-        measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200,
+        measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200, matched_loss=0.5,
     ),
 }  # fmt: skip
-MEASUREMENTS = 10  # of losses and accuracies in a training, the later ones further apart; the last epoch included
+# Losses and accuracies are measured after every epoch of an MLP; so often in a CNN's training, the later ones further
+# apart, the last epoch included.
+MEASUREMENTS = 10
 
 
 def define_flags() -> None:
@@ -75,6 +81,13 @@ def define_flags() -> None:
     flags.DEFINE_list("barrier_arms", None, "Arms whose stability is measured there, for another training each.")
     common.define(
         common.POSITIVE, "loss_threshold", None, "Training loss (nats) whose epoch is noted. Default: the preset's."
+    )
+    common.define(
+        common.POSITIVE,
+        "matched_loss",
+        None,
+        "Cross-entropy (nats) to which a temperature of the logits brings networks before their curvature is compared. "
+        "Default: the preset's.",
     )
     common.define(common.COUNT, "hessian_samples", None, "Training examples for curvature and sharpness.")
     common.define(common.POSITIVE, "lr", None, "Learning rate; the paper gives none here. Default: 0.05 MLP, 0.01 CNN.")
@@ -119,7 +132,9 @@ def levels(config: dict[str, Any]) -> dict[str, Any]:
     if strange := [percent for percent in at if percent not in keep]:
         raise ValueError(f"--measure_at: expected percents of --keep {keep}, got {strange}")
     epochs = config["epochs"]
-    when = np.unique(np.round(np.geomspace(1, epochs, MEASUREMENTS)).astype(int)).tolist()
+    when = list(range(1, epochs + 1))
+    if config["model"] == "cnn":
+        when = np.unique(np.round(np.geomspace(1, epochs, MEASUREMENTS)).astype(int)).tolist()
     return {"keep": keep, "measure_at": sorted(at, reverse=True), "evaluate_at": when}
 
 
@@ -145,18 +160,39 @@ def arms(config: dict[str, Any]) -> dict[str, Any]:
         if FLAGS.arms is not None and "one_shot" in chosen:
             raise ValueError("--arms: expected no one_shot with --one_shot, which makes the ticket the same, got both")
         chosen = [arm for arm in chosen if arm != "one_shot"]
+    rewind = rewind_epoch(config, chosen)
+    if rewind is None:
+        chosen = [arm for arm in chosen if arm != "rewound"]
     stable = list(config["barrier_arms"])
     if FLAGS.barrier_arms is None:
         stable = [arm for arm in stable if arm in chosen]
     if strange := [arm for arm in stable if arm not in chosen or arm == "other_order"]:
         raise ValueError(f"--barrier_arms: expected arms of --arms but other_order, got {strange[0]!r}")
+    return {
+        "arms": sorted(chosen, key=list(ARMS).index),
+        "barrier_arms": sorted(stable, key=list(ARMS).index),
+        "rewind_epoch": rewind,
+    }
+
+
+def rewind_epoch(config: dict[str, Any], chosen: Sequence[str]) -> int | None:
+    """Check the epoch to rewind to; the preset's is moved before the last one. None without the arm."""
     rewind, last = config["rewind_epoch"], config["epochs"] - 1
-    if "rewound" in chosen:
-        if not 1 <= rewind <= last:
-            raise ValueError(f"--rewind_epoch: expected 1 ... {last}, before the last of the epochs, got {rewind}")
-    elif FLAGS.rewind_epoch is not None:
-        raise ValueError(f"--rewind_epoch: expected no such flag without the arm rewound, got {rewind}")
-    return {"arms": sorted(chosen, key=list(ARMS).index), "barrier_arms": sorted(stable, key=list(ARMS).index)}
+    if "rewound" not in chosen:
+        if FLAGS.rewind_epoch is not None:
+            raise ValueError(f"--rewind_epoch: expected no such flag without the arm rewound, got {rewind}")
+        return None
+    if not last:
+        for name in ("rewind_epoch", "arms"):  # given ones are not dropped in silence
+            if FLAGS[name].value is not None:
+                value = rewind if name == "rewind_epoch" else ",".join(chosen)
+                raise ValueError(f"--{name}: expected no rewinding with a single epoch, got {value}")
+        return None
+    if FLAGS.rewind_epoch is None:
+        return min(rewind, last)
+    if rewind > last:
+        raise ValueError(f"--rewind_epoch: expected 1 ... {last}, before the last of the epochs, got {rewind}")
+    return rewind
 
 
 def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
@@ -207,13 +243,31 @@ def same_protocol(config: dict[str, Any]) -> bool:
     )
 
 
+SHORT = {
+    "num_train": "n", "label_noise": "noise", "num_seeds": "seeds", "rewind_epoch": "rewind", "one_shot": "oneshot",
+    "prune_head": "head", "matched_loss": "matched",
+}  # fmt: skip
+
+
 def stem(config: dict[str, Any]) -> str:
     """Name the figures after what a reader would want to tell apart."""
     parts = ["lottery_ticket", config["dataset"]]
     if config["model"] != ("cnn" if config["dataset"] == "cifar10" else "mlp"):
         parts.append(config["model"])
     parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
-    for name in ("width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot"):
+    for name in (
+        "width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot", "prune_head",
+        "keep", "arms", "rewind_epoch", "matched_loss", "num_seeds", "seed",
+    ):  # fmt: skip
         if FLAGS[name].present:
-            parts.append(f"{name}{config[name]:g}" if isinstance(config[name], float) else f"{name}{config[name]}")
-    return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
+            parts.append(_short(name, config[name]))
+    return "_".join(parts)
+
+
+def _short(name: str, value: Any) -> str:
+    """Name one setting: lr0.1, keep100-50, oneshot, nohead."""
+    short = SHORT.get(name, name)
+    if isinstance(value, bool):
+        return f"{'' if value else 'no'}{short}"
+    items = value if isinstance(value, list) else [value]
+    return short + "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)

@@ -7,18 +7,25 @@ import numpy as np
 import tables
 from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
-from lottery_ticket_tables import PRUNED, summarise_overlaps, values
+from lottery_ticket_report import PUBLISHED_FOR, published_losses
+from lottery_ticket_tables import MARGIN, PRUNED, WHOLE, summarise_overlaps, values
 
 from ntkgen import paper, plotting, plotting_tickets, records
 
-# Label of the axis -> column of the tables.
-MEASURES = {
-    "top Hessian eigenvalue, kept weights": "eigenvalue",
-    "adaptive sharpness (nats)": "sharpness",
-    "training loss of the sample (nats)": "sample_loss",
-    "error barrier (points)": "excess",
-}
-LOGARITHMIC = tuple(MEASURES)[:3]
+# Column of the tables, title, label of the axis; as trained above, at equal loss below.
+MEASURES = (
+    ("eigenvalue", "as trained (unequal loss)", "top Hessian eigenvalue (kept weights)"),
+    ("sharpness", "as trained (unequal loss)", "adaptive sharpness (nats)"),
+    ("sample_loss", "as trained", "training loss of the sample (nats)"),
+    (
+        "matched_eigenvalue",
+        "logits matched to {} nats, if reached",
+        "top Hessian eigenvalue (kept weights)",
+    ),
+    ("matched_sharpness", "logits matched to {} nats, if reached", "adaptive sharpness (nats)"),
+    ("excess", "between two batch orders", "error barrier (points)"),
+)
+LINEAR = ("excess",)
 
 
 def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str, Any]], run: records.Run) -> list[Path]:
@@ -32,35 +39,48 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
     labels = dict(ARMS)
     drawn = [arm for arm in config["arms"] if arm != "other_order"]
     accuracy = {arm: arm_curve(rows, "test_acc", arm) for arm in drawn}
+    losses = {arm: difference_curve(rows, arm) for arm in drawn}
     known = {
         arm: ([k for k in points if points[k]["test_acc"]], [p["test_acc"] for p in points.values() if p["test_acc"]])
         for arm, points in paper.LOTTERY_TICKET.items()
-        if same_protocol(config)
+        if same_protocol(config) and arm in drawn
     }
-    # From the pruned networks with a tenth of the weights or more.
-    near = [
+    lost = {arm: points for arm, points in published_losses().items() if arm in drawn}
+    # From the pruned networks with a tenth of the weights or more, and the published ones.
+    near = [0.0, *(value for _, points in lost.values() for value in points)]
+    near += [
         mean
         for arm in PRUNED
-        if arm in accuracy
-        for percent, mean in zip(accuracy[arm].x, accuracy[arm].mean, strict=True)
+        if arm in losses
+        for percent, mean in zip(losses[arm].x, losses[arm].mean, strict=True)
         if percent >= 10 and np.isfinite(mean)
     ]
-    close_up = (min(near) - 1, max(near) + 1) if near else (0.0, 100.0)
-    figure = plotting_tickets.accuracy(accuracy, labels, intervals, close_up, known)
+    figure = plotting_tickets.accuracy(
+        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 1), MARGIN, (known, lost), PUBLISHED_FOR
+    )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
         figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair")
         paths.append(plotting.save(figure, folder / f"{prefix}overlap.png"))
-    panels = {}
-    for label, metric in MEASURES.items():
+    panels = []
+    for metric, heading, axis in MEASURES:
         measured = {arm: arm_curve(rows, metric, arm, whole=False) for arm in drawn}
         measured = {"whole": arm_curve(rows, metric, "whole"), **measured}
         if measured := {arm: each for arm, each in measured.items() if len(each.x)}:
-            panels[label] = measured
+            panels.append(
+                plotting_tickets.Panel(heading.format(config["matched_loss"]), axis, measured, metric not in LINEAR)
+            )
     if panels:
-        figure = plotting_tickets.measures(panels, LOGARITHMIC, {"whole": "whole network", **labels}, intervals)
+        figure = plotting_tickets.measures(panels, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))
     return paths
+
+
+def difference_curve(rows: list[dict[str, Any]], arm: str) -> plotting.Curve:
+    """Give an arm's test accuracy less the whole network's of the same seed, with the intervals of the pairs."""
+    found = values(rows, "test_acc")
+    levels = sorted((keep for name, keep in found if name == arm and keep < 100), reverse=True)
+    return tables.curve(levels, np.stack([found[arm, keep] - found[WHOLE] for keep in levels]) if levels else [])
 
 
 def arm_curve(rows: list[dict[str, Any]], metric: str, arm: str, whole: bool = True) -> plotting.Curve:

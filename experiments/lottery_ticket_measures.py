@@ -1,4 +1,4 @@
-"""What the lottery-ticket study measures on its arms: curvature, sharpness, stability, and the overlap of tickets."""
+"""What the lottery-ticket study measures: curvature and sharpness, as trained and at equal loss, and stability."""
 
 import functools
 from collections.abc import Callable
@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from lottery_ticket_arms import LANCZOS, NOISE, Lab, Trained, child_name, has_child, part, trainings
+from lottery_ticket_arms import LANCZOS, NOISE, WARM, Lab, Trained, begins, child_name, has_child
 
 from ntkgen import (
     connectivity,
     curvature,
     ensemble,
     landscape,
-    matching,
+    loss_matching,
     models,
     objectives,
-    overlap,
     pruning,
+    sharpness,
     spectrum,
     train,
     tree,
@@ -31,11 +31,11 @@ RHO, DRAWS = 0.1, 20  # of the adaptive sharpness: noise of a tenth of each weig
 LANCZOS_STEPS, LANCZOS_TOLERANCE = 60, 1e-3
 LINE = tuple(np.linspace(0, 1, 11).tolist())  # points between two children
 CHUNK = 250  # examples of one Hessian-vector product at a time, where there are convolutions
-MEASURED = (
-    "sample_loss", "eigenvalue", "eigenvalue_residual", "eigenvalue_converged", "num_matvecs", "sharpness",
-    "sharpness_se", "num_evaluations",
-)  # fmt: skip
-BARRIER = ("barrier", "excess", "child_test_acc")
+EIGEN = {"eigenvalue": "value", "eigenvalue_residual": "residual", "eigenvalue_converged": "converged"}
+RAW = ("sample_loss", *EIGEN, "num_matvecs", "sharpness", "sharpness_se", "num_evaluations")
+# As trained; the temperature (NaN where none reaches the loss); and the same at that temperature.
+MEASURED = (*RAW, "temperature", *(f"matched_{name}" for name in RAW))
+BARRIER = ("barrier", "excess", "child_test_acc", "line_images")
 
 
 def measure(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
@@ -54,55 +54,76 @@ def measure(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
 def _child(lab: Lab, trained: Trained) -> ensemble.Result:
     if trained.keep == 100:
         return lab.dense_other_order
-    rewind_epoch = lab.config["rewind_epoch"] if trained.arm == "rewound" else 0
     return lab.fit(
         child_name(trained.arm, trained.keep),
         init=trained.start,
         masks=trained.masks,
-        start_epoch=rewind_epoch,
+        start_epoch=begins(lab.config, trained.arm),
         other_order=True,
     )
 
 
 def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
-    """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness (which leaves zeros alone)."""
-    variables = trained.result.variables
-    loss = lab.training.loss
-    baseline, increase, error, evaluations = _sharpness(lab.model, loss, variables, lab.sample, lab.keys(NOISE))
-    values = {name: np.full(len(lab.seeds), np.nan) for name in MEASURED}
-    values |= {
-        name: np.asarray(each, np.float64)
-        for name, each in (
-            ("sample_loss", baseline),
-            ("sharpness", increase),
-            ("sharpness_se", error),
-            ("num_evaluations", evaluations),
+    """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness (which leaves zeros alone).
+
+    Both as trained and with the outputs at the temperature that brings the sample's cross-entropy to `matched_loss`:
+    curvature falls with the loss itself, and the arms end at unequal losses. NaN where no temperature does.
+    """
+    variables, num = trained.result.variables, len(lab.seeds)
+    values = {name: np.full(num, np.nan) for name in MEASURED}
+    values["temperature"] = np.asarray(
+        _temperatures(lab.model, lab.config["matched_loss"], variables, lab.sample), np.float64
+    )
+    for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
+        found = _sharpness(
+            lab.model, lab.training.loss, variables, lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
         )
-    }
-    for s, key in enumerate(lab.keys(LANCZOS)):
-        own, masks = (_row(_host(each), s) for each in (variables, trained.masks))
+        for name, each in zip(("sample_loss", "sharpness", "sharpness_se", "num_evaluations"), found, strict=True):
+            values[f"{prefix}{name}"] = np.where(np.isfinite(temperatures), np.asarray(each, np.float64), np.nan)
+    for s, (key, warm) in enumerate(zip(lab.keys(LANCZOS), lab.keys(WARM), strict=True)):
+        own, masks = (row(host(each), s) for each in (variables, trained.masks))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own)):
             continue  # diverged
-        eigen = top_eigenvalue(lab.model, loss, own, masks, lab.sample, key)
-        values["eigenvalue"][s] = eigen.value[0]
-        values["eigenvalue_residual"][s] = eigen.residual[0]
-        values["eigenvalue_converged"][s] = eigen.converged[0]
-        values["num_matvecs"][s] = eigen.num_matvecs
+        start = _start(key, own["params"])
+        for prefix, temperature in (("", 1.0), ("matched_", values["temperature"][s])):
+            if not np.isfinite(temperature):
+                continue
+            eigen = top_eigenvalue(lab.model, lab.training.loss, own, masks, lab.sample, start, temperature)
+            for name, field in EIGEN.items():
+                values[prefix + name][s] = getattr(eigen, field)[0]
+            values[f"{prefix}num_matvecs"][s] = eigen.num_matvecs
+            # The eigenvector turns little with the temperature: most of the products are saved.
+            start = _warm_start(warm, jax.tree.map(lambda leaf: leaf[0], eigen.vector))
     return values
 
 
 def top_eigenvalue(
-    model: Any, loss: str, variables: PyTree, masks: PyTree, sample: train.Batch, key: jax.Array
+    model: Any,
+    loss: str,
+    variables: PyTree,
+    masks: PyTree,
+    sample: train.Batch,
+    start: PyTree,
+    temperature: float = 1.0,
 ) -> spectrum.Eigen:
-    """Find the largest eigenvalue of the Hessian restricted to the kept weights; batch statistics frozen."""
+    """Find the largest eigenvalue of the Hessian restricted to the kept weights; batch statistics frozen.
+
+    Args:
+      model: the network.
+      loss: its name in `objectives.LOSSES`.
+      variables: of one seed.
+      masks: like its params.
+      sample: examples.
+      start: like its params; Lanczos begins with what of it is kept.
+      temperature: that the outputs are divided by.
+    """
     params = variables["params"]
     state = {name: value for name, value in variables.items() if name != "params"}
     chunk = CHUNK if any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(params)) else None
-    f = Partial(_network(model), state)
+    f = loss_matching.tempered(Partial(_network(model), state), np.float32(temperature))
     matvec = curvature.hessian_matvec(f, objectives.LOSSES[loss], params, *sample, chunk=chunk)
-    start = pruning.apply_masks(_start(key, params), masks)
     restricted = Partial(_restricted, matvec, masks)
-    return spectrum.lanczos(restricted, start, LANCZOS_STEPS, tol=LANCZOS_TOLERANCE)
+    return spectrum.lanczos(restricted, pruning.apply_masks(start, masks), LANCZOS_STEPS, tol=LANCZOS_TOLERANCE)
 
 
 @functools.cache  # one function for a model, so that what is compiled for it serves all its networks
@@ -120,11 +141,25 @@ def _start(key: jax.Array, params: PyTree) -> PyTree:
     return tree.random_like(key, params)
 
 
+_warm_start = jax.jit(sharpness.warm_start)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _sharpness(model: Any, loss: str, variables: PyTree, sample: train.Batch, keys: jax.Array) -> tuple:
-    def one(args: tuple[PyTree, jax.Array]) -> tuple:
-        variables, key = args
-        f = models.apply_fn(model, variables)
+def _temperatures(model: Any, target: float, variables: PyTree, sample: train.Batch) -> jax.Array:
+    def one(own: PyTree) -> jax.Array:
+        f = models.apply_fn(model, own)
+        return loss_matching.matching_temperature(f, own["params"], *sample, target=target)
+
+    return jax.lax.map(one, variables)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sharpness(
+    model: Any, loss: str, variables: PyTree, sample: train.Batch, keys: jax.Array, temperatures: jax.Array
+) -> tuple:
+    def one(args: tuple[PyTree, jax.Array, jax.Array]) -> tuple:
+        variables, key, temperature = args
+        f = loss_matching.tempered(models.apply_fn(model, variables), temperature)
 
         def value(params: PyTree) -> jax.Array:
             return jnp.mean(objectives.LOSSES[loss](f(params, sample.x), sample.y))
@@ -132,32 +167,46 @@ def _sharpness(model: Any, loss: str, variables: PyTree, sample: train.Batch, ke
         found = landscape.average_adaptive_sharpness(value, variables["params"], key, RHO, DRAWS)
         return value(variables["params"]), *found
 
-    return jax.lax.map(one, (variables, keys))
+    return jax.lax.map(one, (variables, keys, temperatures))
 
 
 def _barrier(lab: Lab, trained: Trained, child: ensemble.Result) -> dict[str, np.ndarray]:
-    """Test error, percent, on the line between two children, batch statistics estimated anew at every point."""
+    """Test error, percent, on the line between two children, batch statistics estimated anew at every point.
+
+    That takes the whole training set but what is left of the last batch; `line_images` says how many images.
+    """
     has_state = set(trained.result.variables) - {"params"}
-    batch = min(lab.training.batch_size, len(lab.sample.y))
+    batch = min(lab.training.batch_size, lab.dataset.num_train)
+    images = jnp.asarray(lab.dataset.train.x) if has_state else None
     found = connectivity.error_barrier(
         functools.partial(_test_error, lab.model, lab.dataset.test),
         trained.result.variables,
         child.variables,
         alphas=LINE,
-        refit=functools.partial(_refit, lab.model, batch, lab.sample.x) if has_state else None,
+        refit=functools.partial(_refit, lab.model, batch, images) if has_state else None,
     )
+    used = lab.dataset.num_train // batch * batch if has_state else 0
     last = 100 * child.history["test_accuracy"][:, -1]
-    return {"barrier": found.barrier, "excess": found.excess, "child_test_acc": last}
+    return {
+        "barrier": found.barrier, "excess": found.excess, "child_test_acc": last,
+        "line_images": np.full(len(last), float(used)),
+    }  # fmt: skip
+
+
+def at_start(lab: Lab, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+    """Measure training loss (nats) and accuracy (a fraction) where training began, each (seeds,)."""
+    loss, accuracy = _evaluate(lab.model, train.Batch(*lab.dataset.train), trained.start)
+    return np.asarray(loss, np.float64), np.asarray(accuracy, np.float64)
 
 
 def _test_error(model: Any, split: Any, variables: PyTree) -> jax.Array:
-    return _errors(model, train.Batch(*split), variables)
+    return 100 * (1 - _evaluate(model, train.Batch(*split), variables)[1])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _errors(model: Any, batch: train.Batch, variables: PyTree) -> jax.Array:
+def _evaluate(model: Any, batch: train.Batch, variables: PyTree) -> tuple[jax.Array, jax.Array]:
     program = train.Program(model, 1, "sgd", 0.0, 0.0, "cross_entropy")  # evaluation reads model and loss alone
-    return jax.lax.map(lambda own: 100 * (1 - train.evaluate(program, own, batch)[1]), variables)
+    return jax.lax.map(lambda own: train.evaluate(program, own, batch), variables)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -165,105 +214,11 @@ def _refit(model: Any, batch: int, x: jax.Array, variables: PyTree) -> PyTree:
     return jax.lax.map(lambda own: models.refit_statistics(model, own, x, batch), variables)
 
 
-# Overlap
-
-
-def overlaps(lab: Lab, masks: dict[tuple[str, float], PyTree]) -> list[dict[str, Any]]:
-    """Compare tickets: of one initialisation in two batch orders, and of two initialisations.
-
-    Args:
-      lab: the study.
-      masks: (arm, percent) -> masks of all seeds, for "ticket" and, if trained, "other_order".
-
-    Returns:
-      The rows of overlaps.csv: kind, percent, two seeds, layer, the overlap beside its chance level.
-    """
-    rows: list[dict[str, Any]] = []
-
-    def compare(kind: str, keep: float, seeds: tuple[int, int], a: PyTree, b: PyTree) -> None:
-        for layer, found in overlap.overlap(a, b, prunable=lab.prunable).items():
-            rows.append(
-                {
-                    "kind": kind, "keep_percent": keep, "seed": lab.seeds[seeds[0]], "other_seed": lab.seeds[seeds[1]],
-                    "layer": layer, "jaccard": found.jaccard, "chance": found.chance, "chance_std": found.chance_std,
-                    "size": found.size, "kept": found.kept[0], "other_kept": found.kept[1],
-                }
-            )  # fmt: skip
-
-    levels = [keep for keep in lab.config["keep"] if keep < 100]
-    twin = trains_twin(lab.config)
-    for keep in levels:
-        ticket = _host(masks["ticket", keep])
-        if ("other_order", keep) in masks:
-            other = _host(masks["other_order", keep])
-            for s in range(len(lab.seeds)):
-                compare("other batch order", keep, (s, s), _row(ticket, s), _row(other, s))
-        if twin:
-            first, second = (
-                _host(_one_shot(lab, result.variables["params"], keep)) for result in (lab.dense, lab.dense_other_order)
-            )
-            for s in range(len(lab.seeds)):
-                compare("other batch order, one shot", keep, (s, s), _row(first, s), _row(second, s))
-    for (s, t), orders in _matches(lab).items():
-        chain = models.unit_chain(lab.model)
-        for keep in levels:
-            ticket = _host(masks["ticket", keep])
-            a, b = _row(ticket, s), _row(ticket, t)
-            compare("other initialisation", keep, (s, t), a, b)
-            compare("other init., units matched", keep, (s, t), a, matching.permute_units(b, orders["matched"], *chain))
-            shuffled = _shuffled(lab.seeds[t], b)
-            compare(
-                "shuffled, units matched", keep, (s, t), a, matching.permute_units(shuffled, orders["null"], *chain)
-            )
-    return rows
-
-
-def trains_twin(config: dict[str, Any]) -> bool:
-    """Say whether the whole network is trained in another batch order, too."""
-    return part("other_order", 100) in trainings(config)
-
-
-def _one_shot(lab: Lab, params: PyTree, keep: float) -> PyTree:
-    mask = functools.partial(
-        pruning.magnitude_masks, keep_fraction=keep / 100, scope=lab.config["scope"], prunable=lab.prunable
-    )
-    return jax.vmap(mask)(params)
-
-
-def _matches(lab: Lab) -> dict[tuple[int, int], dict[str, list[np.ndarray]]]:
-    """Match the units of neighbouring seeds' whole networks, in a ring; and of one with the other, shuffled.
-
-    The second is what matching alone makes of networks with nothing in common: it looks for overlap, and finds some.
-    """
-    layers, norms = models.unit_chain(lab.model)
-    params = _host(lab.dense.variables["params"])
-    num = len(lab.seeds)
-    pairs = [(s, (s + 1) % num) for s in range(num if num > 2 else num - 1)]
-    found = {}
-    for s, t in pairs:
-        a, b = _row(params, s), _row(params, t)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((a, b))):
-            continue
-        found[s, t] = {
-            "matched": matching.match_units(a, b, layers, norms),
-            "null": matching.match_units(a, _shuffled(lab.seeds[t], b), layers, norms),
-        }
-    return found
-
-
-def _shuffled(seed: int, tree: PyTree) -> PyTree:
-    """Shuffle each layer's entries; params and masks of one seed alike, so that they still belong together."""
-    leaves, structure = jax.tree.flatten(tree)
-    mixed = [
-        np.random.default_rng((seed, i)).permutation(leaf.reshape(-1)).reshape(leaf.shape)
-        for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(structure, mixed)
-
-
-def _host(tree: PyTree) -> PyTree:
+def host(tree: PyTree) -> PyTree:
+    """Bring all arrays to memory."""
     return jax.tree.map(np.asarray, tree)
 
 
-def _row(tree: PyTree, index: int) -> PyTree:
+def row(tree: PyTree, index: int) -> PyTree:
+    """Take one seed's arrays."""
     return jax.tree.map(lambda leaf: leaf[index], tree)

@@ -110,6 +110,19 @@ def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the equivalence tests' p-values within each family, as `equivalence_adjusted`; returns all rows."""
+    for row in rows:
+        row["equivalence_adjusted"] = None
+    for family in dict.fromkeys(row["family"] for row in rows):
+        own = [row for row in rows if row["family"] == family and row["equivalence_p"] is not None]
+        if own:
+            _, adjusted = stats.false_discovery([row["equivalence_p"] for row in own])
+            for row, value in zip(own, adjusted, strict=True):
+                row["equivalence_adjusted"] = float(value)
+    return rows
+
+
 def cell(row: Mapping[str, Any], metric: str, digits: int = 2) -> str:
     """Print `mean [low, high]` by the t-interval of a summary row; says where no seed or one is left."""
     mean, low, high = (row[f"{metric}_{end}"] for end in ("mean", "t_low", "t_high"))

@@ -73,6 +73,33 @@ def _bisect(below: Callable[[Array], Array], low: Array, high: Array) -> Array:
     return 0.5 * sum(lax.fori_loop(0, STEPS, halve, (low, high)))
 
 
+class Passage(NamedTuple):
+    """Where a loss first passed a level: the snapshots around it, and how far between them, in log loss.
+
+    before is -1 where the first snapshot is below already, after too where none is. share is in [0, 1], NaN where there
+    is no pair or a loss of it has no logarithm.
+    """
+
+    before: int
+    after: int
+    share: float
+
+
+def passage(losses: Sequence[float], target: float) -> Passage:
+    """Find where the losses (s,) at snapshots along training first fall to the target."""
+    at = np.asarray(losses, float)
+    below = np.flatnonzero(at <= target)
+    after = int(below[0]) if below.size else -1
+    if after < 1:
+        return Passage(-1, after, float("nan"))
+    pair = at[after - 1 : after + 1]
+    share = float("nan")
+    if (np.isfinite(pair) & (pair > 0)).all():
+        one, two = np.log(pair)
+        share = float((one - np.log(target)) / (one - two))
+    return Passage(after - 1, after, share)
+
+
 class Matched(NamedTuple):
     """A quantity where the loss first passed a level: its value (NaN if never), and the snapshots around it."""
 
@@ -93,14 +120,11 @@ def at_loss(losses: Sequence[float], values: Sequence[float], target: float) -> 
       The value and its two snapshots; NaN and -1 where the loss starts below the target or never reaches it, NaN
       where a value beside the passage is not positive.
     """
-    at, of = np.asarray(losses, float), np.asarray(values, float)
-    below = np.flatnonzero(at <= target)
-    if not below.size or below[0] == 0:
+    of = np.asarray(values, float)
+    before, after, share = passage(losses, target)
+    if before < 0:
         return Matched(float("nan"), -1, -1)
-    after = int(below[0])
-    pair = slice(after - 1, after + 1)
-    if not (np.isfinite(at[pair]) & (at[pair] > 0) & (of[pair] > 0)).all():
-        return Matched(float("nan"), after - 1, after)
-    (one, two), (first, last) = np.log(at[pair]), np.log(of[pair])
-    share = (one - np.log(target)) / (one - two)
-    return Matched(float(np.exp(first + share * (last - first))), after - 1, after)
+    if np.isnan(share) or not (of[before : after + 1] > 0).all():
+        return Matched(float("nan"), before, after)
+    first, last = np.log(of[before : after + 1])
+    return Matched(float(np.exp(first + share * (last - first))), before, after)

@@ -1,11 +1,13 @@
 """Figures of the lottery-ticket study: nothing is computed here; an arm has one colour in all of them."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkgen.plotting import COLOURS, STYLE, Curve
 
@@ -22,42 +24,67 @@ ARMS = {
 }
 
 
+Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # arm -> (percents, values)
+
+
+class Panel(NamedTuple):
+    """One quantity of the arms: title, label of the vertical axis, {arm, or "whole": curve}, and its scale."""
+
+    title: str
+    axis: str
+    arms: Mapping[str, Curve]
+    logarithmic: bool
+
+
 def accuracy(
     curves: Mapping[str, Curve],
+    differences: Mapping[str, Curve],
     labels: Mapping[str, str],
     title: str,
     close_up: tuple[float, float],
-    published: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    margin: float,
+    published: tuple[Points, Points] = ({}, {}),
+    published_for: str = "",
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
 
-    Networks that do not train at all would flatten everything else: the right half is a close-up of the others.
+    The right half shows differences to the whole network, whose intervals pairs of seeds make narrow.
 
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands.
+      differences: {arm: accuracy less that of the whole network, points}.
       labels: {arm: name in the legend}.
       title: of the figure.
-      close_up: lowest and highest accuracy of the right half.
-      published: {arm: (percents, accuracies)}.
+      close_up: lowest and highest difference of the right half: networks that do not train at all would flatten it.
+      margin: differences that do not matter, a grey band.
+      published: accuracies and differences, drawn as open markers.
+      published_for: what the published values belong to.
 
     Returns:
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained")
-        for ax in axes:
-            for index, (arm, curve) in enumerate(curves.items()):
-                _arm(ax, arm, curve, labels[arm], 10 - index, 0.18 if ax is axes[0] else 0.1)
-            for arm, points in (published or {}).items():
-                style: Any = {"linestyle": "none", "markersize": 9, "markerfacecolor": "none", "zorder": 20}
-                colour, label = COLOURS["published"], f"published, {labels[arm]}"
-                ax.plot(*points, marker=ARMS[arm][1], color=colour, label=label, **style)
-            _remaining(ax, next(iter(curves.values())).x)
+        figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+        for ax, lines, points in zip(axes, (curves, differences), published, strict=True):
+            if ax is axes[0]:
+                for index, (arm, curve) in enumerate(lines.items()):
+                    _arm(ax, arm, curve, labels[arm], 10 - index)
+            else:
+                _bars(ax, lines, labels, 1.03)
+            for arm, known in points.items():
+                style: Any = {"linestyle": "none", "markersize": 10, "markeredgewidth": 1.6, "markerfacecolor": "none"}
+                colour, marker = ARMS[arm]
+                label = f"published ({published_for}): {labels[arm]}"
+                ax.plot(*known, marker=marker, color=colour, label=label, zorder=20, **style)
+            _remaining(ax, next(iter(curves.values())).x, 0.06)
         axes[0].set_ylabel("test accuracy (%)")
+        label = f"margin, {margin:g} points"
+        axes[1].axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
+        axes[1].set_ylabel("difference to the whole network,\npaired by seed (points)")
+        axes[1].set_xlim(axes[0].get_xlim())
         axes[1].set_ylim(close_up)
-        axes[1].set_title("close-up", fontsize=10)
         figure.suptitle(title, fontsize=10.5)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        _legend(figure, axes)
         return figure
 
 
@@ -95,7 +122,7 @@ def overlap(
                 ax.plot(curve.x, chance, color=colours[layer], linestyle=":", zorder=2)
             _remaining(ax, next(iter(layers.values()))[0].x)
             ax.set_ylim(0, 1)
-            ax.set_ylabel("Jaccard index (dotted: chance)")
+            ax.set_ylabel("Jaccard index")
             ax.set_title(kind)
         ax = axes[len(panels)]
         for layer, curve in profile.items():
@@ -110,18 +137,16 @@ def overlap(
         for empty in axes[len(panels) + 1 :]:
             empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        figure.legend(loc="outside lower center", ncols=min(5, len(profile) + 1))
+        axes[0].plot([], [], color=COLOURS["threshold"], linestyle=":", label="chance")
+        figure.legend(loc="outside lower center", ncols=min(6, len(profile) + 2))
         return figure
 
 
-def measures(
-    panels: Mapping[str, Mapping[str, Curve]], logarithmic: Collection[str], labels: Mapping[str, str], title: str
-) -> Figure:
-    """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity.
+def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> Figure:
+    """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity, two rows.
 
     Args:
-      panels: {label of the vertical axis: {arm, or "whole": quantity against percent remaining}}.
-      logarithmic: labels of the axes that are; what reaches below zero leaves the axes there.
+      panels: row by row; what reaches below zero leaves a logarithmic axis.
       labels: {arm: name in the legend}.
       title: of the figure.
 
@@ -129,47 +154,76 @@ def measures(
       The figure.
     """
     with plt.rc_context(STYLE):
+        rows = 1 if len(panels) == 1 else 2
+        columns = -(-len(panels) // rows)
         figure, grid = plt.subplots(
-            1, len(panels), figsize=(3.7 * len(panels), 4.4), layout="constrained", squeeze=False
+            rows, columns, figsize=(3.7 * columns, 3.4 * rows + 1), layout="constrained", squeeze=False
         )
-        for ax, (name, arms) in zip(grid[0], panels.items(), strict=True):
-            beside = [arm for arm in arms if arm != "whole"]  # or their bars would hide each other
-            for arm, curve in arms.items():
-                colour, marker = ARMS[arm]
-                shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
-                x = [percent * 1.06**shift for percent in curve.x]
-                below, above = (
-                    [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)]
-                    for ends in (curve.low, curve.high)
-                )
-                ax.errorbar(
-                    x, curve.mean, (below, above), color=colour, marker=marker, markersize=4, capsize=2,
-                    linewidth=1, label=labels[arm],
-                )  # fmt: skip
-            _remaining(ax, sorted({percent for curve in arms.values() for percent in curve.x}, reverse=True))
+        axes = list(grid.ravel())
+        for ax, panel in zip(axes, panels, strict=False):
+            _bars(ax, panel.arms, labels)
+            _remaining(ax, sorted({percent for curve in panel.arms.values() for percent in curve.x}, reverse=True))
             ax.margins(x=0.1)
-            if name in logarithmic:
+            if panel.logarithmic:
                 ax.set_yscale("log", nonpositive="clip")
-            ax.set_ylabel(name)
+                low, high = ax.get_ylim()
+                # Fewer than two decades want ticks between the powers of ten.
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+                ax.yaxis.set_minor_formatter(NullFormatter())
+                ax.yaxis.set_major_formatter("{x:g}")
+            ax.set_ylabel(panel.axis)
+            ax.set_title(panel.title)
+        for empty in axes[len(panels) :]:
+            empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        handles: dict[str, Any] = {}
-        for ax in grid[0]:
-            handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+        _legend(figure, axes)
         return figure
 
 
-def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float, shade: float) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend of all axes below them."""
+    handles: dict[str, Any] = {}
+    for ax in axes:
+        handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+
+
+def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: float = 1.06) -> None:
+    """Draw arms with their intervals as bars, a factor `step` side by side, or they would hide each other."""
+    beside = [arm for arm in arms if arm != "whole"]
+    for arm, curve in arms.items():
+        colour, marker = ARMS[arm]
+        shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
+        x = [percent * step**shift for percent in curve.x]
+        below, above = (
+            [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)] for ends in (curve.low, curve.high)
+        )
+        ax.errorbar(
+            x, curve.mean, (below, above), color=colour, marker=marker, markersize=4, capsize=2, linewidth=1,
+            label=labels[arm],
+        )  # fmt: skip
+
+
+def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float) -> None:
     """Draw one arm; those of higher order lie above the others."""
     colour, marker = ARMS[arm]
     ax.plot(curve.x, curve.mean, color=colour, marker=marker, markersize=4.5, label=label, zorder=2 + order)
-    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=shade, linewidth=0, zorder=2)
+    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
-def _remaining(ax: Axes, percents: Sequence[float]) -> None:
-    """Make the horizontal axis logarithmic from 100 % down to the right, with a tick at each level."""
+def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
+    """Make the horizontal axis logarithmic from 100 % down to the right, with a tick at each level.
+
+    A level that is nearer to the last labelled one than `room`, a share of the axis, goes without a label.
+    """
     ax.set_xscale("log")
-    ax.set_xticks(list(percents), [f"{percent:g}" for percent in percents])
+    names: list[str] = []
+    last, span = math.inf, math.log(max(percents) / min(percents))
+    for percent in percents:
+        shown = math.log(last / percent) >= room * span
+        names.append(f"{percent:g}" if shown else "")
+        last = percent if shown else last
+    ax.set_xticks(list(percents), names)
     ax.minorticks_off()
     ax.invert_xaxis()
     ax.set_xlabel("weights remaining (%)")

@@ -199,9 +199,9 @@ def equivalence(a: ArrayLike, b: ArrayLike, margin: float, paired: bool = True, 
 
 
 def minimum_detectable_effect(
-    std: float, n: int, alpha: float = 0.05, power: float = 0.8, paired: bool = True
+    std: float, n: int, alpha: float = 0.05, power: float = 0.8, paired: bool = True, one_sided: bool = False
 ) -> float:
-    """Smallest true difference that a two-tailed t-test finds, with the right sign, at the given power.
+    """Smallest true difference that a t-test finds, with the right sign, at the given power.
 
     From the noncentral t distribution, in the unit of std.
 
@@ -211,6 +211,7 @@ def minimum_detectable_effect(
         alpha: Level of the test.
         power: Wanted probability of finding it, between alpha and 1.
         paired: Which of the two designs.
+        one_sided: Whether alpha is all in one tail. Against a margin, the difference counts from there.
 
     Raises:
         ValueError: If std is negative or not finite, n < 2, or not 0 < alpha < power < 1.
@@ -219,7 +220,7 @@ def minimum_detectable_effect(
     check(n >= 2, f"n: needs at least 2 seeds, got {n}")
     check(0 < alpha < power < 1, f"alpha, power: expected 0 < alpha < power < 1, got {alpha}, {power}")
     se, df = (std / np.sqrt(n), n - 1) if paired else (std * np.sqrt(2 / n), 2 * n - 2)
-    return _detectable(se, df, alpha, power)
+    return _detectable(se, df, 2 * alpha if one_sided else alpha, power)
 
 
 def false_discovery(pvalues: ArrayLike, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import lottery_ticket_arms as arms
 import lottery_ticket_measures as measures
+import lottery_ticket_overlap as overlap
 import lottery_ticket_tables as tables
+import lottery_ticket_verdict as verdict
 
-from ntkgen import data, ensemble, matching, models, objectives, pruning, records, train
+from ntkgen import data, ensemble, io, margins, matching, models, objectives, pruning, records, stats, train
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "lottery_ticket.py"
@@ -32,7 +35,7 @@ SEEDS, EPOCHS = [3, 4], 2
 CONFIG = {
     "keep": [100, 50, 10], "arms": list(arms.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
     "prune_head": True, "measure_at": [100, 50, 10], "barrier_arms": ["ticket", "rewound"], "evaluate_at": [1, 2],
-    "hessian_samples": 50, "strategy": "auto",
+    "hessian_samples": 50, "strategy": "auto", "matched_loss": 0.1,
 }  # fmt: skip
 
 
@@ -152,6 +155,64 @@ def test_the_eigenvalue_is_that_of_the_hessian_among_the_kept_weights(trained, l
     np.testing.assert_allclose(values["sample_loss"][s], loss(flat[kept]), rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def learned(lab):
+    """The whole networks, trained far enough to reach any loss: seeds of a made-up result of their own."""
+    dataset = lab.dataset
+    result = ensemble.fit(lab.model, dataset, train.Config(200, 10, 0.03), SEEDS, init=lab.initial,
+                          masks=pruning.full_masks(lab.initial["params"]))  # fmt: skip
+    keep = pruning.full_masks(lab.initial["params"])
+    return arms.Trained("ticket", 100, keep, lab.initial, result)
+
+
+def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
+    values = measures._curvature(lab, learned)
+    x, y = lab.sample
+    for s in range(len(SEEDS)):
+        params = jax.tree.map(lambda leaf, s=s: leaf[s], learned.result.variables["params"])
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+        temperature = values["temperature"][s]
+        assert np.isfinite(temperature) and temperature != 1
+
+        def loss(own, temperature=temperature, unravel=unravel):
+            logits = lab.model.apply({"params": unravel(own)}, x) / temperature
+            return jnp.mean(objectives.cross_entropy(logits, y))
+
+        np.testing.assert_allclose(loss(flat), CONFIG["matched_loss"], rtol=1e-3)
+        np.testing.assert_allclose(values["matched_sample_loss"][s], CONFIG["matched_loss"], rtol=1e-3)
+        top = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64))[-1]
+        assert values["matched_eigenvalue_converged"][s] == 1 and values["matched_eigenvalue_residual"][s] <= 1e-3
+        np.testing.assert_allclose(values["matched_eigenvalue"][s], top, rtol=2e-3)
+        # The sharpness again, draw by draw, against that of a network whose outputs are divided for good.
+        assert values["matched_sharpness"][s] != values["sharpness"][s] and values["matched_sharpness_se"][s] > 0
+    colder = jax.tree.map(lambda leaf: leaf, learned.result.variables)
+    head = colder["params"]["dense2"]
+    scale = jnp.asarray(values["temperature"], jnp.float32)
+    colder = {"params": {**colder["params"], "dense2": {
+        "kernel": head["kernel"] / scale[:, None, None], "bias": head["bias"] / scale[:, None]}}}  # fmt: skip
+    again = measures._sharpness(lab.model, "cross_entropy", colder, lab.sample, lab.keys(arms.NOISE), jnp.ones(2))
+    np.testing.assert_allclose(values["matched_sharpness"], again[1], rtol=1e-4)
+
+
+def test_a_network_that_reaches_no_matched_loss_is_marked(trained, lab):
+    values = trained[1]["random", 10]  # a tenth of a tiny network, two epochs: far from 0.1 nats at any temperature
+    assert np.isnan(values["temperature"]).all() and np.isfinite(values["eigenvalue"]).all()
+    for name in measures.RAW:
+        assert np.isnan(values[f"matched_{name}"]).all()
+
+
+def test_the_start_of_training_is_measured(trained, lab):
+    one = trained[0]["rewound", 10]
+    loss, accuracy = measures.at_start(lab, one)
+    for s in range(len(SEEDS)):
+        params = jax.tree.map(lambda leaf, s=s: leaf[s], one.start["params"])
+        logits = lab.model.apply({"params": params}, lab.dataset.train.x)
+        assert loss[s] == pytest.approx(
+            float(jnp.mean(objectives.cross_entropy(logits, lab.dataset.train.y))), rel=1e-5
+        )
+        assert accuracy[s] == pytest.approx(float(jnp.mean(logits.argmax(-1) == lab.dataset.train.y)))
+
+
 def test_stability_is_measured_where_asked(trained, lab):
     measured = trained[1]
     for (arm, keep), values in measured.items():
@@ -160,17 +221,18 @@ def test_stability_is_measured_where_asked(trained, lab):
         assert np.isfinite(values["excess"]).all() == asked == np.isfinite(values["child_test_acc"]).all()
         if asked:
             assert np.all(values["excess"] >= 0) and np.all(values["barrier"] >= values["excess"] - 100)
+            assert np.all(values["line_images"] == 0)  # no batch norm
     # The ends of the line are the two children.
     line = measures._barrier(lab, trained[0]["ticket", 100], lab.dense_other_order)
     np.testing.assert_allclose(line["child_test_acc"], 100 * lab.dense_other_order.history["test_accuracy"][:, -1])
-    error = measures._errors(lab.model, train.Batch(*lab.dataset.test), lab.dense_other_order.variables)
+    error = measures._test_error(lab.model, lab.dataset.test, lab.dense_other_order.variables)
     np.testing.assert_allclose(100 - error, line["child_test_acc"], rtol=1e-5)
 
 
 def test_overlaps_compare_what_they_say(trained, lab):
     found = trained[0]
     masks = {key: one.masks for key, one in found.items() if key[0] in ("ticket", "other_order")}
-    rows = measures.overlaps(lab, masks)
+    rows = overlap.overlaps(lab, masks)
     kinds = {
         "other batch order",
         "other batch order, one shot",
@@ -200,9 +262,25 @@ def test_overlaps_compare_what_they_say(trained, lab):
     copy = arms.Lab(lab.run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
     copy.__dict__["dense"] = lab.dense._replace(variables=twins)
     rows = [
-        row for row in measures.overlaps(copy, {("ticket", 50): ticket}) if row["kind"] == "other init., units matched"
+        row for row in overlap.overlaps(copy, {("ticket", 50): ticket}) if row["kind"] == "other init., units matched"
     ]
     assert rows and all(row["jaccard"] == 1 for row in rows if row["kept"])
+
+
+def test_the_null_of_matching_keeps_the_use_of_every_input():
+    rng = np.random.default_rng(0)
+    mask = rng.random((30, 40)) < np.linspace(0, 1, 30)[:, None]  # pixels from never used to always
+    tree = {"kernel": np.where(mask, rng.normal(size=mask.shape), 0), "bias": np.arange(40.0)}
+    params = overlap._shuffled(3, tree)
+    masks = overlap._shuffled(3, {"kernel": mask, "bias": np.ones(40, bool)})
+    np.testing.assert_array_equal(masks["kernel"].sum(1), mask.sum(1))
+    np.testing.assert_array_equal(params["kernel"] != 0, masks["kernel"])  # they still belong together
+    np.testing.assert_array_equal(np.sort(params["kernel"], 1), np.sort(tree["kernel"], 1))
+    assert not np.array_equal(masks["kernel"].sum(0), mask.sum(0)) and sorted(params["bias"]) == list(range(40))
+    columns = {tuple(column) for column in mask.T}
+    assert not columns & {tuple(column) for column in masks["kernel"].T}  # no unit is left as it was
+    conv = overlap._shuffled(3, {"kernel": np.arange(3 * 3 * 2 * 8.0).reshape(3, 3, 2, 8)})["kernel"]
+    np.testing.assert_array_equal(np.sort(conv, -1), np.arange(3 * 3 * 2 * 8.0).reshape(3, 3, 2, 8))
 
 
 # Verdicts
@@ -212,12 +290,14 @@ def finals(accuracies):
     """Rows of `finals` from {(arm, percent): accuracies of the seeds}."""
     empty = dict.fromkeys(tables.MEASURED)
     return [
-        {"arm": arm, "keep_percent": keep, "seed": seed, "diverged": 0, "unconverged": 0, "train_acc": 100.0,
-         "test_acc": value, "gap": 100 - value, "epochs_to_loss": 3, "epochs_to_loss_after": 2, **empty}
+        {"arm": arm, "keep_percent": keep, "seed": seed, "diverged": 0, "unconverged": 0, "matched_unconverged": 0,
+         "unmatched": 0, "train_acc": 100.0, "test_acc": value, "gap": 100 - value, "epochs_to_loss": 2.5,
+         "epochs_to_loss_by": 3, **empty}
         for (arm, keep), values in accuracies.items() for seed, value in enumerate(values)
     ]  # fmt: skip
 
 
+WHOLE = ("ticket", 100)
 FULL = np.array([84.0, 85.0, 84.5, 85.5, 84.8])
 JITTER = np.array([0.1, -0.1, 0.05, -0.05, 0.0])
 
@@ -239,48 +319,140 @@ def study(at70, at30, at10, reinit, noise=JITTER):
     ("differences", "noise", "expected"),
     [
         ((0.3, 0.1, -0.6, -2.8), JITTER, ["seen"] * 4),
-        ((-0.3, -0.9, -2.0, 1.0), JITTER, ["not seen"] * 4),
-        ((0.0, 0.0, 0.0, 0.0), JITTER, ["undecided", "seen", "seen", "not seen"]),
+        ((-0.9, -0.9, -2.0, 1.0), JITTER, ["not seen"] * 4),
+        # A tenth of a point is there (p < 0.05), but does not matter; equal means do as well.
+        ((-0.1, 0.2, 0.0, 0.0), JITTER / 2, ["seen", "seen", "seen", "not seen"]),
+        # Significantly worse, though not significantly by more than the margin: nothing is decided.
+        ((-0.6, -0.6, -1.3, 0.4), 3 * JITTER, ["undecided"] * 4),
         ((0.3, 0.6, -1.2, -0.4), 40 * JITTER, ["undecided"] * 4),
     ],
 )
 def test_the_relations_are_seen_or_not(differences, noise, expected):
-    found = tables.relations(study(*differences, noise=noise), {2: -1.15, 3: 2.8})
+    found = verdict.relations(study(*differences, noise=noise), {2: -1.15, 3: 2.8})
     assert [row["verdict"].split(":")[0] for row in found] == expected
     assert [row["published"] for row in found] == [None, None, -1.15, 2.8]
-    for row in found:
-        if row["verdict"].startswith("undecided"):
-            assert f"{row['detectable']:.2f} points" in row["verdict"]
+    assert {row["test_alpha"] for row in found} == {0.05 / 9}
+    assert all(row["could_find"] in row["verdict"] for row in found if row["verdict"].startswith("undecided"))
+    assert [("note" in row) for row in found] == [True, False, False, False]
+    better = found[0]["adjusted_better"] <= 0.05
+    assert found[0]["note"] == ("the ticket is better" if better else "not shown to be better")
+    assert better == (differences[0] == 0.3 and noise is JITTER)
 
 
 def test_the_p_values_are_those_of_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.normal(84, 1, 5), rng.normal(84.5, 1, 5)
-    for shift in (-1.2, 0.0, 0.7):
-        expected = scipy_stats.ttest_rel(a, b + shift, alternative="greater").pvalue
-        assert tables.above(a, b, shift) == pytest.approx(expected, rel=1e-9)
-    found = tables.relations(finals({("ticket", 100): b, ("ticket", 70): a, ("ticket", 30): a, ("ticket", 10): a}), {})
+    rows = finals({("ticket", 100): b, ("ticket", 70): a, ("ticket", 30): a, ("ticket", 10): a})
+    found = verdict.relations(rows, {})
     assert found[3]["verdict"] == "undecided: reinit at 10 % was not trained"
-    lower, upper = (
-        scipy_stats.ttest_rel(a, b + side * 0.5, alternative=other).pvalue
-        for side, other in ((-1, "greater"), (1, "less"))
-    )
-    assert found[1]["p_for"] == pytest.approx(max(lower, upper))
-    assert found[1]["p_against"] == pytest.approx(scipy_stats.ttest_rel(a, b).pvalue)
-    assert found[2]["p_for"] == pytest.approx(scipy_stats.ttest_rel(a + 1.2, b, alternative="greater").pvalue)
-    values = [row[f"p_{side}"] for row in found[:3] for side in ("for", "against")]
-    adjusted = [row[f"adjusted_{side}"] for row in found[:3] for side in ("for", "against")]
-    np.testing.assert_allclose(adjusted, scipy_stats.false_discovery_control(values))
+
+    def greater(first, second):
+        return scipy_stats.ttest_rel(first, second, alternative="greater").pvalue
+
+    assert found[0]["p_for"] == pytest.approx(greater(a + 0.5, b))
+    assert found[0]["p_against"] == pytest.approx(greater(b, a + 0.5))
+    assert found[0]["p_better"] == pytest.approx(greater(a, b))
+    assert found[1]["p_for"] == pytest.approx(max(greater(a + 0.5, b), greater(b + 0.5, a)))
+    assert found[1]["p_against"] == margins.beyond(a, b, 0.5) > scipy_stats.ttest_rel(a, b).pvalue
+    assert found[2]["p_for"] == pytest.approx(greater(a + 1.2, b))
+    sides = [(row, side) for row in found[:3] for side in ("for", "against", "better") if f"p_{side}" in row]
+    adjusted = [row[f"adjusted_{side}"] for row, side in sides]
+    expected = scipy_stats.false_discovery_control([row[f"p_{side}"] for row, side in sides])
+    np.testing.assert_allclose(adjusted, expected)
 
 
-def test_relations_that_do_not_hold_are_rarely_seen():
-    rng, seen = np.random.default_rng(1), 0
-    for _ in range(300):  # nothing gained at 70 %, 0.5 lost at 30 %, 1.2 at 10 %, no difference when drawn anew
+def decided(true, draws, seed):
+    """How often each relation is (seen, not seen) in studies of five seeds with these true differences."""
+    rng, counts = np.random.default_rng(seed), np.zeros((4, 2))
+    for _ in range(draws):
         noise = rng.normal(0, 0.3, (4, 5))
-        rows = finals({("ticket", 100): FULL, ("ticket", 70): FULL + noise[0], ("ticket", 30): FULL - 0.5 + noise[1],
-                       ("ticket", 10): FULL - 1.2 + noise[2], ("reinit", 10): FULL - 1.2 + noise[3]})  # fmt: skip
-        seen += any(row["verdict"] == "seen" for row in tables.relations(rows, {}))
-    assert seen <= 300 * 0.05 + 3 * np.sqrt(300 * 0.05 * 0.95)
+        rows = finals({("ticket", 100): FULL, ("ticket", 70): FULL + true[0] + noise[0],
+                       ("ticket", 30): FULL + true[1] + noise[1], ("ticket", 10): FULL + true[2] + noise[2],
+                       ("reinit", 10): FULL + true[2] - true[3] + noise[2] + noise[3]})  # fmt: skip
+        for i, row in enumerate(verdict.relations(rows, {})):
+            counts[i] += row["verdict"] == "seen", row["verdict"] == "not seen"
+    return counts / draws
+
+
+def test_relations_at_their_margins_are_rarely_decided():
+    draws = 160
+    wrong = 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+    edge = decided((-0.5, -0.5, -1.2, 0.0), draws, 1)
+    assert (edge[:, 0] <= wrong).all() and (edge[:3, 1] <= wrong).all()
+    # No advantage at all is a good reason to say so; half a point is not.
+    assert decided((0, 0, 0, 0.5), draws, 2)[3, 1] <= wrong
+
+
+def test_what_a_relation_could_find_is_found_in_four_studies_of_five_and_more():
+    alpha, std = 0.05 / 9, 0.3
+    each = stats.minimum_detectable_effect(std, 5, alpha, one_sided=True)
+    expected = {
+        0: (f"{each - 0.5:+.2f}", f"{-each - 0.5:+.2f}"),
+        1: ("not even", f"{0.5 + each:.2f}"),
+        2: (f"{each - 1.2:+.2f}", f"{-each - 1.2:+.2f}"),
+        3: (f"{each:.2f}", f"{0.5 - each:+.2f}"),
+    }
+    for index, (first, second) in expected.items():
+        text = verdict._could_find(index, std, 5, alpha)
+        assert first in text and second in text and "5 seeds" in text
+    same = margins.largest_equivalent(0.05, 5, 0.5, alpha)
+    assert f"up to {same:.2f} points equivalent" in verdict._could_find(1, 0.05, 5, alpha)
+    # At the strictest level that the adjustment may ask for: the study itself finds at least as much.
+    draws = 120
+    least = 0.8 - 3 * np.sqrt(0.8 * 0.2 / draws)
+    found = decided((each - 0.5, 0.5 + each, each - 1.2, each), draws, 3)
+    assert (found[[0, 2, 3], 0] >= least).all() and found[1, 1] >= least
+    assert (decided((-each - 0.5, 0, -each - 1.2, 0.5 - each), draws, 4)[[0, 2, 3], 1] >= least).all()
+
+
+def test_every_trained_level_is_compared_with_the_whole_network():
+    rng = np.random.default_rng(5)
+    noise = rng.normal(0, 0.05, (3, 5))
+    rows = finals({WHOLE: FULL, ("ticket", 50): FULL + noise[0], ("ticket", 20): FULL - 3 + noise[1],
+                   ("rewound", 20): FULL + rng.normal(0, 3, 5), ("reinit", 50): FULL + noise[2],
+                   ("one_shot", 50): FULL + noise[2]})  # fmt: skip
+    tested = tables.tests(rows)
+    found = {row["first"]: row for row in verdict.by_level(tested)}
+    assert set(found) == {"ticket 50%", "ticket 20%", "rewound 20%"}
+    assert found["ticket 50%"]["verdict"].endswith("equivalent within 0.5 points")
+    assert (found["ticket 20%"]["verdict"], found["rewound 20%"]["verdict"]) == ("lower", "undecided")
+    for row in found.values():
+        assert row["detectable_alpha"] == 0.05 / 4  # tests of the family, one shot included
+        a = {"ticket 50%": noise[0], "ticket 20%": noise[1] - 3}.get(row["first"])
+        if a is not None:
+            std = float(np.std(a, ddof=1))
+            assert row["detectable"] == pytest.approx(stats.minimum_detectable_effect(std, 5, 0.05 / 4), rel=1e-6)
+            assert row["called_equivalent_up_to"] == pytest.approx(margins.largest_equivalent(std, 5, 0.5, 0.05 / 4))
+    assert found["rewound 20%"]["called_equivalent_up_to"] is None
+    own = [row for row in tested if row["family"] == "pruned against the whole network"]
+    expected = scipy_stats.false_discovery_control([row["equivalence_p"] for row in own])
+    np.testing.assert_allclose([row["equivalence_adjusted"] for row in own], expected)
+
+
+def test_curvature_is_compared_as_trained_and_at_matched_temperature():
+    rows = finals({WHOLE: FULL, ("ticket", 10): FULL, ("reinit", 10): FULL})
+    level = {WHOLE: (0.001, 1.0), ("ticket", 10): (0.01, 2.0), ("reinit", 10): (0.1, 2.0)}
+    for row in rows:
+        loss, matched = level[row["arm"], row["keep_percent"]]
+        wobble = 1 + 0.01 * np.sin(7 * row["seed"] + 100 * loss)
+        row |= {"sample_loss": loss, "eigenvalue": 10 * loss * wobble, "sharpness": loss * wobble,
+                "matched_eigenvalue": matched * wobble, "matched_sharpness": 0.1,
+                "excess": 0.1 + row["seed"] / 10}  # fmt: skip
+        if row["arm"] == "reinit":
+            row["matched_sharpness"] = None  # reaches no matched loss
+    tested = tables.tests(rows)
+    families = {(row["family"], row["first"], row["second"]) for row in tested}
+    assert ("error barrier, pruned against the whole network", "ticket 10%", "ticket 100%") in families
+    found = verdict.curvature(rows, tested, 0.1)
+    assert "unequal training loss" in found["forms"]["as trained"]
+    (raw,) = (row for row in found["comparisons"] if row["metric"] == "eigenvalue" and row["form"] == "as trained")
+    assert raw["factor"] == pytest.approx(0.1, rel=0.05) and raw["adjusted_p"] < 1e-3
+    assert (raw["first_loss"], raw["second_loss"]) == pytest.approx((0.01, 0.1))
+    matched = {row["second"]: row for row in found["comparisons"] if row["metric"] == "eigenvalue" and row is not raw}
+    assert matched["reinit 10%"]["factor"] == pytest.approx(1, rel=0.05) and matched["reinit 10%"]["adjusted_p"] > 0.05
+    assert matched["ticket 100%"]["factor"] == pytest.approx(2, rel=0.05)
+    assert not [row for row in found["comparisons"] if (row["metric"], row["second"], row["form"]) == (
+        "sharpness", "reinit 10%", "matched")]  # fmt: skip
 
 
 def runs_rows(losses, diverged=0):
@@ -291,23 +463,60 @@ def runs_rows(losses, diverged=0):
 
 @pytest.mark.parametrize(
     ("losses", "expected"),
-    [({1: 0.9, 2: 0.3, 4: 0.1, 9: 0.05}, (4, 2)), ({1: 0.1, 4: 0.2}, (1, None)), ({1: 0.9, 4: 0.2}, (None, None))],
+    [
+        ({0: 2.3, 1: 0.9, 2: 0.3, 4: 0.075, 9: 0.05}, (2 + 2 * np.log(3) / np.log(4), 4)),
+        ({0: 2.3, 1: 0.4, 2: 0.025}, (1.5, 2)),
+        ({2: 0.1, 3: 0.2}, (2, 2)),  # a rewound ticket that is there already
+        ({0: 2.3, 1: 0.9, 4: 0.2}, (None, None)),
+        ({0: 2.3, 1: 0.9, 4: 0.0}, (4, 4)),
+    ],
 )
-def test_the_epoch_that_reaches_the_loss_has_a_resolution(losses, expected):
+def test_the_epoch_that_reaches_the_loss_is_interpolated_in_log_loss(losses, expected):
     (row,) = tables.finals(runs_rows(losses), [], 0.1)
-    assert (row["epochs_to_loss"], row["epochs_to_loss_after"]) == expected
+    assert (row["epochs_to_loss"], row["epochs_to_loss_by"]) == pytest.approx(expected)
     assert row["test_acc"] == 80 + max(losses) and row["gap"] == 10 - max(losses)
+
+
+def test_seeds_that_never_reach_the_loss_are_the_slowest():
+    rows = finals({(arm, keep): FULL for arm in ("ticket", "reinit", "random", "one_shot") for keep in (20, 10)})
+    late = {("ticket", 20): [3, 4, 5, 6, 7], ("reinit", 20): [2, None, None, None, None],
+            ("random", 20): [5, 6, 7, 8, 9.5], ("one_shot", 20): [None] * 5}  # fmt: skip
+    for row in rows:
+        row["epochs_to_loss"] = late.get((row["arm"], row["keep_percent"]), [None] * 5)[row["seed"]]
+    found = {(row["first"], row["second"]): row for row in tables.tests(rows) if row["metric"] == "epochs_to_loss"}
+    # One survivor, and it is faster than the ticket: a test of survivors would be blind, or say the opposite.
+    reinit = found["ticket 20%", "reinit 20%"]
+    assert (reinit["method"], reinit["reached"], reinit["num_pairs"]) == ("rank", "5 and 1 of 5", 5)
+    assert reinit["difference"] is None and reinit["paired_p"] == 4 / 32 and reinit["undecided"] == ""
+    never = found["ticket 20%", "one_shot 20%"]
+    assert never["paired_p"] == 2 / 32 and never["welch_p"] == pytest.approx(2 / 252)
+    random = found["ticket 20%", "random 20%"]
+    assert (random["method"], random["reached"]) == ("t", "5 and 5 of 5") and random["difference"] == pytest.approx(
+        -2.1
+    )
+    both = found["ticket 10%", "reinit 10%"]
+    assert both["paired_p"] is None and both["undecided"] == "no seed of either reached the loss"
+    adjusted = scipy_stats.false_discovery_control([row["paired_p"] for row in (reinit, random, never)])
+    np.testing.assert_allclose([row["paired_adjusted"] for row in (reinit, random, never)], adjusted)
 
 
 def test_diverged_seeds_and_eigenvalues_that_did_not_converge_are_marked():
     (row,) = tables.finals(runs_rows({1: 0.05, 2: float("nan")}, diverged=1), [], 0.1)
     assert np.isnan(row["test_acc"]) and row["epochs_to_loss"] is None and row["diverged"] == 1
     measured = {"arm": "ticket", "keep_percent": "50", "seed": "0", "eigenvalue_converged": "0.0",
-                **dict.fromkeys(tables.MEASURED, "2.0")}  # fmt: skip
+                "matched_eigenvalue_converged": "nan", **dict.fromkeys(tables.MEASURED, "2.0"),
+                "temperature": "nan", "matched_eigenvalue": "nan"}  # fmt: skip
     rows = tables.finals(runs_rows({1: 0.05}), [measured], 0.1)
     assert rows[0]["eigenvalue"] is None and rows[0]["sharpness"] == "2.0"
-    (summary,) = tables.summarise(rows)
+    layers = [{"arm": "ticket", "keep_percent": "50", "layer": layer, "kept": kept} for layer, kept in
+              (("dense0/kernel", "3"), ("dense1/kernel", "0"))]  # fmt: skip
+    (summary,) = tables.summarise(rows, layers)
     assert summary["num_unconverged"] == 1 and summary["eigenvalue_mean"] is None and summary["sharpness_mean"] == 2
+    assert summary["num_unmatched"] == 1 and summary["num_matched_unconverged"] == 0
+    assert summary["layers_emptied"] == "dense1/kernel (1 of 1 seeds)"
+    measured |= {"temperature": "3.0", "matched_eigenvalue": "5.0", "matched_eigenvalue_converged": "0.0"}
+    (row,) = tables.finals(runs_rows({1: 0.05}), [measured], 0.1)
+    assert row["matched_eigenvalue"] is None and (row["unmatched"], row["matched_unconverged"]) == (0, 1)
 
 
 # The script
@@ -361,12 +570,40 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert all(row["samples"] == "60" and row["batch_norm"] == "frozen" for row in measured)
     kept = {int(row["kept"]) for row in records.read_table(folder / "sparsity.csv") if row["keep_percent"] == "100"}
     assert kept == {64 * 8, 8 * 10}
-    verdicts = json.loads((folder / "verdict.json").read_text())
-    assert len(verdicts) == 4 and verdicts[0]["verdict"] == "undecided: ticket at 70 % was not trained"
-    assert all(row["claim"] in stdout and row["verdict"] in stdout for row in verdicts)
+    assert all(row["line_images"] == "0.0" for row in measured)
+    found = json.loads((folder / "verdict.json").read_text())
+    assert len(found["relations"]) == 4
+    assert found["relations"][0]["verdict"] == "undecided: ticket at 70 % was not trained"
+    assert all(row["claim"] in stdout and row["verdict"] in stdout for row in found["relations"])
+    assert [row["first"] for row in found["levels"]] == ["ticket 30%", "ticket 10%", "rewound 30%", "rewound 10%"]
+    assert all(f"finds {row['detectable']:.2f} or more" in stdout for row in found["levels"])
+    assert found["curvature"]["forms"]["as trained"] in stdout and "unequal training loss" in stdout
+    begun = {(row["arm"], row["keep_percent"]): row["epoch"] for row in reversed(runs)}
+    assert {arm: epoch for (arm, keep), epoch in begun.items() if keep == "10"} == {
+        "ticket": "0", "rewound": "1", "reinit": "0"}  # fmt: skip
+    assert {row["epoch"] for row in runs} == {"0", "1", "2"}
     rows = records.read_table(folder / "comparison.csv")
-    assert [row["published"] for row in rows if row["setting"] == "difference"] == ["", "", "-1.15", "2.8"]
+    differences = [row for row in rows if row["setting"] == "difference"]
+    assert [row["published"] for row in differences] == ["", "", "-1.15", "2.8"]
+    assert [row["published_for"] for row in differences] == ["", "", "CNN on CIFAR-10", "CNN on CIFAR-10"]
+    assert {row["inside"] for row in rows} == {""}
     assert all(row["published"] == "" for row in rows if row["setting"] != "difference")  # another protocol
+
+
+def test_a_finished_run_writes_its_tables_anew(call, whole, tmp_path):
+    folder = tmp_path / "lottery_ticket" / whole[0].name
+    shutil.copytree(whole[0], folder)
+    made = contents(folder)
+    sums = json.loads((folder / "finished.json").read_text())
+    for name in ("summary.csv", "tests.csv", "verdict.json", "comparison.csv", "overlap_summary.csv"):
+        (folder / name).write_text("by an earlier version\n")
+        sums[name] = io.sha256_bytes((folder / name).read_bytes())
+    (folder / "finished.json").write_text(json.dumps(sums))
+    (folder / "accuracy.png").unlink()
+    stdout = succeeded(call(*TINY, out=tmp_path, LOG=str(tmp_path / "log")))
+    assert "is finished" in stdout and not (tmp_path / "log").exists()
+    again = contents(folder)
+    assert [name for name in made if made[name] != again[name]] == []
 
 
 def test_a_killed_run_ends_as_if_it_never_was(call, whole, tmp_path):
@@ -390,6 +627,8 @@ def test_a_cnn_runs(call, tmp_path):
     assert {"other batch order, one shot", "other init., units matched"} <= kinds
     for row in records.read_table(folder / "measures.csv"):
         assert float(row["excess"]) >= 0 and float(row["eigenvalue_residual"]) < np.inf
+        assert row["line_images"] == "64.0"  # the whole training set, not the 32 images of the curvature
+    assert {row["epoch"] for row in records.read_table(folder / "runs.csv")} == {"0", "1"}
 
 
 BAD = {
@@ -405,12 +644,58 @@ BAD = {
     "--arms=ticket --rewind_epoch=2": "--rewind_epoch: expected no such flag without the arm rewound, got 2",
     "--arms=ticket,one_shot --one_shot": "--arms: expected no one_shot with --one_shot",
     "--rewind_epoch=5 --epochs=5": "--rewind_epoch: expected 1 ... 4, before the last of the epochs, got 5",
+    "--rewind_epoch=1 --epochs=1": "--rewind_epoch: expected no rewinding with a single epoch, got 1",
+    "--arms=ticket,rewound --epochs=1": "--arms: expected no rewinding with a single epoch, got ticket,rewound",
     "--rewind_epoch=0": "flag --rewind_epoch=0: expected a whole number from 1",
     "--hessian_samples=2000": "--hessian_samples: expected at most the 1297 training examples, got 2000",
     "--channels=4": "--channels: expected no such flag with --model=mlp, got 4",
     "--scope=local": "--scope",
     "--preset=quick --dataset=mnist": "--preset=quick: expected embedded data",
 }
+
+
+# Resolves command lines, and names their figures; no study is run.
+RESOLVE = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from absl import flags
+import lottery_ticket_config as config
+config.define_flags()
+found = []
+for argv in json.load(sys.stdin):
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(["study", *argv])
+    resolved = config.resolve()
+    kept = {name: resolved[name] for name in ("arms", "barrier_arms", "rewind_epoch", "evaluate_at")}
+    found.append([kept, config.stem(resolved)])
+json.dump(found, sys.stdout)
+"""
+
+
+def test_flags_are_resolved(environment):
+    commands = {
+        "--epochs=2": "lottery_ticket_digits_quick_epochs2",
+        "--epochs=1": "lottery_ticket_digits_quick_epochs1",
+        "--arms=ticket,reinit": "lottery_ticket_digits_quick_armsticket-reinit",
+        "--keep=100,50,2.5 --rewind_epoch=3 --num_seeds=4 --noprune_head --seed=7 --one_shot":
+            "lottery_ticket_digits_quick_oneshot_nohead_keep100-50-2.5_rewind3_seeds4_seed7",
+        "--model=cnn --epochs=30": "lottery_ticket_digits_cnn_quick_epochs30",
+        "--epochs=30": "lottery_ticket_digits_quick_epochs30",
+    }  # fmt: skip
+    lines = [["--preset=quick", "--dataset=digits", *flags.split()] for flags in commands]
+    done = subprocess.run([sys.executable, "-c", RESOLVE, STUDY.parent], input=json.dumps(lines), env=environment,
+                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [name for _, name in found] == list(commands.values())
+    two, one, without, given, cnn, mlp = (config for config, _ in found)
+    assert two["rewind_epoch"] == 1 and "rewound" in two["arms"]  # the preset's 2 would be the end
+    assert one["rewind_epoch"] is None and "rewound" not in [*one["arms"], *one["barrier_arms"]]
+    assert without["rewind_epoch"] is None and given["rewind_epoch"] == 3 and "one_shot" not in given["arms"]
+    assert mlp["evaluate_at"] == list(range(1, 31))
+    assert cnn["evaluate_at"][0] == 1 and cnn["evaluate_at"][-1] == 30 and len(cnn["evaluate_at"]) <= 10
 
 
 def test_bad_input_ends_in_one_line(environment, tmp_path):

@@ -25,16 +25,36 @@ def test_arms_can_be_told_apart():
     assert len(set(colours)) == len(colours) and len(set(markers)) >= len(markers) - 1  # the whole network is a dot too
 
 
-def test_accuracy_runs_from_all_weights_down_and_shows_every_arm_twice():
+def test_accuracy_runs_from_all_weights_down_beside_the_difference_to_the_whole_network():
     curves = {"ticket": curve([98, 97, 95]), "random": curve([98, 50, 10])}
+    differences = {"ticket": curve([-1, -3], 0.2, [20, 5]), "random": curve([-48, -88], 1, [20, 5])}
     labels = {"ticket": "the ticket", "random": "a random mask"}
-    figure = plotting_tickets.accuracy(curves, labels, "title", (94, 99), {"ticket": ([100], [98.5])})
+    published = ({"ticket": ([100], [98.5])}, {"ticket": ([10], [-1.15])})
+    figure = plotting_tickets.accuracy(curves, differences, labels, "title", (-4, 1), 0.5, published, "a CNN")
     for ax in figure.axes:
         assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 100 > 5 > ax.get_xlim()[1]
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "20", "5"]
-        assert [line.get_label() for line in ax.lines] == ["the ticket", "a random mask", "published, the ticket"]
-        assert ax.lines[1].get_ydata().tolist() == [98, 50, 10] and ax.lines[2].get_xdata().tolist() == [100]
-    assert figure.axes[1].get_ylim() == (94, 99) and figure.axes[0].get_ylim()[0] < 10
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == [
+        "the ticket", "a random mask", "published (a CNN): the ticket"
+    ]  # fmt: skip
+    assert left.lines[1].get_ydata().tolist() == [98, 50, 10] and left.lines[2].get_xdata().tolist() == [100]
+    assert left.lines[2].get_markerfacecolor() == "none"
+    assert [bars.get_label() for bars in right.containers] == ["the ticket", "a random mask"]
+    assert right.containers[0].lines[0].get_ydata().tolist() == [-1, -3]
+    (marker,) = (line for line in right.lines if "published" in str(line.get_label()))
+    assert (marker.get_xdata().tolist(), marker.get_ydata().tolist()) == ([10], [-1.15])
+    assert right.get_ylim() == (-4, 1) and "points" in right.get_ylabel() and left.get_ylim()[0] < 10
+    names = {"the ticket", "a random mask", "published (a CNN): the ticket", "margin, 0.5 points"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == names
+
+
+def test_levels_that_are_too_near_each_other_go_without_a_label():
+    percents = [100, 70, 50, 30, 20, 10, 5, 2, 1]
+    _, ax = plt.subplots()
+    plotting_tickets._remaining(ax, percents)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "", "50", "30", "", "10", "5", "2", "1"]
+    assert ax.get_xticks().tolist() == percents
 
 
 def test_overlap_has_a_panel_for_each_kind_and_the_profile(tmp_path):
@@ -42,16 +62,22 @@ def test_overlap_has_a_panel_for_each_kind_and_the_profile(tmp_path):
     figure = plotting_tickets.overlap(panels, {"a": curve([100, 10, 0], 0)}, "title")
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["order", "init", "profile of the tickets"]
     order, profile = figure.axes[0], figure.axes[2]
-    assert [line.get_ydata()[0] for line in order.lines] == [0.9, 0.2] and order.get_ylim() == (0, 1)
+    assert [line.get_ydata()[0] for line in order.lines[:2]] == [0.9, 0.2] and order.get_ylim() == (0, 1)
     assert profile.get_yscale() == "log"
     plotting.save(figure, tmp_path / "figure.png")  # a layer that lost all its weights has no logarithm
 
 
 def test_measures_show_intervals_and_logarithms_where_asked(tmp_path):
     whole, ticket = curve([2.0], 3.0, [100]), curve([1.0, 0.5], 0.1, [20, 5])
-    panels = {"eigenvalue": {"whole": whole, "ticket": ticket}, "barrier": {"ticket": curve([np.nan], 1, [20])}}
-    figure = plotting_tickets.measures(panels, ("eigenvalue",), {"whole": "whole", "ticket": "the ticket"}, "title")
-    assert [ax.get_yscale() for ax in figure.axes] == ["log", "linear"]
-    assert [ax.get_ylabel() for ax in figure.axes] == ["eigenvalue", "barrier"]
+    panels = [
+        plotting_tickets.Panel("as trained", "eigenvalue", {"whole": whole, "ticket": ticket}, True),
+        plotting_tickets.Panel("matched", "eigenvalue", {"ticket": ticket}, True),
+        plotting_tickets.Panel("between", "barrier", {"ticket": curve([np.nan], 1, [20])}, False),
+    ]
+    figure = plotting_tickets.measures(panels, {"whole": "whole", "ticket": "the ticket"}, "title")
+    shown = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_yscale() for ax in shown] == ["log", "log", "linear"]
+    assert [ax.get_ylabel() for ax in shown] == ["eigenvalue", "eigenvalue", "barrier"]
+    assert [ax.get_title() for ax in shown] == ["as trained", "matched", "between"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["whole", "the ticket"]
     plotting.save(figure, tmp_path / "figure.png")

@@ -206,3 +206,17 @@ def test_refusals_name_what_came(problem):
         measure.each_seed(sharpness.distance, (params, row(params, slice(2))))
     with pytest.raises(ValueError, match="one for each of the 1 snapshots, got 2"):
         sharpness.track([(f, params)], keys, x, y, loss=LOSS, rates=[1, 2])
+
+
+def test_the_passage_of_a_level_is_interpolated_in_log_loss():
+    found = loss_matching.passage([2.0, 0.4, 0.1], 0.2)
+    assert found[:2] == (1, 2) and found.share == pytest.approx(0.5)
+    assert loss_matching.passage([2.0, 0.4], 0.4) == (0, 1, 1.0)
+    for losses, where in (
+        ([0.1, 0.05], (-1, 0)),
+        ([2.0, 1.0], (-1, -1)),
+        ([np.nan, 0.1], (0, 1)),
+        ([1.0, 0.0], (0, 1)),
+    ):
+        passed = loss_matching.passage(losses, 0.2)
+        assert passed[:2] == where and np.isnan(passed.share)
