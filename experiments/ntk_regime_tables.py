@@ -8,7 +8,7 @@ import tables
 from ntk_regime_measure import Arm
 from tables import number
 
-from ntkgen import paper, stats
+from ntkgen import loss_matching, paper, stats
 
 ALPHA = 0.05
 # Fixed before the runs: what counts as no difference.
@@ -50,20 +50,10 @@ def matched(rows: Sequence[dict[str, Any]], target: float) -> dict[str, float | 
     found: dict[str, float | None] = {}
     for name in ("epoch", *ALONG):
         own = [row for row in rows if np.isfinite(number(row[name]))]
-        found[f"matched_{name}"] = _at_loss([(number(row["train_loss"]), number(row[name])) for row in own], target)
+        losses, values = ([number(row[column]) for row in own] for column in ("train_loss", name))
+        value = loss_matching.at_loss(losses, values, target).value  # the start has no loss, and gives none
+        found[f"matched_{name}"] = value if np.isfinite(value) else None
     return found
-
-
-def _at_loss(pairs: Sequence[tuple[float, float]], target: float) -> float | None:
-    """Interpolate (loss, value) where the loss first comes down to the target; the first pair is the start's."""
-    reached = next((i for i, (loss, _) in enumerate(pairs) if loss <= target), 0)
-    if reached < 2:
-        return None
-    (before, low), (after, high) = pairs[reached - 1], pairs[reached]
-    if not (before > target and min(low, high) > 0):
-        return None
-    share = np.log(before / target) / np.log(before / after)
-    return float(np.exp((1 - share) * np.log(low) + share * np.log(high)))
 
 
 def compare_with_paper(summary: Sequence[dict[str, Any]], known: dict[int, Any]) -> list[dict[str, Any]]:
