@@ -82,7 +82,7 @@ def _shifts(x: Sequence[float]) -> list[float]:
 
 
 def _accuracy_axis(ax: Axes, sweeps: Sequence[Curve], others: Sequence[float]) -> float:
-    """Set limits by the means, so that neither wide intervals nor a failed run flatten the sweep; return the floor."""
+    """Set limits so that neither very wide intervals nor a failed run flatten the sweep; return the floor."""
     means = np.concatenate([np.asarray(sweep.mean, float) for sweep in sweeps])
     means = means[np.isfinite(means)]
     if not means.size:
@@ -90,7 +90,10 @@ def _accuracy_axis(ax: Axes, sweeps: Sequence[Curve], others: Sequence[float]) -
     span = max(float(np.ptp(means)), 1.0)
     near = [value for value in others if np.isfinite(value) and value > means.min() - 3 * span]
     low, high = min([*near, means.min()]), max([*near, means.max()])
-    pad = 0.3 * (high - low) + 0.2
+    ends = np.concatenate([np.asarray([sweep.low, sweep.high], float).ravel() for sweep in sweeps])
+    ends = ends[np.abs(ends - means.mean()) < 2 * span]  # NaN is not
+    low, high = min([low, *ends]), max([high, *ends])
+    pad = 0.1 * (high - low) + 0.2
     ax.set_ylim(max(0.0, low - pad), min(100.5, high + pad))
     return max(0.0, low - pad)
 
