@@ -20,7 +20,7 @@ from typing import Any
 import common
 import numpy as np
 from absl import flags
-from lottery_ticket_arms import Lab, begins, train_all, trainings
+from lottery_ticket_arms import Lab, Trained, begins, train_all, trainings
 from lottery_ticket_config import define_flags, prepare, resolve, stem
 from lottery_ticket_figures import draw
 from lottery_ticket_measures import (
@@ -53,16 +53,16 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
     names = trainings(config)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    masks = {}
+    masks: dict[tuple[str, float], tuple[Any, np.ndarray]] = {}
     with Progress([1.0] * len(names), len(seeds), training.epochs) as progress:
         lab = Lab(run, model, dataset, training, seeds, config, lambda name: progress.part(names.index(name), name))
         for trained in train_all(lab):
             at = {"arm": trained.arm, "keep_percent": trained.keep}
             begun = 0 if trained.keep == 100 else begins(config, trained.arm)
-            found["runs"] += run_rows(at, seeds, begun, config["evaluate_at"], at_start(lab, trained), trained.result)
+            found["runs"] += run_rows(at, seeds, begun, config["evaluate_at"], at_start(lab, trained), trained)
             found["sparsity"] += sparsity_rows(at, seeds, pruning.layers_of("masks", trained.masks, lab.prunable))
             if trained.arm in ("ticket", "other_order"):
-                masks[trained.arm, trained.keep] = trained.masks
+                masks[trained.arm, trained.keep] = trained.masks, trained.void
             if trained.keep in config["measure_at"] and trained.arm != "other_order":
                 found["measures"] += measure_rows(at, seeds, config, measure(lab, trained))
         found["overlaps"] = overlaps(lab, masks)
@@ -78,17 +78,19 @@ def run_rows(
     begun: int,
     epochs: list[int],
     start: tuple[np.ndarray, np.ndarray],
-    result: Any,
+    trained: Trained,
 ) -> list[dict[str, Any]]:
     """Make the rows of runs.csv of one training: its start, and the epochs that were measured; accuracies in percent.
 
-    At the start, where `begun` epochs are behind a rewound ticket, the training set alone is looked at.
+    At the start, where `begun` epochs are behind a rewound ticket, the training set alone is looked at. `diverged` are
+    also networks whose masks were cut from one that had.
     """
+    result, lost = trained.result, trained.lost
     rows = []
     for s, seed in enumerate(seeds):
         row = at | {"seed": seed, "epoch": begun, "learning_rate": None}
         row |= {"train_loss": float(start[0][s]), "train_acc": float(100 * start[1][s])}
-        rows.append(row | {"test_loss": None, "test_acc": None, "diverged": int(result.diverged[s])})
+        rows.append(row | {"test_loss": None, "test_acc": None, "diverged": int(lost[s])})
         for epoch in epochs:
             if epoch <= begun:
                 continue
@@ -96,7 +98,7 @@ def run_rows(
             train_acc, test_acc = (100 * now[f"{split}_accuracy"] for split in ("train", "test"))
             row = at | {"seed": seed, "epoch": epoch, "learning_rate": now["learning_rate"]}
             row |= {"train_loss": now["train_loss"], "train_acc": train_acc}
-            row |= {"test_loss": now["test_loss"], "test_acc": test_acc, "diverged": int(result.diverged[s])}
+            row |= {"test_loss": now["test_loss"], "test_acc": test_acc, "diverged": int(lost[s])}
             rows.append(row)
     return rows
 
@@ -116,9 +118,10 @@ def measure_rows(
     at: dict[str, Any], seeds: list[int], config: dict[str, Any], found: dict[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """Make the rows of measures.csv, each number with how it was made."""
-    how = {"samples": config["hessian_samples"], "weights": "kept", "batch_norm": "frozen", "precision": "highest"}
+    norm, line_norm = ("frozen", "estimated anew") if config["model"] == "cnn" else ("none", "none")
+    how = {"samples": config["hessian_samples"], "weights": "kept", "batch_norm": norm, "precision": "highest"}
     how |= {"lanczos_steps": LANCZOS_STEPS, "tolerance": LANCZOS_TOLERANCE, "rho": RHO, "draws": DRAWS}
-    how |= {"line_points": len(LINE), "line_batch_norm": "estimated anew", "matched_target": config["matched_loss"]}
+    how |= {"line_points": len(LINE), "line_batch_norm": line_norm, "matched_target": config["matched_loss"]}
     return [
         at | {"seed": seed} | {name: float(found[name][s]) for name in (*MEASURED, *BARRIER)} | how
         for s, seed in enumerate(seeds)

@@ -31,13 +31,28 @@ OTHER_ORDER = 2**30  # added to a seed: its initialisation is given, so that onl
 
 
 class Trained(NamedTuple):
-    """One arm at one level, all seeds: percent of weights kept, masks, where training began, and its result."""
+    """One arm at one level, all seeds.
+
+    Attributes:
+      arm: its name.
+      keep: percent of the weights kept.
+      masks: of every seed.
+      start: the variables that training began with.
+      result: of training.
+      void: (seeds,) bool; whose masks were cut from a network that had diverged, and mean nothing.
+    """
 
     arm: str
     keep: float
     masks: PyTree
     start: PyTree
     result: ensemble.Result
+    void: np.ndarray
+
+    @property
+    def lost(self) -> np.ndarray:
+        """Seeds that diverged here or before their masks were cut, (seeds,) bool."""
+        return self.void | np.asarray(self.result.diverged, bool)
 
     @property
     def name(self) -> str:
@@ -196,6 +211,7 @@ def train_all(lab: Lab) -> Iterator[Trained]:
 def chain(lab: Lab, arm: str) -> Iterator[Trained]:
     """Train, prune, rewind, train again."""
     keep, results = lab.config["keep"], {}
+    one_shot = lab.config["one_shot"] or arm == "one_shot"
     rewind_epoch = begins(lab.config, arm)
 
     def fit(level: int, *, probes: Any, **given: Any) -> ensemble.Result:
@@ -213,10 +229,14 @@ def chain(lab: Lab, arm: str) -> Iterator[Trained]:
         epochs=lab.training.epochs,
         scope=lab.config["scope"],
         prunable=lab.prunable,
-        one_shot=lab.config["one_shot"] or arm == "one_shot",
+        one_shot=one_shot,
     )
+    void = np.zeros(len(lab.seeds), bool)
     for level in levels:
-        yield Trained(arm, keep[level.level], level.masks, level.start, results.pop(level.level))
+        trained = Trained(arm, keep[level.level], level.masks, level.start, results.pop(level.level), void)
+        if level.level == 0 or not one_shot:
+            void = trained.lost
+        yield trained
 
 
 def control(lab: Lab, arm: str, ticket: Trained) -> Trained:
@@ -232,4 +252,4 @@ def control(lab: Lab, arm: str, ticket: Trained) -> Trained:
         masks = jax.vmap(shuffle)(keys, masks)
     start = {**variables, "params": pruning.apply_masks(variables["params"], masks)}
     result = lab.fit(part(arm, ticket.keep), init=start, masks=masks)
-    return Trained(arm, ticket.keep, masks, start, result)
+    return Trained(arm, ticket.keep, masks, start, result, ticket.void)

@@ -1,6 +1,7 @@
 """Flags, presets and the checks of the lottery-ticket study."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -144,8 +145,10 @@ def percents(name: str, parts: Sequence[Any]) -> list[float]:
         found = [float(each) for each in parts]
     except ValueError:
         found = []
-    if not found or not all(0 < each <= 100 for each in found):
+    if not found or not all(0 < each / 100 <= 1 for each in found):
         raise ValueError(f"--{name}: expected percents in (0, 100], got {','.join(map(str, parts))!r}")
+    if len({f"{each:g}" for each in found}) < len(set(found)):  # trainings are named after them
+        raise ValueError(f"--{name}: expected percents that differ in six digits, got {','.join(map(str, parts))!r}")
     return [int(each) if each == int(each) else each for each in found]
 
 
@@ -215,6 +218,11 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
         seed=config["seed"],
     )
     config["num_train"], config["data_digest"] = dataset.num_train, dataset.digest
+    if config["matched_loss"] >= math.log(dataset.num_classes):
+        raise ValueError(
+            f"--matched_loss: expected less than the {math.log(dataset.num_classes):.3f} nats of guessing, "
+            f"got {config['matched_loss']:g}"
+        )
     if config["hessian_samples"] > dataset.num_train:
         if FLAGS.hessian_samples is not None:
             raise ValueError(
@@ -232,8 +240,12 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
 
 
 def same_protocol(config: dict[str, Any]) -> bool:
-    """Say whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images."""
+    """Say whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images.
+
+    And SGD, whatever its rate, with tickets pruned level by level.
+    """
     usual = config["dataset"] == "cifar10" and config["model"] == "cnn" and not config["label_noise"]
+    usual = usual and config["optimizer"] == "sgd" and not config["one_shot"]
     return bool(
         usual
         and config["channels"] == PRESETS["paper", "cnn"]["channels"]
@@ -256,8 +268,10 @@ def stem(config: dict[str, Any]) -> str:
         parts.append(config["model"])
     parts += [FLAGS.preset] if FLAGS.preset != "paper" else []
     for name in (
-        "width", "channels", "num_train", "epochs", "lr", "label_noise", "optimizer", "scope", "one_shot", "prune_head",
-        "keep", "arms", "rewind_epoch", "matched_loss", "num_seeds", "seed",
+        "width", "channels", "depth", "affine_norm", "num_train", "epochs", "batch_size", "lr", "label_noise",
+        "optimizer", "momentum", "schedule", "weight_decay", "scope", "one_shot", "prune_head", "keep", "arms",
+        "rewind_epoch", "loss_threshold", "matched_loss", "measure_at", "barrier_arms", "hessian_samples", "num_seeds",
+        "seed",
     ):  # fmt: skip
         if FLAGS[name].present:
             parts.append(_short(name, config[name]))

@@ -13,12 +13,13 @@ from ntkgen import matching, models, overlap, pruning
 PyTree = Any
 
 
-def overlaps(lab: Lab, masks: dict[tuple[str, float], PyTree]) -> list[dict[str, Any]]:
+def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]) -> list[dict[str, Any]]:
     """Compare tickets: of one initialisation in two batch orders, and of two initialisations.
 
     Args:
       lab: the study.
-      masks: (arm, percent) -> masks of all seeds, for "ticket" and, if trained, "other_order".
+      masks: (arm, percent) -> masks of all seeds, and (seeds,) whose mean nothing and are left out, because a network
+        diverged before they were cut; for "ticket" and, if trained, "other_order".
 
     Returns:
       The rows of overlaps.csv: kind, percent, two seeds, layer, the overlap beside its chance level.
@@ -38,21 +39,23 @@ def overlaps(lab: Lab, masks: dict[tuple[str, float], PyTree]) -> list[dict[str,
     levels = [keep for keep in lab.config["keep"] if keep < 100]
     twin = trains_twin(lab.config)
     for keep in levels:
-        ticket = host(masks["ticket", keep])
+        ticket, void = host(masks["ticket", keep])
         if ("other_order", keep) in masks:
-            other = host(masks["other_order", keep])
-            for s in range(len(lab.seeds)):
+            other, other_void = host(masks["other_order", keep])
+            for s in np.flatnonzero(~(void | other_void)):
                 compare("other batch order", keep, (s, s), row(ticket, s), row(other, s))
         if twin:
             first, second = (
                 host(_one_shot(lab, result.variables["params"], keep)) for result in (lab.dense, lab.dense_other_order)
             )
-            for s in range(len(lab.seeds)):
+            for s in np.flatnonzero(~(lab.dense.diverged | lab.dense_other_order.diverged)):
                 compare("other batch order, one shot", keep, (s, s), row(first, s), row(second, s))
     for (s, t), orders in _matches(lab).items():
         chain = models.unit_chain(lab.model)
         for keep in levels:
-            ticket = host(masks["ticket", keep])
+            ticket, void = host(masks["ticket", keep])
+            if void[s] or void[t]:
+                continue
             a, b = row(ticket, s), row(ticket, t)
             compare("other initialisation", keep, (s, t), a, b)
             compare("other init., units matched", keep, (s, t), a, matching.permute_units(b, orders["matched"], *chain))

@@ -32,8 +32,8 @@ def finals(
 
     `epochs_to_loss` is where the training loss first falls to the threshold, interpolated in log loss between the
     measured epochs around it, the later of which is `epochs_to_loss_by`; the first measured one if that is low enough.
-    None where the loss is never reached. Accuracies of a diverged seed are NaN, and it reaches no loss. An eigenvalue
-    that did not converge is None: measures.csv has it, with its residual.
+    None where the loss is never reached. Accuracies of a diverged seed are NaN, and it reaches no loss. What
+    was measured of it is left out. An eigenvalue that did not converge is None: measures.csv has it, with its residual.
     """
     grouped: dict[tuple, list[Mapping[str, str]]] = {}
     for row in runs:
@@ -46,7 +46,7 @@ def finals(
         row: dict[str, Any] = {"arm": arm, "keep_percent": keep, "seed": seed, "diverged": int(lost)}
         row |= {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
         row |= {"epochs_to_loss": None, "epochs_to_loss_by": None} if lost else _epochs_to_loss(rows, threshold)
-        measured = beside.get((arm, keep, seed), {})
+        measured = {} if lost else beside.get((arm, keep, seed), {})
         row |= {name: measured.get(name) for name in MEASURED}
         for prefix, mark in (("", "unconverged"), ("matched_", "matched_unconverged")):
             row[mark] = int(measured.get(f"{prefix}eigenvalue_converged", "nan") == "0.0")
@@ -200,14 +200,21 @@ def spread(row: Mapping[str, Any]) -> float:
 
 
 def summarise_overlaps(rows: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Make overlap_summary.csv: mean Jaccard index and chance level by kind, level and layer, and their range."""
+    """Make overlap_summary.csv: mean Jaccard index and chance level by kind, level and layer, and their range.
+
+    Over the pairs of which one at least keeps a weight of the layer; they are counted.
+    """
     grouped: dict[tuple, list[Mapping[str, str]]] = {}
     for row in rows:
         grouped.setdefault((row["kind"], percent(row["keep_percent"]), row["layer"]), []).append(row)
     found = []
     for (kind, keep, layer), members in grouped.items():
-        jaccard, chance = (np.array([float(row[name]) for row in members]) for name in ("jaccard", "chance"))
-        row = {"kind": kind, "keep_percent": keep, "layer": layer, "num_pairs": len(members)}
+        values = np.array([[tables.number(row[name]) for name in ("jaccard", "chance")] for row in members])
+        jaccard, chance = values[np.isfinite(values).all(1)].T
+        row = {"kind": kind, "keep_percent": keep, "layer": layer, "num_pairs": len(jaccard)}
+        if not len(jaccard):
+            found.append(row | dict.fromkeys(("jaccard", "lowest", "highest", "chance")))
+            continue
         row |= {"jaccard": jaccard.mean(), "lowest": jaccard.min(), "highest": jaccard.max(), "chance": chance.mean()}
         found.append({name: float(v) if isinstance(v, np.floating) else v for name, v in row.items()})
     return found

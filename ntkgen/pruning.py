@@ -5,15 +5,17 @@ and every seed keeps exactly k of its own. Masks are pytrees like params of bool
 `ensemble.fit(masks=)` wants them (stacked).
 
 * A *layer* is one prunable leaf. By default these are the kernels, see `is_kernel`; all other leaves are kept whole.
-* Of n weights a fraction f keeps k = max(1, round(f n)), Python's `round` (halves to even), see `keep_count`.
+* Of n weights a fraction f keeps k = max(1, round(f n)), Python's `round` (halves to even), see `keep_count`. PyTorch
+  rounds the number to prune instead: where f n is an odd half (n = 5, f = 0.5) it keeps one more.
 * Of equal scores the one that comes first in the flattened tree (`jax.tree.leaves`, each leaf in C order) is kept; NaN
-  counts as lower than every number.
+  counts as lower than every number. Scores are compared in JAX's precision, float32 unless 64 bits are enabled.
 * k is an argument of the compiled selection, not a constant in it: another fraction compiles nothing.
 """
 
 import functools
 import numbers
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -41,20 +43,27 @@ def kernels(except_for: Sequence[str]) -> Prunable:
       except_for: names on the way to a leaf, e.g. ("dense3",) for the head of the four-layer MLP.
 
     Returns:
-      A value for the `prunable` arguments.
+      A value for the `prunable` arguments. What takes it raises a ValueError if the tree has none of a name.
 
     Raises:
       ValueError: a single string, of which every letter would be a name.
     """
     if isinstance(except_for, str):
         raise ValueError(f"except_for: expected a sequence of names, got the string {except_for!r}")
-    spared = frozenset(except_for)
-    return lambda name, leaf: is_kernel(name, leaf) and spared.isdisjoint(name.split("/"))
+    return _KernelsBut(frozenset(except_for))
+
+
+@dataclass(frozen=True)
+class _KernelsBut:
+    spared: frozenset[str]
+
+    def __call__(self, name: str, leaf: Any) -> bool:
+        return is_kernel(name, leaf) and self.spared.isdisjoint(name.split("/"))
 
 
 def keep_count(size: int, keep_fraction: float) -> int:
     """Give the number of weights that a fraction keeps: round(keep_fraction x size), halves to even, at least one."""
-    return max(1, round(keep_fraction * size))
+    return max(1, round(float(keep_fraction) * size))  # a NumPy float would round the product to its own precision
 
 
 # Scores: the higher, the more a weight deserves to be kept
@@ -182,6 +191,9 @@ def sparsity_profile(masks: PyTree, *, prunable: Prunable = is_kernel) -> dict[s
 def layers_of(argument: str, params: PyTree, prunable: Prunable = is_kernel) -> dict[str, Any]:
     """Give the prunable leaves by name, in the order of the flattened tree; a ValueError names the argument."""
     named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    known = {part for name in named for part in name.split("/")}
+    if isinstance(prunable, _KernelsBut) and (strange := sorted(prunable.spared - known)):
+        raise ValueError(f"except_for: expected names on the way to {', '.join(sorted(named))}, got {strange[0]!r}")
     found = {name: leaf for name, leaf in named.items() if np.size(leaf) and prunable(name, leaf)}
     if not found:
         raise ValueError(f"{argument}: expected at least one prunable weight, got none among {sorted(named)}")
@@ -235,11 +247,20 @@ def _select(
     masks = [_as_bool(leaf) for leaf in alive]
     for group, count in zip(groups, counts, strict=True):
         flat, living = _join(scores, group), _join(masks, group)
-        # A stable sort, the pruned last: positions decide between equal scores, and NaN sorts behind all numbers.
-        order = jnp.lexsort((-flat, ~living))
+        # A stable sort, the pruned last: positions decide between equal scores.
+        order = jnp.lexsort((~_ordinal(flat), ~living))
         first = jnp.zeros(flat.shape, bool).at[order].set(jnp.arange(flat.size) < count)
         _spread(first & living, masks, group)
     return masks
+
+
+def _ordinal(flat: Array) -> Array:
+    """Map floats to integers of the same order, NaN lowest; compared as floats, denormal numbers may equal zero."""
+    integer = jnp.dtype(f"int{8 * flat.dtype.itemsize}")
+    bits, low = jax.lax.bitcast_convert_type(flat, integer), jnp.iinfo(integer).min
+    # Negative floats run backwards; -0 becomes 0 and so equals +0.
+    ordered = jnp.where(bits < 0, low - bits, bits)
+    return jnp.where(jnp.isnan(flat), low, ordered)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,8 +4,10 @@
 `rewinding` makes its training function of `ntkgen.ensemble.fit`.
 """
 
+import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -49,7 +51,8 @@ class Level(NamedTuple):
       keep_fraction: of the prunable weights.
       masks: the ticket, bool, like params.
       start: the variables that training began with, pruned entries zero.
-      variables: trained variables.
+      variables: trained variables. Where a seed diverged, they have no finite magnitudes, and the masks of its later
+        levels mean nothing (they keep what comes first): the caller must leave them out.
     """
 
     level: int
@@ -96,16 +99,21 @@ def iterative_pruning(
       one_shot: prune every level from the whole network's trained weights, rather than from the level before.
       seed_axis: every array of variables leads with a seed axis, and each seed has its own masks.
       store: keeps every finished level; levels found in it are read, not trained, so that a resumed loop yields the
-        same levels bit for bit.
+        same levels bit for bit. Levels of other arguments are refused; `train` and `score` are functions, which
+        cannot be compared, and are the caller's to keep.
 
     Returns:
       An iterator over the levels, each trained when it is asked for.
 
     Raises:
-      ValueError: an argument is outside its range, or `train` breaks its contract; the message names it.
+      ValueError: an argument is outside its range or does not fit the others, or `train` breaks its contract; the
+        message names it.
     """
     fractions = _check_schedule(keep_fractions)
     _check_rewind(rewind_epoch, epochs)
+    if isinstance(train, _Rewinding) and train.rewind_epoch != rewind_epoch:
+        raise ValueError(f"rewind_epoch: expected {train.rewind_epoch}, that of rewinding(), got {rewind_epoch}")
+    _check_variables(initial, seed_axis)
     shapes = jax.eval_shape(lambda own: jax.tree.map(lambda a: a[0], own) if seed_axis else own, initial)
     pruning.layers_of("initial", shapes["params"], prunable)
     if scope not in pruning.SCOPES:
@@ -123,10 +131,14 @@ def iterative_pruning(
     def run() -> Iterator[Level]:
         full = pruning.full_masks(initial["params"])
         target, source, masks = initial, initial, full  # source: what the next masks are made from
+        about = b"" if store is None else _digest(initial, pruning.layers_of("initial", shapes["params"], prunable))
         for level, fraction in enumerate(fractions):
             rewinds = level == 0 and rewind_epoch > 0
             own = None if store is None else store.scope(f"level_{level}")
+            settings = (fractions[: level + 1], rewind_epoch, scope, one_shot, seed_axis)
             like = {"masks": full, "variables": initial, **({"rewind": initial} if rewinds else {})}
+            if store is not None:
+                _check_arguments(store.scope(f"level_{level}_arguments"), level, about + repr(settings).encode())
             found = None if own is None else own.restore(like)
             if found is not None:
                 masks = found[1]["masks"]
@@ -166,20 +178,32 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
 
     Returns:
       (start, masks, level) -> Trained.
-    """
 
-    def train(start: PyTree, masks: PyTree, level: int) -> Trained:
-        probes = ((rewind_epoch,), snapshot) if rewind_epoch and not level else ()
-        result = fit(level, init=start, masks=masks, probes=probes, start_epoch=rewind_epoch if level else 0)
+    Raises:
+      ValueError: rewind_epoch is no whole number of at least 0.
+    """
+    _check_whole(rewind_epoch)
+    return _Rewinding(fit, int(rewind_epoch))
+
+
+@dataclass(frozen=True)
+class _Rewinding:
+    fit: Callable[..., Any]
+    rewind_epoch: int
+
+    def __call__(self, start: PyTree, masks: PyTree, level: int) -> Trained:
+        probes = ((self.rewind_epoch,), snapshot) if self.rewind_epoch and not level else ()
+        begun = self.rewind_epoch if level else 0
+        result = self.fit(level, init=start, masks=masks, probes=probes, start_epoch=begun)
         taken = jax.tree.map(lambda leaf: leaf[:, 0], result.probes) if probes else None
         return Trained(result.variables, taken)
-
-    return train
 
 
 def _train(train: Train, start: PyTree, masks: PyTree, level: int, rewinds: bool) -> dict[str, PyTree]:
     """Train one level, and hold the training function to its contract."""
     trained = train(start, masks, level)
+    if not isinstance(trained, Trained):
+        raise ValueError(f"train: expected to return a Trained, got {type(trained).__name__}")
     tree.check_like("train", trained.variables, start)
     for leaf, keep in zip(*map(jax.tree.leaves, (trained.variables["params"], masks)), strict=True):
         pruned = np.asarray(leaf)[~np.asarray(keep)]
@@ -203,10 +227,42 @@ def _check_schedule(keep_fractions: Sequence[float]) -> tuple[float, ...]:
     return fractions
 
 
-def _check_rewind(rewind_epoch: int, epochs: int | None) -> None:
+def _check_whole(rewind_epoch: Any, last: int | None = None) -> None:
     whole = isinstance(rewind_epoch, int | np.integer) and not isinstance(rewind_epoch, bool)
-    if whole and rewind_epoch > 0 and epochs is None:
+    if not whole or rewind_epoch < 0 or (last is not None and rewind_epoch > last):
+        span = "of at least 0" if last is None else f"in 0 ... {last}"
+        raise ValueError(f"rewind_epoch: expected a whole number {span}, got {rewind_epoch!r}")
+
+
+def _check_rewind(rewind_epoch: int, epochs: int | None) -> None:
+    _check_whole(rewind_epoch)
+    if rewind_epoch > 0 and epochs is None:
         raise ValueError(f"epochs: expected the length of training with rewind_epoch {rewind_epoch}, got None")
-    last = 0 if epochs is None else epochs - 1
-    if not whole or not 0 <= rewind_epoch <= last:
-        raise ValueError(f"rewind_epoch: expected a whole number in 0 ... {last}, got {rewind_epoch!r}")
+    _check_whole(rewind_epoch, 0 if epochs is None else epochs - 1)
+
+
+def _check_variables(initial: PyTree, seed_axis: bool) -> None:
+    if not isinstance(initial, Mapping) or "params" not in initial:
+        raise ValueError(f"initial: expected a mapping with 'params', got {type(initial).__name__}")
+    if seed_axis and not all(np.ndim(leaf) for leaf in jax.tree.leaves(initial)):
+        raise ValueError("initial: expected a leading seed axis in every array, got a scalar")
+
+
+def _check_arguments(store: Store, level: int, about: bytes) -> None:
+    """Refuse a stored level of other arguments; note these where there is none. Of its own, since trees may differ."""
+    mark = {"digest": np.frombuffer(hashlib.blake2b(about, digest_size=16).digest(), np.uint8)}
+    found = store.restore(mark)
+    if found is None:
+        store.save(level, mark, final=True)
+    elif not np.array_equal(found[1]["digest"], mark["digest"]):
+        raise ValueError(f"store: expected level {level} of these arguments, got one of others")
+
+
+def _digest(variables: PyTree, layers: Mapping[str, Any]) -> bytes:
+    """Digest variables, bit for bit, and which of them may be pruned."""
+    total = hashlib.blake2b(repr(list(layers)).encode())
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        values = np.asarray(leaf)
+        total.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
+        total.update(np.ascontiguousarray(values).tobytes())
+    return total.digest()

@@ -164,6 +164,13 @@ def _masked(tree: PyTree, mask: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf, keep: jnp.where(keep != 0, leaf, jnp.zeros((), leaf.dtype)), tree, mask)
 
 
+def _within(loss: Callable, mask: PyTree | None) -> Callable:
+    """Restrict a loss to the kept weights: an update may look at other weights than those that training has."""
+    if mask is None:
+        return loss
+    return lambda params, batch, weights=None: loss(_masked(params, mask), batch, weights)
+
+
 def train_step(
     program: Program, state: TrainState, batch: Batch, rate: Array, mask: PyTree | None, key: Array | None
 ) -> TrainState:
@@ -175,7 +182,7 @@ def train_step(
       batch: examples of the step.
       rate: learning rate, scalar.
       mask: pytree like params or None. Masking the gradient keeps pruned weights *and* their momentum at
-        exactly zero in every optimizer, since they start there.
+        exactly zero in every optimizer, since they start there. An update sees the loss of the kept weights alone.
       key: this step's randomness, for `program.update`; None without one.
 
     Returns:
@@ -193,7 +200,7 @@ def train_step(
     if program.update is None:
         gradient, model_state = jax.grad(loss, has_aux=True)(params, batch)
     else:
-        gradient, model_state = program.update(loss, params, batch, key)
+        gradient, model_state = program.update(_within(loss, mask), params, batch, key)
     if mask is not None:
         gradient = _masked(gradient, mask)
     direction, opt_state = program.direction().update(gradient, state.opt_state, params)

@@ -232,7 +232,8 @@ def test_stability_is_measured_where_asked(trained, lab):
 def test_overlaps_compare_what_they_say(trained, lab):
     found = trained[0]
     masks = {key: one.masks for key, one in found.items() if key[0] in ("ticket", "other_order")}
-    rows = overlap.overlaps(lab, masks)
+    fine = np.zeros(2, bool)
+    rows = overlap.overlaps(lab, {key: (own, fine) for key, own in masks.items()})
     kinds = {
         "other batch order",
         "other batch order, one shot",
@@ -262,9 +263,29 @@ def test_overlaps_compare_what_they_say(trained, lab):
     copy = arms.Lab(lab.run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
     copy.__dict__["dense"] = lab.dense._replace(variables=twins)
     rows = [
-        row for row in overlap.overlaps(copy, {("ticket", 50): ticket}) if row["kind"] == "other init., units matched"
+        row
+        for row in overlap.overlaps(copy, {("ticket", 50): (ticket, fine)})
+        if row["kind"] == "other init., units matched"
     ]
     assert rows and all(row["jaccard"] == 1 for row in rows if row["kept"])
+
+
+def test_masks_cut_from_a_diverged_network_take_no_part(lab, tmp_path):
+    config = CONFIG | {"arms": ["ticket", "rewound", "one_shot", "reinit", "other_order"], "barrier_arms": []}
+    run = records.Run(tmp_path, False)
+    own = arms.Lab(run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
+    fine = lab.dense.variables
+    broken = jax.tree.map(lambda leaf: np.asarray(leaf).copy(), fine)
+    jax.tree.map(lambda leaf: leaf.__setitem__(1, np.nan), broken["params"])
+    own.__dict__["dense"] = lab.dense._replace(variables=broken, diverged=np.array([False, True]))
+    found = {(one.arm, one.keep): one for one in arms.train_all(own)}
+    for (arm, keep), one in found.items():
+        if arm != "other_order":  # whose own whole network is another
+            assert one.lost.tolist() == [False, True], (arm, keep)
+            assert one.void.tolist() == [False, keep < 100]
+    masks = {key: (one.masks, one.void) for key, one in found.items() if key[0] in ("ticket", "other_order")}
+    shared = overlap.overlaps(own, masks)
+    assert {(row["seed"], row["other_seed"]) for row in shared} == {(3, 3)}
 
 
 def test_the_null_of_matching_keeps_the_use_of_every_input():
@@ -501,7 +522,9 @@ def test_seeds_that_never_reach_the_loss_are_the_slowest():
 
 
 def test_diverged_seeds_and_eigenvalues_that_did_not_converge_are_marked():
-    (row,) = tables.finals(runs_rows({1: 0.05, 2: float("nan")}, diverged=1), [], 0.1)
+    lost = {"arm": "ticket", "keep_percent": "50", "seed": "0", **dict.fromkeys(tables.MEASURED, "2.0")}
+    (row,) = tables.finals(runs_rows({1: 0.05, 2: float("nan")}, diverged=1), [lost], 0.1)
+    assert row["sharpness"] is None and not row["unmatched"]
     assert np.isnan(row["test_acc"]) and row["epochs_to_loss"] is None and row["diverged"] == 1
     measured = {"arm": "ticket", "keep_percent": "50", "seed": "0", "eigenvalue_converged": "0.0",
                 "matched_eigenvalue_converged": "nan", **dict.fromkeys(tables.MEASURED, "2.0"),
@@ -517,6 +540,17 @@ def test_diverged_seeds_and_eigenvalues_that_did_not_converge_are_marked():
     measured |= {"temperature": "3.0", "matched_eigenvalue": "5.0", "matched_eigenvalue_converged": "0.0"}
     (row,) = tables.finals(runs_rows({1: 0.05}), [measured], 0.1)
     assert row["matched_eigenvalue"] is None and (row["unmatched"], row["matched_unconverged"]) == (0, 1)
+
+
+def test_an_overlap_that_has_no_value_leaves_the_others_theirs():
+    same = {"kind": "other batch order", "keep_percent": "1", "layer": "dense0/kernel"}
+    rows = [same | {"jaccard": value, "chance": chance} for value, chance in
+            (("0.3", "0.1"), ("0.5", "0.2"), ("nan", "nan"))]  # fmt: skip
+    (row,) = tables.summarise_overlaps(rows)
+    assert row["num_pairs"] == 2 and row["lowest"] == 0.3 and row["highest"] == 0.5
+    np.testing.assert_allclose([row["jaccard"], row["chance"]], [0.4, 0.15])
+    (row,) = tables.summarise_overlaps(rows[2:])
+    assert row["num_pairs"] == 0 and row["jaccard"] is None
 
 
 # The script
@@ -638,6 +672,10 @@ BAD = {
     "--keep=120,50": "--keep: expected percents in (0, 100], got",
     "--keep=100,half": "--keep: expected percents in (0, 100], got",
     "--measure_at=40": "--measure_at: expected percents of --keep",
+    "--keep=100,5e-324": "--keep: expected percents in (0, 100]",
+    "--keep=100,29.898649,29.898648": "--keep: expected percents that differ in six digits",
+    "--keep=100,99.99999": "--keep: expected percents that differ in six digits",
+    "--matched_loss=2.31": "--matched_loss: expected less than the 2.303 nats of guessing, got 2.31",
     "--arms=ticket,lucky": "--arms: expected some of",
     "--arms=reinit": "--arms: expected ticket",
     "--arms=ticket --barrier_arms=rewound": "--barrier_arms: expected arms of --arms",

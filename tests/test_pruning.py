@@ -104,6 +104,20 @@ def test_masks_are_a_numpy_sort(case, seed, fraction, ties, nan, scope):
                 np.testing.assert_array_equal(own[name], present[layer][name])
 
 
+def test_scores_that_differ_least_are_told_apart():
+    tiny = np.array([[0.0, 1e-40, 2e-40, -1e-40, -np.inf, np.inf, np.nan, -0.0]], np.float32)
+    order = [5, 2, 1, 0, 7, 3, 4, 6]  # +0 and -0 are equal: the first comes first
+    for count in range(1, 9):
+        kept = np.asarray(pruning.masks_from_scores({"kernel": tiny}, count / 8)["kernel"])[0]
+        assert sorted(np.flatnonzero(kept)) == sorted(order[:count])
+
+
+def test_a_count_does_not_depend_on_the_type_of_the_fraction():
+    assert pruning.keep_count(200_704, np.float16(0.5)) == 100_352
+    for fraction in np.float32([0.35, 0.15, 0.45, 0.05]):
+        assert pruning.keep_count(10, fraction) == pruning.keep_count(10, float(fraction))
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_every_count_is_exact_though_all_scores_are_equal(scope):
     params = jax.tree.map(np.ones_like, draw_tree("mixed", 0))
@@ -509,6 +523,32 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
         assert_equal(a, b)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"keep_fractions": (1, 0.25)}, {"scope": "layer"}, {"one_shot": True}, {"prunable": pruning.kernels(["out"])},
+     {"rewind_epoch": 1, "epochs": 2}, {"initial": {"params": draw_tree("mixed", 1)}}],
+    ids=lambda other: next(iter(other)),
+)  # fmt: skip
+def test_stored_levels_of_other_arguments_are_refused(tmp_path, other):
+    given = {"initial": {"params": draw_tree("mixed", 0)}, "keep_fractions": (1, 0.5, 0.25), "seed_axis": False}
+    list(tickets.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
+    with pytest.raises(ValueError, match=r"^store: expected level \d of these arguments, got one of others"):
+        list(tickets.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
+    # A schedule that begins alike goes on from what is there.
+    longer = given | {"keep_fractions": (1, 0.5, 0.25, 0.1)}
+    assert len(list(tickets.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
+
+
+def test_a_rewind_epoch_has_one_value():
+    initial = {"params": stack([PARAMS, PARAMS])}
+    for loop in ({}, {"rewind_epoch": 1, "epochs": 4}):
+        with pytest.raises(ValueError, match=r"^rewind_epoch: expected 2, that of rewinding\(\), got [01]"):
+            tickets.iterative_pruning(tickets.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
+    for epoch in (-1, 1.5, True):
+        with pytest.raises(ValueError, match=r"^rewind_epoch: expected a whole number of at least 0, got"):
+            tickets.rewinding(lambda *args, **kwargs: None, epoch)
+
+
 BAD_LOOPS = {
     "keep_fractions": [
         {"keep_fractions": value}
@@ -517,7 +557,13 @@ BAD_LOOPS = {
     "rewind_epoch": [{"rewind_epoch": epoch, "epochs": 5} for epoch in (5, 6, -1, 1.5, True)],
     "epochs": [{"rewind_epoch": 1}],
     "scope": [{"scope": "local"}],
-    "initial": [{"initial": {"params": {"bias": np.ones((2, 3))}}}, {"prunable": lambda name, leaf: False}],
+    "initial": [
+        {"initial": {"params": {"bias": np.ones((2, 3))}}},
+        {"initial": {"bias": np.ones((2, 3))}},
+        {"initial": {"params": {"kernel": np.ones((2, 3, 4)), "temperature": np.float32(1)}}},
+        {"prunable": lambda name, leaf: False},
+    ],
+    "except_for": [{"prunable": pruning.kernels(["dense_0"])}],
 }
 
 
@@ -541,9 +587,10 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
         ("train", lambda start, masks, level: tickets.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
         ("train", lambda start, masks, level: tickets.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
         ("train", lambda start, masks, level: tickets.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
+        ("train", lambda start, masks, level: (start, None), {}),
         ("score", halve, {"score": lambda trained, target, level: trained}),
     ],
-    ids=["other structure", "no snapshot", "other snapshot", "ignores masks", "other scores"],
+    ids=["other structure", "no snapshot", "other snapshot", "ignores masks", "a plain tuple", "other scores"],
 )  # fmt: skip
 def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):

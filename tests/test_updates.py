@@ -1,6 +1,7 @@
 """Sharpness-aware steps against optax, injected noise against the exact covariance of small batches."""
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -47,6 +48,31 @@ def test_sam_takes_the_step_of_optax():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, want)
     plain = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope(params))
     assert float(jnp.max(jnp.abs(plain["w"] - ours["w"]))) > 1e-3  # the comparison can fail
+
+
+def test_with_a_mask_sam_looks_at_the_subnetwork_alone():
+    dataset = data.load("digits", num_train=64)
+    model = models.MLP(4, depth=2)
+    program = train.Program.of(model, train.Config(1, 64, 0.1, momentum=0.0), 64, updates.sam(0.5))
+    variables = models.init(model, jax.random.key(0), dataset.train.x.shape[1:])
+    mask = jax.tree.map(lambda leaf: jax.random.uniform(jax.random.key(1), leaf.shape) < 0.3, variables["params"])
+    state = train.init_state(program, variables, mask)
+    batch = train.Batch(jnp.asarray(dataset.train.x), jnp.asarray(dataset.train.y))
+    after = train.train_step(program, state, batch, jnp.float32(0.1), mask, jax.random.key(2))
+    keep = jax.flatten_util.ravel_pytree(mask)[0].astype(bool)
+    flat, unravel = jax.flatten_util.ravel_pytree(state.variables["params"])
+
+    def loss(kept):  # of the kept weights alone: there are no others
+        params = unravel(jnp.zeros_like(flat).at[jnp.flatnonzero(keep)].set(kept))
+        logits = model.apply({"params": params}, batch.x)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.y))
+
+    kept = flat[keep]
+    slope = jax.grad(loss)(kept)
+    want = kept - 0.1 * jax.grad(loss)(kept + 0.5 * slope / jnp.linalg.norm(slope))
+    found = jax.flatten_util.ravel_pytree(after.variables["params"])[0]
+    np.testing.assert_allclose(found[keep], want, rtol=1e-5, atol=1e-6)
+    assert not np.any(found[~keep])
 
 
 def test_sam_with_no_radius_or_no_gradient_is_the_plain_gradient():
