@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
+NEGATIVE = 1e-3  # of the largest eigenvalue: what below zero is taken for rounding, also of a kernel made in float32
+
 
 class Spectrum(NamedTuple):
     """Eigenvalues, descending (n,), and the eigenvectors that belong to them as columns (n, n)."""
@@ -69,12 +71,13 @@ def drift(kernel: ArrayLike, initial: ArrayLike) -> float:
 def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> float:
     """Give <K, L> / (|K| |L|) of two symmetric kernels of one shape, centred first (Cortes et al. 2012, section 2.2).
 
-    1 - alignment(K_0, K_t) is the drift that a change of scale does not count in.
+    1 - alignment(K_0, K_t) is the drift that a change of scale does not count in. Kernels (n, n, k, k) are centred over
+    samples, for each output by itself.
     """
     one, two = _symmetric(kernel), _symmetric(other)
     _same_shape(one, two)
     if centred:
-        one, two = _centre(one), _centre(two)
+        one, two = (_centre(matrix, np.shape(given)) for matrix, given in ((one, kernel), (two, other)))
     norms = [_nonzero(np.linalg.norm(m), name) for m, name in ((one, "kernel"), (two, "other"))]
     return float(np.sum(one / norms[0] * (two / norms[1])))
 
@@ -87,9 +90,11 @@ def target_alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = T
     return alignment(kernel, targets @ targets.T, centred=centred)
 
 
-def _centre(matrix: Array) -> Array:
-    rows = matrix.mean(0, keepdims=True)
-    return matrix - rows - rows.T + rows.mean()
+def _centre(matrix: Array, shape: tuple[int, ...]) -> Array:
+    num_outputs = shape[2] if len(shape) == 4 else 1
+    blocks = matrix.reshape(shape[0], num_outputs, shape[0], num_outputs)
+    blocks = blocks - blocks.mean(0, keepdims=True)
+    return (blocks - blocks.mean(2, keepdims=True)).reshape(matrix.shape)
 
 
 def _same_shape(one: Array, two: Array) -> None:
@@ -122,7 +127,10 @@ def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
     """
     if kind not in ("entropy", "participation"):
         raise ValueError(f"kind: expected entropy or participation, got {kind!r}")
-    values = np.maximum(np.linalg.eigvalsh(_symmetric(kernel)), 0.0)
+    values = np.linalg.eigvalsh(_symmetric(kernel))
+    if values[0] < -NEGATIVE * np.abs(values).max():
+        raise ValueError(f"kernel: expected a positive semidefinite one, got eigenvalues from {values[0]:.3g}")
+    values = np.maximum(values, 0.0)
     p = values / _nonzero(values.sum(), "kernel")
     if kind == "participation":
         return float(1 / np.sum(p**2))
@@ -158,9 +166,23 @@ def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> 
     weights = scipy.linalg.cho_solve(factor, y)
 
     def predict(cross: ArrayLike) -> Array:
+        _check_cross(cross, kernel)
         return (as_matrix(cross) @ weights).reshape(-1, num_outputs)
 
     return predict
+
+
+def _check_cross(cross: ArrayLike, kernel: ArrayLike) -> None:
+    shape, known = np.shape(cross), np.shape(kernel)
+    if len(shape) != len(known) or shape[1:] != known[1:]:
+        raise ValueError(f"cross: expected {('m', *known[1:])} as the kernel {known} has it, got {shape}")
+
+
+def _positive(values: Array, kernel: ArrayLike) -> Array:
+    """Set what is rounding among a kernel's eigenvalues, descending, to zero: dividing by it would count it."""
+    given = np.asarray(kernel).dtype
+    eps = np.finfo(given if np.issubdtype(given, np.floating) else float).eps
+    return np.where(values < len(values) * float(eps) * values[0], 0.0, np.maximum(values, 0.0))
 
 
 def _targets(name: str, targets: ArrayLike, kernel: ArrayLike) -> Array:
@@ -181,7 +203,8 @@ def gradient_flow(
     samples instead of the sum, t is time / n; gradient descent of rate r has done t = r x steps.
 
     Args:
-      kernel: tangent kernel of the training samples, (n, n) or (n, n, k, k); singular ones are fine.
+      kernel: tangent kernel of the training samples, (n, n) or (n, n, k, k); singular ones are fine: eigenvalues below
+        the rounding of its own dtype count as zero.
       targets: y (n, k).
       start: f_0 at the training samples (n, k).
       cross: kernel of new samples with the training ones, (m, n) or (m, n, k, k).
@@ -196,11 +219,16 @@ def gradient_flow(
             f"start: expected as many outputs as targets, {y.shape}, got {f0.shape}; cross and start_new go together"
         )
     values, vectors = spectrum(kernel)
-    values = np.maximum(values, 0.0)  # below zero is rounding, and would grow without bound
-    values[values < len(values) * np.finfo(float).eps * values[0]] = 0.0
+    values = _positive(values, kernel)
     modes = vectors.T @ (f0 - y)
     num_outputs = np.shape(targets)[1]
-    across = None if cross is None else as_matrix(cross) @ vectors
+    across = None
+    if cross is not None:
+        _check_cross(cross, kernel)
+        new = np.asarray(start_new, np.float64)
+        if new.shape != (len(np.asarray(cross)), num_outputs) or not np.isfinite(new).all():
+            raise ValueError(f"start_new: expected finite ({len(np.asarray(cross))}, {num_outputs}), got {new.shape}")
+        across = as_matrix(cross) @ vectors
 
     def at(t: float) -> tuple[Array, Array | None]:
         if not t >= 0:
@@ -212,7 +240,7 @@ def gradient_flow(
             return here, None
         # A direction that the training samples do not see has no kernel with new samples either.
         done = np.divide(-np.expm1(-time), values, out=np.zeros_like(values), where=values > 0)
-        return here, np.asarray(start_new, np.float64) - (across @ (done[:, None] * modes)).reshape(-1, num_outputs)
+        return here, new - (across @ (done[:, None] * modes)).reshape(-1, num_outputs)
 
     return at
 
@@ -236,8 +264,7 @@ def flow_movement(kernel: ArrayLike, targets: ArrayLike, covariance: Any = None)
     if np.ndim(kernel) != 2:
         raise ValueError(f"kernel: expected (n, n), shared by all outputs, got shape {np.shape(kernel)}")
     values, vectors = spectrum(kernel)
-    values = np.maximum(values, 0.0)
-    values[values < len(values) * np.finfo(float).eps * values[0]] = 0.0  # rounding; dividing by it would count it
+    values = _positive(values, kernel)
     power = np.sum((vectors.T @ y) ** 2, 1)
     if covariance is not None:
         power += y.shape[1] * np.sum(vectors * (_symmetric(covariance) @ vectors), 0)
@@ -293,6 +320,8 @@ def infinite_mlp(
     if depth < 1 or not width >= 1 or (math.isinf(width) and parametrization == "standard"):
         raise ValueError(f"width, depth: expected at least 1, and finite in the standard one, got {width}, {depth}")
     a, b = (np.asarray(x, np.float64).reshape(len(np.asarray(x)), -1) for x in (x1, x1 if x2 is None else x2))
+    if not (weight_variance > 0 and math.isfinite(weight_variance)):
+        raise ValueError(f"weight_variance: expected a positive number, got {weight_variance}")
     if a.shape[1] != b.shape[1] or not (np.isfinite(a).all() and np.isfinite(b).all()) or a.size == 0 or b.size == 0:
         raise ValueError(f"x1, x2: expected finite samples of one size, got {np.shape(x1)} and {np.shape(x2)}")
     fan_in = float(a.shape[1])
@@ -304,7 +333,8 @@ def infinite_mlp(
         if layer == depth - 1:
             break
         scale = np.sqrt(own_a[:, None] * own_b[None]) * weight_variance
-        cosine = np.clip(cross * weight_variance / scale, -1.0, 1.0)
+        # Without biases a sample of zeros has no angle to others, and none is needed: all products with it are zero.
+        cosine = np.clip(cross * weight_variance / np.where(scale > 0, scale, 1.0), -1.0, 1.0)
         angle = np.arccos(cosine)
         ntk *= (np.pi - angle) / (2 * np.pi) * weight_variance  # E[step step'], and the variance of the weights behind
         fan_in, one = float(width), bias / width

@@ -15,6 +15,7 @@ function object again for the next kernel, since it is what the compiled parts a
 
 import functools
 import secrets
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -24,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from ntkgen import ntk_cost, ntk_factors, ntk_layers
+from ntkgen.ntk_activations import activations
 from ntkgen.ntk_checks import checked, finite
 from ntkgen.ntk_cost import Plan, Problem
 from ntkgen.ntk_layers import Network, Structure
@@ -50,6 +52,7 @@ class Prepared(NamedTuple):
     structure: Structure
     problem: Problem
     f: Network
+    params: PyTree
     x1: Array
     x2: Array | None
     dtype: Any
@@ -58,7 +61,7 @@ class Prepared(NamedTuple):
 
 
 class Solve(NamedTuple):
-    """Solution of a linear system: value, |b - A value| / |b|, steps taken, and whether the tolerance was met."""
+    """Solution of a linear system: value, |b - A value| / |b|, steps taken, and whether twice the tolerance was met."""
 
     value: Array
     residual: Array
@@ -80,7 +83,9 @@ def empirical_ntk(
     """Compute the empirical neural tangent kernel, exactly.
 
     Every tile is certified: J^T v reassembled from its factors is compared with `vjp` for a random v, and what does not
-    agree goes through its own Jacobian. float64 in, float64 out; matrix products run in the highest precision.
+    agree goes through its own Jacobian. Agreement is to 2,000 roundings of the gradient's norm, 2e-4 in float32, and to
+    a twentieth in half precision. float64 in, float64 out (params or inputs); matrix products run in the highest
+    precision.
 
     Args:
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
@@ -101,10 +106,11 @@ def empirical_ntk(
         or outputs depend on other samples (batch norm in training mode, dropout).
     """
     options = Options(method=method, trace=trace, tile=tile, memory_budget=memory_budget)
-    kernel = _assemble(_prepare(f, params, x1, x2, **options), params)
-    if kernel is None:  # an f that shows other layers for other batch sizes: the certificate has noticed
+    kernel = _assemble(_prepare(f, params, x1, x2, **options))
+    if kernel is None:  # `plan` has seen the first tile only
+        warnings.warn("empirical_ntk: the certificate failed in a later tile; everything by Jacobians", stacklevel=2)
         options["method"] = "jacobian"
-        kernel = _assemble(_prepare(f, params, x1, x2, **options), params)
+        kernel = _assemble(_prepare(f, params, x1, x2, **options))
     assert kernel is not None
     return kernel
 
@@ -125,14 +131,23 @@ def empirical_ntk_seeds(
 
     Returns:
       The kernels, with a leading axis (S,).
+
+    Raises:
+      ValueError: the leaves have no seed axis, an empty one, or unequal ones; and as there.
     """
-    num_seeds = jax.tree.leaves(params)[0].shape[0]
+    axes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if len(axes) != 1 or not all(axis and axis[0] for axis in axes):
+        raise ValueError(f"params: expected one leading seed axis (S,) in all leaves, got {sorted(axes)}")
+    num_seeds = axes.pop()[0]
     rows = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(num_seeds)]
     return jnp.stack([empirical_ntk(f, row, x1, x2, **options) for row in rows])
 
 
 def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
-    """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own."""
+    """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
+
+    The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
+    """
     return _prepare(f, params, x1, x2, **options).plan
 
 
@@ -194,10 +209,12 @@ def solve(
         now = jnp.vdot(r, r)
         return x, r, r + now / squared * p, now, i + 1
 
-    scale = jnp.linalg.norm(b)
-    x, _, _, _, num_iters = lax.while_loop(unfinished, step, (jnp.zeros_like(b), b, b, jnp.vdot(b, b), jnp.asarray(0)))
-    residual = jnp.linalg.norm(b - product(x)) / jnp.where(scale > 0, scale, 1.0)
-    return Solve(x, residual, num_iters, residual <= 2 * tol)
+    largest = jnp.max(jnp.abs(b))
+    unit = b / jnp.where(largest > 0, largest, 1.0)  # squares of what is small would vanish
+    scale, start = jnp.linalg.norm(unit), (jnp.zeros_like(b), unit, unit, jnp.vdot(unit, unit), jnp.asarray(0))
+    x, _, _, _, num_iters = lax.while_loop(unfinished, step, start)
+    residual = jnp.linalg.norm(unit - product(x)) / jnp.where(scale > 0, scale, 1.0)
+    return Solve(x * largest, residual, num_iters, residual <= 2 * tol)
 
 
 def _prepare(
@@ -214,33 +231,41 @@ def _prepare(
     """Check the arguments and decide everything."""
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if tile is not None and (isinstance(tile, bool) or tile < 1):
-        raise ValueError(f"tile: expected at least 1 sample, got {tile!r}")
+    for name, value, unit in (("tile", tile, "sample"), ("memory_budget", memory_budget, "byte")):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise ValueError(f"{name}: expected at least 1 {unit}, a whole number, got {value!r}")
     f, x1, x2, out = checked(f, params, x1, x2)
+    # Inputs of a higher precision: derivatives of narrower parameters would be rounded on their way.
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), out.dtype)), params)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
     budget = ntk_cost.default_budget() if memory_budget is None else memory_budget
     none = ntk_layers.without(Structure((), ()), (), len(names))
+    layers = ntk_layers.discover(f, params, x1, trace=trace)
+    forward = sum(map(ntk_cost.forward_cost, layers.groups)) + sum(sizes[i] for i in layers.own)
     found, why = none, "asked for"
     if method != "jacobian":
-        found = ntk_layers.discover(f, params, x1, trace=trace)
-        why = "" if found.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
+        found, why = layers, "" if layers.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
     failed: list[str] = []
     while True:  # until the certificate of the first tile holds; what fails is taken apart
-        forward = sum(map(ntk_cost.forward_cost, found.groups)) + sum(sizes[i] for i in found.own)
         problem = Problem(
-            x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward
-        )
-        structure, note = ntk_cost.choose(found, none, problem, method)
+            x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward,
+            activations(f, params, x1),
+        )  # fmt: skip
+        choices, note = ntk_cost.choose(found, none, problem, method)
+        if len(choices) > 1 and not ntk_cost.fits(choices[0], problem, tile, budget):
+            choices, note = choices[::-1], f"{note}; the other method, since that needs more than memory_budget"
+        structure = choices[0]
         if failed:
             why = f"certificate failed for {', '.join(failed)}: Jacobian instead; "
         elif structure.groups:
             why = "certified; "
         how = ntk_cost.schedule(structure, problem, tile, budget, why + note, _handling(structure, names))
-        prepared = Prepared(how, structure, problem, f, x1, x2, out.dtype, {}, [])
+        prepared = Prepared(how, structure, problem, f, params, x1, x2, out.dtype, {}, [])
         if not structure.groups:
             return prepared
-        prepared.kept[0] = _take(prepared, params, x1, 0, how.tile[0])
+        prepared.kept[0] = _take(prepared, x1, 0, how.tile[0])
         covered = [i for group in structure.groups for i in group.leaves]
         bad = [i for i, wrong in zip(covered, np.asarray(prepared.certificates[0][0]), strict=True) if wrong]
         if not bad:
@@ -256,26 +281,26 @@ def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], 
     return tuple((name, how[i]) for i, name in enumerate(names))
 
 
-def _take(prepared: Prepared, params: PyTree, x: Array, start: int, size: int) -> ntk_factors.Factors:
+def _take(prepared: Prepared, x: Array, start: int, size: int) -> ntk_factors.Factors:
     """Take a tile's factors, and note their certificate."""
     # Drawn by numpy: JAX's generator would take a second to compile with every shape.
     v = np.random.default_rng(secrets.randbits(64)).standard_normal((size, prepared.problem.k)).astype(prepared.dtype)
     with jax.default_matmul_precision("highest"):
         tile = _rows(x, start, size)
-        pieces, *certificate = ntk_factors.factors(prepared.f, prepared.structure, params, tile, v)
+        pieces, *certificate = ntk_factors.factors(prepared.f, prepared.structure, prepared.params, tile, v)
     prepared.certificates.append(tuple(certificate))
     return pieces
 
 
-def _assemble(prepared: Prepared, params: PyTree) -> Array | None:
+def _assemble(prepared: Prepared) -> Array | None:
     """Compute the kernel block by block; None when a tile's certificate fails."""
-    how, structure, problem, _, x1, x2, dtype, kept, certificates = prepared
+    how, structure, problem, _, _, x1, x2, dtype, kept, certificates = prepared
     trace, symmetric = problem.trace, x2 is None
     x2 = x1 if x2 is None else x2
     (rows, size1), (columns, size2) = (ntk_cost.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
 
     def row_factors(start: int) -> ntk_factors.Factors:
-        pieces = kept.pop(start, None) or _take(prepared, params, x1, start, size1)
+        pieces = kept.pop(start, None) or _take(prepared, x1, start, size1)
         if how.keeps_factors:
             kept[start] = pieces
         return pieces
@@ -284,7 +309,7 @@ def _assemble(prepared: Prepared, params: PyTree) -> Array | None:
     with jax.default_matmul_precision("highest"):
         theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), dtype)
         for j in columns:
-            right = row_factors(j) if symmetric else _take(prepared, params, x2, j, size2)
+            right = row_factors(j) if symmetric else _take(prepared, x2, j, size2)
             # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
             for i in [start for start in rows if not symmetric or start <= j]:
                 left = right if symmetric and i == j else row_factors(i)

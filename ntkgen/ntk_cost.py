@@ -1,12 +1,15 @@
 """What a tangent kernel will cost: operations and bytes by counting, and the tiles that fit a budget."""
 
+import contextlib
 import math
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from ntkgen.ntk_activations import Activations
 from ntkgen.ntk_layers import Group, Structure
 
 MEMORY_SHARE = 0.5  # of the device, by default
@@ -51,6 +54,7 @@ class Problem(NamedTuple):
       itemsize: bytes an entry.
       sizes: entries of each leaf of params.
       forward: multiplications of a forward pass of one sample.
+      activations: what a sample leaves between forward and backward.
     """
 
     n1: int
@@ -60,6 +64,7 @@ class Problem(NamedTuple):
     itemsize: int
     sizes: tuple[int, ...]
     forward: int
+    activations: Activations = Activations(0, 0)
 
     @property
     def columns(self) -> int:
@@ -75,7 +80,11 @@ class Problem(NamedTuple):
 def default_budget() -> int:
     """Take a share of the device's memory, in bytes."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    total = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = stats.get("bytes_limit")
+    if total is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with contextlib.suppress(OSError, ValueError):  # a container may have less; "max" where it has not
+            total = min(total, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
     return int(MEMORY_SHARE * total)
 
 
@@ -100,8 +109,10 @@ def _factor_bytes(structure: Structure, problem: Problem) -> tuple[int, int]:
     # Cotangents of a layer's outputs exist beside the ones that came before, and before they are laid out anew.
     outputs = sum(group.positions * group.shape[1] for group in structure.groups)
     laid_out = [group.positions * group.num_inputs for group in structure.groups if not group.paired]
-    busy = (3 * problem.k * outputs + sum(laid_out)) * problem.itemsize + own
-    return held, busy
+    # Where other operations are larger, what forward leaves, and some cotangents of the largest for every output; XLA
+    # reports up to 3.6 of them for networks of convolutions and of attention.
+    passes = problem.activations.total + 4 * problem.k * problem.activations.largest
+    return held, max(3 * problem.k * outputs + sum(laid_out), passes) * problem.itemsize + own
 
 
 def peak_bytes(structure: Structure, problem: Problem, tile: tuple[int, int], keep: bool) -> int:
@@ -169,15 +180,38 @@ def bounded(structure: Structure, problem: Problem, largest: Sequence[float], li
     return all(value <= limit for value in (*seen, total))  # False for NaN
 
 
-def choose(found: Structure, none: Structure, problem: Problem, method: str) -> tuple[Structure, str]:
-    """Choose between the layers that were found and Jacobians of everything, with "auto" by counting; say why."""
+def choose(found: Structure, none: Structure, problem: Problem, method: str) -> tuple[list[Structure], str]:
+    """Order the layers that were found and Jacobians of everything, with "auto" by counting; say why.
+
+    What comes second is for where the first does not fit into memory.
+    """
     if not found.groups:
-        return none, ""
+        return [none], ""
     pairs = problem.n1 * problem.columns // (2 if problem.n2 is None else 1)
     samples = problem.n1 + (problem.n2 or 0)
     counts = [flops(each, problem, pairs, samples) for each in (found, none)]
     note = f"{counts[0] / 1e9:.3g} GFLOP layerwise, {counts[1] / 1e9:.3g} by Jacobians"
-    return none if method == "auto" and counts[1] < counts[0] else found, note
+    if method != "auto":
+        return [found], note
+    return [none, found] if counts[1] < counts[0] else [found, none], note
+
+
+def fits(structure: Structure, problem: Problem, tile: int | None, budget: int) -> bool:
+    """Say whether `schedule` would find a tile."""
+    return _fit(structure, problem, tile, budget)[2] <= budget
+
+
+def _fit(structure: Structure, problem: Problem, tile: int | None, budget: int) -> tuple[int, bool, int]:
+    """Find the largest useful tile that fits, or the smallest: it, whether factors are kept, and the bytes."""
+    side = max(1, math.isqrt(BLOCK_ENTRIES) // problem.block_outputs)
+    wanted = tile if tile is not None else min(side, max(problem.n1, problem.columns))
+    while True:
+        first, second = (tiles(num, min(wanted, num))[1] for num in (problem.n1, problem.columns))
+        keep = peak_bytes(structure, problem, (first, second), True) <= budget
+        need = peak_bytes(structure, problem, (first, second), keep)
+        if need <= budget or tile is not None or wanted == 1:
+            return wanted, keep, need
+        wanted //= 2
 
 
 def schedule(structure: Structure, problem: Problem, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:
@@ -197,21 +231,13 @@ def schedule(structure: Structure, problem: Problem, tile: int | None, budget: i
     Raises:
       ValueError: not even a tile of one sample (or the given tile) fits.
     """
-    side = max(1, math.isqrt(BLOCK_ENTRIES) // problem.block_outputs)
-    limit = max(problem.n1, problem.columns)
-    wanted = tile if tile is not None else min(side, limit)
-    while True:
-        starts = [tiles(num, min(wanted, num)) for num in (problem.n1, problem.columns)]
-        sizes = (starts[0][1], starts[1][1])
-        keep = peak_bytes(structure, problem, sizes, True) <= budget
-        need = peak_bytes(structure, problem, sizes, keep)
-        if need <= budget:
-            break
-        if tile is not None or wanted == 1:
-            raise ValueError(
-                f"memory_budget: a tile of {wanted} sample(s) and the result need {need:,} bytes, got {budget:,}"
-            )
-        wanted = max(1, wanted // 2)
+    wanted, keep, need = _fit(structure, problem, tile, budget)
+    if need > budget:
+        raise ValueError(
+            f"memory_budget: a tile of {wanted} sample(s) and the result need {need:,} bytes, got {budget:,}"
+        )
+    starts = [tiles(num, min(wanted, num)) for num in (problem.n1, problem.columns)]
+    sizes = (starts[0][1], starts[1][1])
     counts = [len(side_starts) for side_starts, _ in starts]
     symmetric = problem.n2 is None
     num_blocks = counts[0] * (counts[0] + 1) // 2 if symmetric else counts[0] * counts[1]

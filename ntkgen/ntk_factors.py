@@ -19,7 +19,9 @@ from ntkgen.ntk_layers import Call, Group, Network, Structure, Use, Window, watc
 Array = jax.Array
 PyTree = Any
 
-TOLERANCE = 2000  # roundings that the certificate forgives: two summation orders over a batch differ by tens of them
+# What the certificate forgives: roundings, since two summation orders over a batch differ by tens of them (2e-4 of a
+# gradient in float32), and at most so much of it, or in half precision everything would be forgiven.
+TOLERANCE, FORGIVEN = 2000, 0.05
 
 
 class Pairs(NamedTuple):
@@ -137,7 +139,7 @@ def _certificate(f: Network, structure: Structure, pieces: list, params: PyTree,
     norms = jnp.stack([jnp.linalg.norm(b) for _, b in rows])
     errors = jnp.stack([jnp.linalg.norm(a - b) for a, b in rows])
     # A leaf whose gradient cancels to rounding is measured against the whole gradient's rounding instead.
-    bound = TOLERANCE * jnp.finfo(out.dtype).eps * (norms + 0.01 * jnp.linalg.norm(norms))
+    bound = min(TOLERANCE * float(jnp.finfo(out.dtype).eps), FORGIVEN) * (norms + 0.01 * jnp.linalg.norm(norms))
     return ~(errors <= bound)
 
 

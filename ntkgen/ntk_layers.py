@@ -47,6 +47,9 @@ class Use(NamedTuple):
         return math.prod(self.output[:-1])
 
 
+Entry = tuple[int | None, int | None, tuple[int, int], Use]  # kernel, bias and shape as in `Group`, and the call
+
+
 class Group(NamedTuple):
     """A kernel and bias, with every use made of them.
 
@@ -138,19 +141,10 @@ def discover(f: Network, params: PyTree, x: Array, *, trace: bool) -> Structure:
 @functools.lru_cache(maxsize=256)
 def _discover(f: Network, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: bool) -> Structure:
     params, x = jax.tree.unflatten(treedef, shapes)
-    found: dict[int, tuple[int | None, int | None, tuple[int, int], Use]] = {}
-
-    def look(params: PyTree, x: Array) -> Array:
-        def seen(number: int, call: Call) -> Array:
-            use = _use(number, call, x.shape[0])
-            if use is not None:
-                entries = math.prod(use.window.size) if use.window else 1
-                found[number] = call.kernel, call.bias, (entries * call.input.shape[-1], call.output.shape[-1]), use
-            return call.output
-
-        return watch(f, params, x, seen)
-
-    num_outputs = jax.eval_shape(look, params, x).shape[-1]
+    num_outputs, found = _look(f, params, x)
+    # An axis that is as long as the batch by chance is not the batch: it stays when the batch grows.
+    grown = _look(f, params, jax.ShapeDtypeStruct((x.shape[0] + 1, *x.shape[1:]), x.dtype))[1]
+    found = {number: entry for number, entry in found.items() if grown.get(number) == entry}
     if not _carried(f, params, x, set(found)):
         found = {number: entry for number, entry in found.items() if _carried(f, params, x, {number})}
     groups = []
@@ -164,6 +158,23 @@ def _discover(f: Network, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
     claims = [i for group in groups for i in group.leaves]
     good = tuple(group for group in groups if all(claims.count(i) == 1 for i in group.leaves))
     return without(Structure(good, ()), (), treedef.children()[0].num_leaves)
+
+
+def _look(f: Network, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
+    """Give the number of outputs, and what there is a formula for among the calls of a batch of this size."""
+    found: dict[int, Entry] = {}
+
+    def look(params: PyTree, x: Array) -> Array:
+        def seen(number: int, call: Call) -> Array:
+            use = _use(number, call, x.shape[0])
+            if use is not None:
+                entries = math.prod(use.window.size) if use.window else 1
+                found[number] = call.kernel, call.bias, (entries * call.input.shape[-1], call.output.shape[-1]), use
+            return call.output
+
+        return watch(f, params, x, seen)
+
+    return jax.eval_shape(look, params, x).shape[-1], found
 
 
 def _carried(f: Network, params: PyTree, x: Array, calls: set[int]) -> bool:

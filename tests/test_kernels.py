@@ -108,6 +108,35 @@ def test_gradient_flow_of_a_singular_kernel_leaves_what_it_does_not_see():
     np.testing.assert_allclose(there, here, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounding_of_a_singular_kernel_is_not_divided_by(dtype):
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(20, 3)), rng.normal(size=(4, 3))
+    y = rng.normal(size=(20, 1))
+    seen = np.linalg.pinv(a) @ y
+    kernel, cross = ((side @ a.T.astype(dtype)).astype(dtype) for side in (a.astype(dtype), b.astype(dtype)))
+    _, there = kernels.gradient_flow(kernel, y, 0 * y, cross, np.zeros((4, 1)))(np.inf)
+    np.testing.assert_allclose(there, b @ seen, atol=1e-5 if dtype is np.float32 else 1e-12)
+    moved = kernels.flow_movement(kernel, y)(np.inf).movement
+    np.testing.assert_allclose(moved, np.linalg.norm(seen), rtol=1e-5)
+
+
+def test_outputs_are_centred_each_by_itself():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(7, 3, 5))  # samples, outputs, parameters
+
+    def kernel(shift):
+        return np.einsum("ikp,jmp->ijkm", features + shift, features + shift)
+
+    plain, shifted = kernel(0), kernel(rng.normal(size=(1, 3, 5)))
+    np.testing.assert_allclose(kernels.alignment(plain, shifted), 1, rtol=1e-12)
+    assert kernels.alignment(plain, shifted, centred=False) < 0.99
+    trace = np.einsum("ijkk->ij", plain)
+    np.testing.assert_allclose(
+        kernels.alignment(trace, np.eye(7)), kernels.alignment(trace[:, :, None, None], np.eye(7)[:, :, None, None])
+    )
+
+
 BAD = {
     "kernels: expected equal shapes": lambda: kernels.drift(np.eye(2), np.eye(3)),
     "initial: expected a kernel that is not zero": lambda: kernels.drift(np.eye(2), np.zeros((2, 2))),
@@ -120,6 +149,15 @@ BAD = {
     "ridge: expected at least 0": lambda: kernels.regression(np.eye(2), np.ones((2, 1)), ridge=-1),
     "t: expected at least 0": lambda: kernels.gradient_flow(np.eye(2), np.ones((2, 1)), np.ones((2, 1)))(-1),
     "parametrization: expected": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=4, parametrization="mup"),
+    "weight_variance: expected a positive": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=4, weight_variance=0),
+    "kernel: expected a positive semidefinite": lambda: kernels.effective_rank(np.diag([1.0, 1.0, -5.0])),
+    "cross: expected": lambda: kernels.regression(np.eye(2), np.ones((2, 2)))(np.ones((3, 2, 2, 2))),
+    "start_new: expected finite \\(3, 2\\)": lambda: kernels.gradient_flow(
+        np.eye(2), np.ones((2, 2)), np.ones((2, 2)), np.ones((3, 2)), np.ones(3)
+    ),
+    "start_new: expected finite": lambda: kernels.gradient_flow(
+        np.eye(2), np.ones((2, 2)), np.ones((2, 2)), np.ones((3, 2)), np.full((3, 2), np.nan)
+    ),
     "width, depth: expected": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=np.inf),
     "x1, x2: expected finite samples of one size": lambda: kernels.infinite_mlp(
         np.ones((2, 3)), np.ones((2, 4)), width=4
@@ -147,6 +185,16 @@ def test_one_hidden_layer_by_hand():
     scaled = kernels.infinite_mlp(x, width=w, depth=2, parametrization="ntk")
     assert scaled.nngp == pytest.approx(got.nngp)
     assert scaled.ntk == pytest.approx((hidden + 1) / w + (9 + 1) / 3 * 0.5 / 3)
+
+
+def test_a_sample_of_zeros_without_biases_has_a_kernel_of_zeros():
+    x = np.array([[0.0, 0.0], [1.0, 2.0]])
+    found = kernels.infinite_mlp(x, width=8, bias=False)
+    rest = kernels.infinite_mlp(x[1:], width=8, bias=False)
+    for all_of_them, own in zip(found, rest, strict=True):
+        np.testing.assert_array_equal(all_of_them[0], 0)
+        np.testing.assert_array_equal(all_of_them[:, 0], 0)
+        np.testing.assert_array_equal(all_of_them[1, 1], own[0, 0])
 
 
 def test_opposite_and_equal_samples():
