@@ -470,7 +470,7 @@ def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
     with pytest.raises(ValueError, match="memory_budget: a tile of 1 sample"):
         ntk.plan(f, params, x, memory_budget=result)
     with pytest.raises(ValueError, match="memory_budget: a tile of 9 sample"):
-        ntk.plan(f, params, x, tile=9, memory_budget=free.peak_bytes - 1)
+        ntk.plan(f, params, x, tile=9, memory_budget=free.peak_bytes - 1, method="layerwise")
 
 
 def test_wide_networks_cost_factors_not_jacobians():
@@ -611,9 +611,9 @@ class Silent(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        zeros, h = nn.initializers.zeros, nn.Dense(4)(x)
+        zeros, h = nn.initializers.zeros, nn.Dense(16)(x)
         if self.kind == "residual":
-            return nn.Dense(2)(h + nn.BatchNorm(use_running_average=False, scale_init=zeros)(nn.Dense(4)(h)))
+            return nn.Dense(2)(h + nn.BatchNorm(use_running_average=False, scale_init=zeros)(nn.Dense(16)(h)))
         norm = nn.BatchNorm(use_running_average=False) if self.kind == "norm" else nn.Dropout(0.5, deterministic=False)
         return nn.Dense(2, kernel_init=zeros)(nn.relu(norm(h)))
 
