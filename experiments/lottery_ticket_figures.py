@@ -103,9 +103,12 @@ def overlap_panels(run: records.Run) -> tuple[dict[str, Any], dict[str, plotting
         kind: {
             layer: (
                 plotting.Curve(
-                    *([row[name] for row in rows] for name in ("keep_percent", "jaccard", "lowest", "highest"))
+                    *(
+                        [tables.number(row[name]) for row in rows]
+                        for name in ("keep_percent", "jaccard", "lowest", "highest")
+                    )
                 ),
-                [row["chance"] for row in rows],
+                [tables.number(row["chance"]) for row in rows],
             )
             for layer, rows in layers.items()
         }

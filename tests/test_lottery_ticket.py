@@ -162,7 +162,7 @@ def learned(lab):
     result = ensemble.fit(lab.model, dataset, train.Config(200, 10, 0.03), SEEDS, init=lab.initial,
                           masks=pruning.full_masks(lab.initial["params"]))  # fmt: skip
     keep = pruning.full_masks(lab.initial["params"])
-    return arms.Trained("ticket", 100, keep, lab.initial, result)
+    return arms.Trained("ticket", 100, keep, lab.initial, result, np.zeros(2, bool))
 
 
 def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
@@ -601,7 +601,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert arms_run == {("ticket", "100")} | {(arm, k) for arm in ("ticket", "rewound", "reinit") for k in ("30", "10")}
     measured = records.read_table(folder / "measures.csv")
     assert {(row["arm"], row["keep_percent"]) for row in measured} == {key for key in arms_run if key[1] != "30"}
-    assert all(row["samples"] == "60" and row["batch_norm"] == "frozen" for row in measured)
+    assert all(row["samples"] == "60" and row["batch_norm"] == "none" for row in measured)
     kept = {int(row["kept"]) for row in records.read_table(folder / "sparsity.csv") if row["keep_percent"] == "100"}
     assert kept == {64 * 8, 8 * 10}
     assert all(row["line_images"] == "0.0" for row in measured)
