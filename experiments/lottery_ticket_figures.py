@@ -8,7 +8,7 @@ import tables
 from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
-from lottery_ticket_tables import MARGIN, PRUNED, WHOLE, summarise_overlaps, values
+from lottery_ticket_tables import MARGIN, WHOLE, summarise_overlaps, values
 
 from ntkgen import paper, plotting, plotting_tickets, records
 
@@ -26,6 +26,7 @@ MEASURES = (
     ("excess", "between two batch orders", "error barrier (points)"),
 )
 LINEAR = ("excess",)
+MOST = 8.0  # points of the close-up, either side
 
 
 def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str, Any]], run: records.Run) -> list[Path]:
@@ -46,17 +47,17 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         if same_protocol(config) and arm in drawn
     }
     lost = {arm: points for arm, points in published_losses().items() if arm in drawn}
-    # From the pruned networks with a tenth of the weights or more, and the published ones.
+    # From all networks with a tenth of the weights or more, intervals included, and the published ones.
     near = [0.0, *(value for _, points in lost.values() for value in points)]
     near += [
-        mean
-        for arm in PRUNED
-        if arm in losses
-        for percent, mean in zip(losses[arm].x, losses[arm].mean, strict=True)
-        if percent >= 10 and np.isfinite(mean)
+        float(np.clip(end, -MOST, MOST))
+        for curve in losses.values()
+        for percent, *ends in zip(curve.x, curve.low, curve.high, strict=True)
+        for end in ends
+        if percent >= 10 and np.isfinite(end)
     ]
     figure = plotting_tickets.accuracy(
-        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 1), MARGIN, (known, lost), PUBLISHED_FOR
+        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 0.5), MARGIN, (known, lost), PUBLISHED_FOR
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():

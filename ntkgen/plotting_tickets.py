@@ -185,7 +185,9 @@ def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3)
+    # Columns are as wide as their longest entry: with the long names of published values, smaller.
+    size = 8.5 if max(map(len, handles)) > 40 else None
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=size)
 
 
 def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: float = 1.06) -> None:
