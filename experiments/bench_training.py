@@ -165,7 +165,9 @@ def serve_torch(device: str) -> None:
                 torch.manual_seed(seed)
                 net = torch_network(kind, size, (h, w, c)).to(device)
                 if request["keep"] is not None:
-                    kernels = [(layer, "weight") for layer in net if hasattr(layer, "weight")]
+                    # A batch norm without scale has a weight too, None.
+                    weights = {layer: getattr(layer, "weight", None) for layer in net}
+                    kernels = [(layer, "weight") for layer, w in weights.items() if w is not None and w.ndim > 1]
                     prune.global_unstructured(kernels, prune.L1Unstructured, amount=1 - request["keep"])
                 nets.append((net, torch.optim.SGD(net.parameters(), RATE, momentum=0.9)))
         begun = time.perf_counter()
