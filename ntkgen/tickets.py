@@ -135,10 +135,13 @@ def iterative_pruning(
         for level, fraction in enumerate(fractions):
             rewinds = level == 0 and rewind_epoch > 0
             own = None if store is None else store.scope(f"level_{level}")
-            settings = (fractions[: level + 1], rewind_epoch, scope, one_shot, seed_axis)
+            # As Python's own numbers: NumPy's print otherwise.
+            settings = [*map(float, fractions[: level + 1]), int(rewind_epoch), scope, bool(one_shot), bool(seed_axis)]
             like = {"masks": full, "variables": initial, **({"rewind": initial} if rewinds else {})}
-            if store is not None:
-                _check_arguments(store.scope(f"level_{level}_arguments"), level, about + repr(settings).encode())
+            made_by = {"digest": np.frombuffer(hashlib.blake2b(about + repr(settings).encode()).digest(), np.uint8)}
+            marks = None if store is None else store.scope(f"level_{level}_arguments")
+            if marks is not None:
+                _check_arguments(marks, level, made_by)
             found = None if own is None else own.restore(like)
             if found is not None:
                 masks = found[1]["masks"]
@@ -147,7 +150,8 @@ def iterative_pruning(
             start = {**target, "params": pruning.apply_masks(target["params"], masks)}
             if found is None:
                 state = {"masks": masks, **_train(train, start, masks, level, rewinds)}
-                if own is not None:
+                if own is not None and marks is not None:
+                    marks.save(level, made_by, final=True)  # apart from the level: trees of other arguments may differ
                     own.save(level, state, final=True)
             else:
                 state = found[1]
@@ -248,13 +252,9 @@ def _check_variables(initial: PyTree, seed_axis: bool) -> None:
         raise ValueError("initial: expected a leading seed axis in every array, got a scalar")
 
 
-def _check_arguments(store: Store, level: int, about: bytes) -> None:
-    """Refuse a stored level of other arguments; note these where there is none. Of its own, since trees may differ."""
-    mark = {"digest": np.frombuffer(hashlib.blake2b(about, digest_size=16).digest(), np.uint8)}
-    found = store.restore(mark)
-    if found is None:
-        store.save(level, mark, final=True)
-    elif not np.array_equal(found[1]["digest"], mark["digest"]):
+def _check_arguments(marks: Store, level: int, made_by: dict[str, np.ndarray]) -> None:
+    found = marks.restore(made_by)
+    if found is not None and not np.array_equal(found[1]["digest"], made_by["digest"]):
         raise ValueError(f"store: expected level {level} of these arguments, got one of others")
 
 
