@@ -89,3 +89,13 @@ def torch_network(kind: str, size: int, shape: tuple[int, ...]) -> Any:
     for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def prune_torch(net: Any, keep: float) -> None:
+    """Prune a network of `torch_network` by magnitude, its kernels ranked together, to a fraction of their weights."""
+    from torch.nn.utils import prune
+
+    # A batch norm without scale has a weight too: None.
+    weights = {layer: getattr(layer, "weight", None) for layer in net}
+    kernels = [(layer, "weight") for layer, weight in weights.items() if weight is not None and weight.ndim > 1]
+    prune.global_unstructured(kernels, prune.L1Unstructured, amount=1 - keep)

@@ -37,7 +37,16 @@ import jax.numpy as jnp
 import numpy as np
 import timing
 from absl import flags
-from bench_networks import SHAPES, TORCH_SETTINGS, examples, forward_flops, network, parse_cases, torch_network
+from bench_networks import (
+    SHAPES,
+    TORCH_SETTINGS,
+    examples,
+    forward_flops,
+    network,
+    parse_cases,
+    prune_torch,
+    torch_network,
+)
 
 from ntkgen import ensemble, models, pruning, seedaxis, train
 
@@ -146,7 +155,6 @@ def serve_torch(device: str) -> None:
     try:
         import torch
         from torch import nn
-        from torch.nn.utils import prune
     except ImportError:
         common.fail("--torch: needs PyTorch (pip install 'ntkgen[bench]'), or --notorch")
 
@@ -165,10 +173,7 @@ def serve_torch(device: str) -> None:
                 torch.manual_seed(seed)
                 net = torch_network(kind, size, (h, w, c)).to(device)
                 if request["keep"] is not None:
-                    # A batch norm without scale has a weight too, None.
-                    weights = {layer: getattr(layer, "weight", None) for layer in net}
-                    kernels = [(layer, "weight") for layer, w in weights.items() if w is not None and w.ndim > 1]
-                    prune.global_unstructured(kernels, prune.L1Unstructured, amount=1 - request["keep"])
+                    prune_torch(net, request["keep"])
                 nets.append((net, torch.optim.SGD(net.parameters(), RATE, momentum=0.9)))
         begun = time.perf_counter()
         for net, optimizer in nets:

@@ -1,14 +1,19 @@
-"""The count of compiled programs that the benchmark of training reports."""
+"""The benchmark of training: its count of compiled programs, and the pruned networks on its other side."""
 
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
+import bench_networks
 import bench_training
+
+from ntkgen import pruning
 
 
 def test_every_compilation_is_counted_and_nothing_else():
@@ -32,3 +37,22 @@ def test_a_new_level_compiles_nothing_where_the_first_did(monkeypatch):
     assert ours.compiled > 2 and ours.new_level() == 0
     ours.layout = ours.layout._replace(strategy="sequential")  # what it would look like if it did
     assert ours.new_level() > 0
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_pytorchs_side_prunes_what_ours_does(kind):
+    torch = pytest.importorskip("torch")
+    shape = bench_networks.SHAPES[kind]
+    params = bench_networks.network(kind, 4).init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    ours = jax.tree.leaves(pruning.magnitude_masks(params, bench_training.KEEP))
+    net = bench_networks.torch_network(kind, 4, shape)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    bench_networks.prune_torch(net, bench_training.KEEP)
+    masks = {name.removesuffix("_mask"): mask.numpy() for name, mask in net.named_buffers() if name.endswith("_mask")}
+    assert sum(mask.sum() for mask in masks.values()) == sum(mask.sum() for mask in ours if mask.ndim > 1)
+    sizes = np.concatenate([np.abs(before[name].numpy()).ravel() for name in masks])
+    kept = np.concatenate([mask.ravel() for mask in masks.values()]).astype(bool)
+    assert sizes.size == sum(mask.size for mask in ours if mask.ndim > 1)
+    assert sizes[kept].min() > sizes[~kept].max()
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters() if name in before)
+    net(torch.zeros(8, shape[2], *shape[:2])).sum().backward()
