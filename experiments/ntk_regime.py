@@ -129,12 +129,17 @@ def published(config: dict[str, Any], main: Arm) -> dict[int, dict[str, float | 
     return {width: row for width, row in paper.NTK.items() if width in config["widths"]}
 
 
+def images(study: Study) -> str:
+    """Say what was trained on."""
+    which = {"all": "all", "random": "a random", "first": "the first"}[study.dataset.subset]
+    return f"{which} {study.dataset.num_train:,} images"
+
+
 def show(study: Study, summary: list[dict[str, Any]], exponents: list[dict[str, Any]], said: list[dict]) -> None:
     """Print the table, the exponents and the statements."""
     config, known = study.config, published(study.config, study.main)
-    draw = "all" if study.dataset.subset == "all" else study.dataset.subset
-    print(f"\nMLP on {config['dataset']}, {config['num_train']:,} training images ({draw}), {study.main.loss}, "
-          f"{study.main.limit}, rate {config['lr']:g}; 95 % t-intervals")  # fmt: skip
+    print(f"\nMLP on {config['dataset']}, {images(study)}, {study.main.loss}, {study.main.limit}, rate "
+          f"{config['lr']:g}; 95 % t-intervals")  # fmt: skip
     heads = ("relative movement", "published", "test accuracy", "published", "kernel drift", "1 - alignment")
     print(f"{'width':>6} " + " ".join(f"{head:>23}" if head != "published" else f"{head:>9}" for head in heads))
     for row in (row for row in summary if all(row[name] == getattr(study.main, name) for name in ARM)):
@@ -201,7 +206,7 @@ def main() -> None:
         show(study, summary, fits, said)
         folder = run.folder if FLAGS.figures_dir is None else Path(FLAGS.figures_dir)
         prefix = "" if FLAGS.figures_dir is None else f"{stem(config)}_"
-        paths = draw(folder, prefix, config, study.main, runs, fits, analytics, known)
+        paths = draw(folder, prefix, config, images(study), study.main, runs, fits, analytics, known)
         if FLAGS.figures_dir is not None:
             paths.append(records.write_table(folder / f"{prefix}summary.csv", summary))
             paths.append(records.write_table(folder / f"{prefix}exponents.csv", exponent_table(fits)))

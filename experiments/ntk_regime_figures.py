@@ -18,10 +18,9 @@ PLOTTED = {
     "kernel drift": "drift",
     "1 - centred alignment": "misalignment",
 }
-ACCURACIES = {
-    "network": "test_acc",
-    "linearised network": "linear_test_acc",
-    "network, kernels' images": "kernel_acc_network",
+TRAINED = {"network": "test_acc", "linearised network": "linear_test_acc"}
+KERNELS = {
+    "network, these images": "kernel_acc_network",
     "initial kernel": "kernel_acc_initial",
     "final kernel": "kernel_acc_final",
 }
@@ -32,21 +31,26 @@ def draw(
     folder: Path,
     prefix: str,
     config: dict[str, Any],
+    images: str,
     main: Arm,
     runs: Runs,
     fits: Sequence[dict[str, Any]],
     analytic: Sequence[dict[str, Any]],
     known: dict[int, Any],
 ) -> list[Path]:
-    """Draw movement and drift, accuracies, and with the extras the exponents of all limits."""
-    images = f"{config['num_train']:,} images"
+    """Draw movement and drift, accuracies, and with the extras the exponents of all limits.
+
+    `images` says what was trained on.
+    """
     about = f"MLP on {config['dataset']}, {images}, rate {config['lr']:g}"
     main_title = f"{about}, {main.loss.replace('_', '-')}, {len(runs.axis(main)[0])} seeds, 95% t-intervals"
     paths = []
     figures = {"movement": _movement(main, runs, fits, known, main_title)}
     figures["layers"] = _layers(main, runs, config["depth"], main_title)
-    tested = f"kernels on {config['kernel_test']:,} test images, beyond width {KERNEL_SEEDS_UP_TO} one seed's"
-    figures["accuracy"] = _accuracy(main, runs, analytic, known, f"{main_title}\n{tested}")
+    tested = f"{config['kernel_test']:,} test images"
+    if max(config["kernel_widths"], default=0) > KERNEL_SEEDS_UP_TO:
+        tested += f"\n(one seed beyond width {KERNEL_SEEDS_UP_TO})"
+    figures["accuracy"] = _accuracy(main, runs, analytic, known, tested, main_title)
     if config["extras"]:
         extra_title = f"{about} at width 32, 95% t-intervals over seeds"
         figures["exponents"] = _exponents(fits, config, extra_title)
@@ -91,20 +95,21 @@ def _layers(main: Arm, runs: Runs, depth: int, title: str) -> Any:
 
 
 def _accuracy(
-    main: Arm, runs: Runs, analytic: Sequence[dict[str, Any]], known: dict[int, Any], title: str
+    main: Arm, runs: Runs, analytic: Sequence[dict[str, Any]], known: dict[int, Any], tested: str, title: str
 ) -> Any:  # fmt: skip
     _, widths = runs.axis(main)
-    curves = {}
-    for name, metric in ACCURACIES.items():
-        values = runs.values(main, metric)
-        if np.isfinite(values).any():
-            curves[name] = curve(widths, values.T)
+    trained, kernels = (
+        {name: curve(widths, runs.values(main, metric).T) for name, metric in metrics.items()
+         if np.isfinite(runs.values(main, metric)).any()}
+        for metrics in (TRAINED, KERNELS)
+    )  # fmt: skip
     infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
     if np.isfinite(list(infinite.values())).any():
         y = [infinite.get(width, np.nan) for width in widths]
-        curves["infinite-width kernel"] = plotting.Curve(widths, y, y, y)
+        kernels["infinite-width kernel"] = plotting.Curve(widths, y, y, y)
     points = (list(known), [row["test_acc"] for row in known.values()])
-    return plotting_ntk.accuracy(curves, points, title)
+    panels = {"trained, all test images": trained, f"kernel regression, {tested}": kernels}
+    return plotting_ntk.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
 
 
 def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: str) -> Any:

@@ -20,7 +20,7 @@ QUANTITIES = {
     "kernel drift": (GREEN, "D"),
     "1 - centred alignment": (PURPLE, "v"),
     "network": (BLUE, "o"),
-    "network, kernels' images": (SKY, "o"),
+    "network, these images": (BLUE, "o"),
     "linearised network": (ORANGE, "s"),
     "initial kernel": (GREEN, "D"),
     "final kernel": (RED, "^"),
@@ -30,6 +30,14 @@ LOSS_COLOURS = {"cross_entropy": BLUE, "mse": RED}
 LOSS_NAMES = {"cross_entropy": "cross-entropy, at matched loss", "mse": "squared loss, after all epochs"}
 LINE_STYLES = ("--", ":", "-.")
 LAYER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, "#F0E442", COLOURS["threshold"])
+
+
+class _Plain(LogFormatterSciNotation):
+    """Labels the ticks that it would have, but as 0.06 and not as 6 x 10^-2."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Write one tick's label."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 class Line(NamedTuple):
@@ -73,9 +81,17 @@ def _log_panel(ax: Axes, curves: Mapping[str, Curve], fits: Mapping[str, Line], 
             ax.plot(fit.x, fit.y, color=QUANTITIES[name][0], linewidth=1, zorder=2)
     for null, style in zip(nulls, LINE_STYLES, strict=False):
         ax.plot(null.x, null.y, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=null.label, zorder=1)
-    ax.set_yscale("log")
-    ax.yaxis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(2, 1)))
+    _log_axis(ax)
     _widths_axis(ax, next(iter(curves.values())).x)
+
+
+def _log_axis(ax: Axes) -> None:
+    """Make the vertical axis logarithmic, with ticks between the powers of ten where it spans less than two."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if high / low < 100:
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(_Plain(labelOnlyBase=False, minor_thresholds=(2, 1)))
 
 
 def regime(
@@ -138,8 +154,7 @@ def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: 
         for ax, curves in zip(axes, (absolute, relative), strict=True):
             for (name, one), colour, marker in zip(curves.items(), LAYER_COLOURS, "os^Dv<>p", strict=False):
                 band(ax, one, colour, name, marker)
-            ax.set_yscale("log")
-            ax.yaxis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(2, 1)))
+            _log_axis(ax)
             _widths_axis(ax, next(iter(curves.values())).x)
         axes[0].set_ylabel("distance from the initial parameters")
         axes[1].set_ylabel("distance / initial norm")
@@ -149,39 +164,40 @@ def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: 
 
 
 def accuracy(
-    curves: Mapping[str, Curve], published: tuple[Sequence[float], Sequence[float]], title: str
-) -> Figure:  # fmt: skip
+    panels: Mapping[str, Mapping[str, Curve]], published: tuple[Sequence[float], Sequence[float]], title: str
+) -> Figure:
     """Draw test accuracy (percent) of network, linearised network and kernel regressions against width.
 
     Args:
-      curves: name in `QUANTITIES` -> curve against width; NaN where it was not measured.
-      published: (widths, accuracies), may be empty.
+      panels: title of a panel -> {name in `QUANTITIES`: curve against width, NaN where it was not measured}.
+      published: (widths, accuracies) of the first panel's network, may be empty.
       title: of the figure.
 
     Returns:
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7, 5), layout="constrained")
-        for name, curve in curves.items():
-            colour, marker = QUANTITIES[name]
-            ax.plot(curve.x, curve.mean, marker=marker, markersize=5, color=colour, label=name, zorder=3)
-            ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0, zorder=2)
-        if len(published[0]):
-            ax.plot(
-                *published,
-                linestyle="none",
-                marker="o",
-                markersize=9,
-                markerfacecolor="none",
-                color=COLOURS["published"],
-                label="published, network",
-                zorder=4,
-            )
-        _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
-        ax.set_ylabel("test accuracy (%)")
-        ax.set_title(title)
-        figure.legend(loc="outside lower center", ncols=3)
+        figure, axes = plt.subplots(1, len(panels), figsize=(1 + 4.5 * len(panels), 5), layout="constrained")
+        for ax, (about, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+            for name, curve in curves.items():
+                colour, marker = QUANTITIES[name]
+                band(ax, curve, colour, name, marker)
+            if len(published[0]) and ax is np.atleast_1d(axes)[0]:
+                ax.plot(
+                    *published,
+                    linestyle="none",
+                    marker="o",
+                    markersize=9,
+                    markerfacecolor="none",
+                    color=COLOURS["published"],
+                    label="published, network",
+                    zorder=4,
+                )
+            _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
+            ax.set_ylabel("test accuracy (%)")
+            ax.set_title(about)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+        figure.suptitle(title, fontsize=10.5)
         return figure
 
 

@@ -195,8 +195,10 @@ def test_every_figure_is_drawn_from_the_tables(tmp_path):
     runs = study_tables.Runs(made_up(0.0, -0.5) + made_up(-0.5, -1.0, arm=LAZY))
     fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
     config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
-    config |= {"depth": 2, "kernel_test": 2000}
-    paths = ntk_regime_figures.draw(tmp_path, "x_", config, ARM, runs, fits, analytic, paper.NTK)
+    config |= {"depth": 2, "kernel_test": 2000, "kernel_widths": list(WIDTHS)}
+    paths = ntk_regime_figures.draw(
+        tmp_path, "x_", config, "a random 5,000 images", ARM, runs, fits, analytic, paper.NTK
+    )
     assert [path.name for path in paths] == ["x_movement.png", "x_layers.png", "x_accuracy.png", "x_exponents.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000 for path in paths)
 
