@@ -28,7 +28,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
     """Draw accuracy and sharpness, the confounds, and sharpness along training."""
     config, sweep = study.config, study.sweep
     about = f"{config['model'].upper()} on {config['dataset']}, {config['num_train']:,} examples"
-    about += f", {len(study.seeds)} seeds, 95% t-intervals"
+    about += f", {config['epochs']} epochs, {len(study.seeds)} seeds, 95% t-intervals"
     batches = [study.batch(name) for name in sweep]
 
     def against_batch(values: list[np.ndarray]) -> plotting.Curve:

@@ -24,6 +24,7 @@ KERNELS = {
     "initial kernel": "kernel_acc_initial",
     "final kernel": "kernel_acc_final",
 }
+POOR = 0.5  # of r2: below it a power law does not describe how a quantity goes with the width
 LIMIT_NAMES = {"fixed": "standard,\nfixed rate", "over_width": "standard,\nrate / width", "ntk": "NTK", "mup": "muP"}
 
 
@@ -52,7 +53,13 @@ def draw(
         tested += f"\n(one seed beyond width {KERNEL_SEEDS_UP_TO})"
     figures["accuracy"] = _accuracy(main, runs, analytic, known, tested, main_title)
     if config["extras"]:
-        extra_title = f"{about} at width 32, 95% t-intervals over seeds"
+        seeds = {name: len(runs.axis(arm)[0]) for name, arm in (("main", main), ("extras", runs.arms[-1]))}
+        counted = f"{seeds['extras']} seeds"
+        if seeds["main"] != seeds["extras"]:
+            counted += f" ({seeds['main']} of {main.loss.replace('_', '-')}, {LIMIT_NAMES[main.limit]})".replace(
+                "\n", " "
+            )
+        extra_title = f"MLP on {config['dataset']}, {images}, 95% t-intervals over {counted}"
         figures["exponents"] = _exponents(fits, config, extra_title)
     for name, figure in figures.items():
         if figure is not None:
@@ -69,11 +76,15 @@ def _movement(main: Arm, runs: Runs, fits: Sequence[dict[str, Any]], known: dict
         if own and own[0]["exponent"] is not None:  # the first is over all widths
             x = np.array([own[0]["smallest"], own[0]["largest"]], float)
             ends = f"width^{own[0]['exponent']:.2f} [{own[0]['low']:.2f}, {own[0]['high']:.2f}]"
+            ends += f", r² {own[0]['r2']:.2f}"
             lines[name] = plotting_ntk.Line(x, own[0]["prefactor"] * x ** own[0]["exponent"], ends)
     relative = curves["relative movement"]
     nulls = []
     if main.limit in ("fixed", "over_width") and np.isfinite(relative.mean[0]):
-        words = {"constant movement": "width^-1/2: constant movement / norm", "lazy": "width^-1: lazy limit, mse"}
+        words = {
+            "constant movement": "width^-1/2: constant movement / norm",
+            "lazy": "width^-1: lazy limit (squared loss)",
+        }
         for line, value in LINES["relative_movement"].items():
             y = [relative.mean[0] * (w / widths[0]) ** value for w in widths]
             nulls.append(plotting_ntk.Line(widths, y, words[line]))
@@ -108,14 +119,16 @@ def _accuracy(
         y = [infinite.get(width, np.nan) for width in widths]
         kernels["infinite-width kernel"] = plotting.Curve(widths, y, y, y)
     points = (list(known), [row["test_acc"] for row in known.values()])
-    panels = {"trained, all test images": trained, f"kernel regression, {tested}": kernels}
+    own = [len(runs.axis(main)[0]), int(np.isfinite(runs.values(main, TRAINED["linearised network"])).any(1).sum())]
+    fewer = f"\n(linearised: {own[1]} seeds)" if 0 < own[1] < own[0] else ""
+    panels = {f"trained, all test images{fewer}": trained, f"kernel regression, {tested}": kernels}
     return plotting_ntk.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
 
 
 def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: str) -> Any:
     panels: dict[str, list[plotting_ntk.Dot]] = {}
     largest = max(config["extra_widths"])
-    for name in ("relative movement", "absolute movement", "kernel drift"):
+    for name in ("relative movement", "absolute movement", "kernel drift", "1 - centred alignment"):
         for limit in LIMITS:
             for loss in LOSSES:
                 at = "end" if loss == "mse" else "matched loss"
@@ -125,7 +138,8 @@ def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: st
                 if own:
                     row = own[-1]
                     ends = f"{row['smallest']}-{row['largest']}"
-                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, row["exponent"], row["low"], row["high"], ends)
+                    value = row["exponent"], row["low"], row["high"]
+                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, *value, ends, row["r2"] < POOR)
                     panels.setdefault(name, []).append(dot)
     if not panels:
         return None

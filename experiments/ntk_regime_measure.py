@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import data, ensemble, kernels, models, ntk, records, train, tree
+from ntkgen import data, ensemble, kernels, lazy, models, ntk, records, train, tree
 from ntkgen.linearize import Linearized
 
 PyTree = Any
@@ -284,6 +284,7 @@ def analytic(
     sample: Sample | None,
     ridge: float,
     times: dict[str, float],
+    targets: dict[str, float],
 ) -> dict[str, Any]:
     """Say what infinitely wide networks would do, with the kernel that keeps this width's own factors.
 
@@ -295,9 +296,12 @@ def analytic(
       sample: test images for the regression; None for none.
       ridge: as in `regress`.
       times: limit -> time of gradient flow on the mean squared loss, for the lazy movement; may be empty.
+      targets: loss -> training loss down to which a lazy network's movement is wanted; for cross-entropy from outputs
+        of zero, for squared loss from random ones.
 
     Returns:
-      accuracy of the regression, mean_diagonal of the training images' kernel, and lazy: {limit: {movement, loss}}.
+      accuracy of the regression, mean_diagonal of the training images' kernel, lazy: {limit: {movement, loss}} and
+      matched: {loss: movement}, None where the loss is never reached.
     """
     options: dict[str, Any] = {"width": width, "depth": depth, "parametrization": name}
     train_x = np.asarray(dataset.train.x)
@@ -306,8 +310,13 @@ def analytic(
     if sample is not None:
         cross = kernels.infinite_mlp(np.asarray(sample.x), train_x, **options).ntk
         found["accuracy"] = regress(both.ntk, cross, dataset, sample, ridge)
+    one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
+    start = {"cross_entropy": None, "mse": both.nngp}
+    found["matched"] = {
+        loss: finite(lazy.movement_to_loss(both.ntk, one_hot, value, objective=loss, covariance=start[loss]).movement)
+        for loss, value in targets.items()
+    }
     if times:
-        one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
         at = kernels.flow_movement(both.ntk, one_hot, both.nngp)
         found["lazy"] = {limit: at(time / len(one_hot))._asdict() for limit, time in times.items()}
     return found

@@ -194,7 +194,8 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
     """Compute what the infinite-width kernels predict: accuracy, and the movement of lazy networks."""
     config, rows = study.config, []
     names = ("flow_time", "ridge", "num_test", "kernel_acc_infinite", "lazy_movement", "lazy_train_loss")
-    names += ("mean_diagonal",)
+    names += ("mean_diagonal", *(f"lazy_matched_{loss}" for loss in LOSSES))
+    targets = {loss: config[f"target_{loss}"] for loss in LOSSES}
     for name in ("standard", "ntk"):  # there is no kernel limit under muP
         limits = [limit for limit in LIMITS if parametrization(limit) == name]
         for width in sorted({*config["widths"], *config["extra_widths"]}):
@@ -206,7 +207,7 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
                      for each in limits if lazy}  # fmt: skip
             sample = study.tests if own else None
             work = functools.partial(
-                analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times
+                analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times, targets
             )
             found = kept(run, f"analytic_{name}_w{width}", work)
             for limit in limits if lazy else [study.main.limit]:
@@ -214,5 +215,6 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
                 accuracy = found["accuracy"] if limit == study.main.limit else None
                 cells = (times.get(limit), config["ridge"], len(study.tests.y), accuracy)
                 cells += (said["movement"], said["loss"], found["mean_diagonal"])
+                cells += tuple(found["matched"][loss] for loss in LOSSES)
                 rows.append({"limit": limit, "width": width} | dict(zip(names, cells, strict=True)))
     return rows or [dict.fromkeys(("limit", "width", *names))]

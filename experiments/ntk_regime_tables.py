@@ -27,7 +27,8 @@ BESIDE = ("label_alignment_initial", "label_alignment", "kernel_acc_network", "k
 SUMMARISED = (*ENDS, *BESIDE, "linear_train_acc", "linear_test_acc", "matched_epoch", *(f"matched_{m}" for m in ALONG))
 ARM = ("loss", "limit")
 
-LAZY_HERE = "lazy at these widths and this time"
+# Squared loss is compared after all epochs, cross-entropy, which never ends, where the training loss is the same.
+LAZY_HERE = {"mse": "lazy at these widths and this time", "cross_entropy": "lazy at these widths and this loss"}
 # In the standard parametrisation, for ever wider networks: movement that is constant, over a norm like sqrt(width);
 # and the lazy limit. At finite widths and times a lazy network's exponents differ: `_lazy`.
 LINES = {"relative_movement": {"constant movement": -0.5, "lazy": -1.0},
@@ -138,19 +139,17 @@ def _lazy(
 ) -> list[dict[str, Any]]:
     """Fit what the movement of lazy networks would be at a fit's own widths and time; nothing for other metrics.
 
-    Squared loss: gradient flow with the analytic kernel for the time trained. Matched loss: a kernel that is scaled by
-    c reaches it after 1/c of the time, having moved by c^-1/2 (its shape hardly depends on the width), whatever the
-    loss; c from the mean diagonal. Relative movement is divided by the networks' initial norms.
+    Gradient flow with the analytic kernel, on the squared loss for the time trained, on the cross-entropy down to the
+    matched loss. Relative movement is divided by the networks' initial norms.
     """
     if metric not in LINES or arm.limit == "mup":
         return []
-    column = "lazy_movement" if arm.loss == "mse" else "mean_diagonal"
+    column = "lazy_movement" if arm.loss == "mse" else "lazy_matched_cross_entropy"
     own = {int(row["width"]): number(row[column]) for row in analytic if row["limit"] == arm.limit}
     widths = [width for width in runs.axis(arm)[1] if fit["smallest"] <= width <= fit["largest"]]
     lazy = np.array([[own.get(width, np.nan) for width in widths]])
     if not np.isfinite(lazy).all():
         return []
-    lazy = lazy if arm.loss == "mse" else lazy**-0.5
     if metric == "relative_movement":
         lazy = lazy / np.nanmean(runs.values(arm, "norm_initial", widths), 0)
     return [{**arm._asdict(), "at": "lazy", "metric": metric} | power(widths, lazy)]
@@ -206,7 +205,7 @@ def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str,
             lines = {"constant movement": 0.0}  # features move by as much as ever, in a few directions
         null = lazy.get(tuple(fit[name] for name in spans))
         if null is not None and not (own and arm.loss == "cross_entropy"):  # whose end is at no matched loss
-            lines[LAZY_HERE] = null
+            lines[LAZY_HERE[arm.loss]] = null
         where = {**arm._asdict(), "at": fit["at"], "smallest": fit["smallest"], "largest": fit["largest"]}
         words = metric.replace("_", " ")
         for line, value in lines.items():
@@ -217,25 +216,33 @@ def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str,
         if metric != "absolute_movement":
             per_seed = fit["per_seed"] if len(fit["per_seed"]) else np.array([np.nan])
             zero = np.zeros(len(per_seed))
-            question = f"{words} falls with width"
+            question = f"{words} falls with width (fitted exponent below zero)"
             found.append(_test(question, "less", per_seed, zero, EXPONENT_MARGIN, metric, **where, line=""))
     return found
 
 
 def _level_tests(runs: Runs, analytic: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Test the movement of networks with squared loss against a lazy network's, at the largest width that has both."""
+    """Test how far networks moved against a lazy network's movement, at the largest width that has both.
+
+    For the same time (squared loss), and to the same training loss: a network that moves as far as a lazy one in the
+    same time, but to a lower loss, is none.
+    """
     found = []
-    for arm in (arm for arm in runs.arms if arm.loss == "mse"):
-        lazy = {int(row["width"]): number(row["lazy_movement"]) for row in analytic if row["limit"] == arm.limit}
-        widths = [width for width in runs.axis(arm)[1] if np.isfinite(lazy.get(width, np.nan))]
-        if not widths:
-            continue
-        largest = max(widths)
-        own = np.log10(runs.values(arm, "absolute_movement", [largest])[:, 0])
-        where = {**arm._asdict(), "at": "end", "smallest": largest, "largest": largest, "line": ""}
-        question = "absolute movement is that of a lazy network of this width and time"
-        other = np.full(len(own), np.log10(lazy[largest]))
-        found.append(_test(question, "equal", own, other, LEVEL_MARGIN, "log10 absolute_movement", **where))
+    for arm in runs.arms:
+        kinds = [("matched loss", "matched_absolute_movement", f"lazy_matched_{arm.loss}", "width and loss")]
+        if arm.loss == "mse":
+            kinds.insert(0, ("end", "absolute_movement", "lazy_movement", "width and time"))
+        for at, metric, column, what in kinds:
+            lazy = {int(row["width"]): number(row[column]) for row in analytic if row["limit"] == arm.limit}
+            own = {width: runs.values(arm, metric, [width])[:, 0] for width in runs.axis(arm)[1]}
+            both = [width for width in own if lazy.get(width, 0) > 0 and np.isfinite(own[width]).sum() > 1]
+            if not both:
+                continue
+            largest = max(both)
+            where = {**arm._asdict(), "at": at, "smallest": largest, "largest": largest, "line": ""}
+            question = f"absolute movement is that of a lazy network of this {what}"
+            values, other = np.log10(own[largest]), np.full(len(own[largest]), np.log10(lazy[largest]))
+            found.append(_test(question, "equal", values, other, LEVEL_MARGIN, f"log10 {metric}", **where))
     return found
 
 

@@ -53,7 +53,8 @@ def as_matrix(kernel: ArrayLike) -> Array:
     return kernel
 
 
-def _symmetric(kernel: ArrayLike) -> Array:
+def symmetric(kernel: ArrayLike) -> Array:
+    """Flatten a kernel of samples with themselves like `as_matrix`, or raise ValueError: it is not symmetric."""
     matrix = as_matrix(kernel)
     scale = np.abs(matrix).max()
     if matrix.shape[0] != matrix.shape[1] or np.abs(matrix - matrix.T).max() > 1e-5 * scale:
@@ -74,7 +75,7 @@ def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> f
     1 - alignment(K_0, K_t) is the drift that a change of scale does not count in. Kernels (n, n, k, k) are centred over
     samples, for each output by itself.
     """
-    one, two = _symmetric(kernel), _symmetric(other)
+    one, two = symmetric(kernel), symmetric(other)
     _same_shape(one, two)
     if centred:
         one, two = (_centre(matrix, np.shape(given)) for matrix, given in ((one, kernel), (two, other)))
@@ -110,7 +111,7 @@ def _nonzero(norm: Any, name: str) -> float:
 
 def spectrum(kernel: ArrayLike) -> Spectrum:
     """Decompose a symmetric kernel."""
-    values, vectors = np.linalg.eigh(_symmetric(kernel))
+    values, vectors = np.linalg.eigh(symmetric(kernel))
     return Spectrum(values[::-1], vectors[:, ::-1])
 
 
@@ -127,7 +128,7 @@ def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
     """
     if kind not in ("entropy", "participation"):
         raise ValueError(f"kind: expected entropy or participation, got {kind!r}")
-    values = np.linalg.eigvalsh(_symmetric(kernel))
+    values = np.linalg.eigvalsh(symmetric(kernel))
     if values[0] < -NEGATIVE * np.abs(values).max():
         raise ValueError(f"kernel: expected a positive semidefinite one, got eigenvalues from {values[0]:.3g}")
     values = np.maximum(values, 0.0)
@@ -151,7 +152,7 @@ def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> 
     Raises:
       ValueError: shapes do not fit, or kernel + ridge is not positive definite.
     """
-    matrix, y = _symmetric(kernel), _targets("targets", targets, kernel)
+    matrix, y = symmetric(kernel), checked_targets("targets", targets, kernel)
     num_outputs = np.shape(targets)[1]
     if not ridge >= 0:
         raise ValueError(f"ridge: expected at least 0, got {ridge}")
@@ -185,7 +186,7 @@ def _positive(values: Array, kernel: ArrayLike) -> Array:
     return np.where(values < len(values) * float(eps) * values[0], 0.0, np.maximum(values, 0.0))
 
 
-def _targets(name: str, targets: ArrayLike, kernel: ArrayLike) -> Array:
+def checked_targets(name: str, targets: ArrayLike, kernel: ArrayLike) -> Array:
     """Bring (n, k) to the rows of the flattened kernel: (n, k), or (n k, 1) where outputs are coupled."""
     y = np.asarray(targets, np.float64)
     shape = np.shape(kernel)
@@ -213,7 +214,7 @@ def gradient_flow(
     Returns:
       at: time t >= 0, infinity included -> (outputs at the training samples (n, k), at the new ones or None).
     """
-    y, f0 = _targets("targets", targets, kernel), _targets("start", start, kernel)
+    y, f0 = checked_targets("targets", targets, kernel), checked_targets("start", start, kernel)
     if f0.shape != y.shape or (cross is None) != (start_new is None):
         raise ValueError(
             f"start: expected as many outputs as targets, {y.shape}, got {f0.shape}; cross and start_new go together"
@@ -260,14 +261,14 @@ def flow_movement(kernel: ArrayLike, targets: ArrayLike, covariance: Any = None)
     Returns:
       at: time t >= 0, infinity included -> movement and loss.
     """
-    y = _targets("targets", targets, kernel)
+    y = checked_targets("targets", targets, kernel)
     if np.ndim(kernel) != 2:
         raise ValueError(f"kernel: expected (n, n), shared by all outputs, got shape {np.shape(kernel)}")
     values, vectors = spectrum(kernel)
     values = _positive(values, kernel)
     power = np.sum((vectors.T @ y) ** 2, 1)
     if covariance is not None:
-        power += y.shape[1] * np.sum(vectors * (_symmetric(covariance) @ vectors), 0)
+        power += y.shape[1] * np.sum(vectors * (symmetric(covariance) @ vectors), 0)
 
     def at(t: float) -> Flow:
         if not t >= 0:

@@ -1,12 +1,13 @@
 """Figures of the tangent-kernel study. Nothing is computed here; one quantity has one colour in all of them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
 from ntkgen.plotting import COLOURS, STYLE, Curve, band
@@ -49,7 +50,7 @@ class Line(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """An exponent with its interval, NaN where there is none, and the widths that it was fitted over."""
+    """An exponent with its interval (NaN: none), the widths that it was fitted over, and whether it fits poorly."""
 
     arm: str
     loss: str
@@ -57,6 +58,7 @@ class Dot(NamedTuple):
     low: float
     high: float
     widths: str
+    poor: bool = False
 
 
 def _points(ax: Axes, name: str, curve: Curve, label: str) -> None:
@@ -130,7 +132,7 @@ def regime(
                 label="published relative movement",
                 zorder=4,
             )
-        left.set_ylabel("distance from the initial parameters, and their norm")
+        left.set_ylabel("distance from the start, and norm there")
         right.set_ylabel("change of the tangent kernel (dimensionless)")
         for ax in (left, right):
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9)
@@ -219,7 +221,7 @@ def exponents(
       The figure.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.6 * len(panels), 4.4), layout="constrained", sharey=True)
+        figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 4.4), layout="constrained", sharey=True)
         arms = list(dict.fromkeys(dot.arm for dots in panels.values() for dot in dots))
         height = {arm: len(arms) - i for i, arm in enumerate(arms)}
         losses = list(dict.fromkeys(dot.loss for dots in panels.values() for dot in dots))
@@ -239,16 +241,20 @@ def exponents(
                 y = height[arm] + offset[loss]
                 handles["lazy prediction"] = ax.plot(
                     value, y, marker="|", markersize=16, markeredgewidth=2, linestyle="none",
-                    color=ORANGE, label="lazy prediction at these widths and this time", zorder=2,
+                    color=ORANGE, label="lazy prediction at these widths, for this time or loss", zorder=2,
                 )[0]  # fmt: skip
             for dot in dots:
                 y, colour = height[dot.arm] + offset[dot.loss], LOSS_COLOURS[dot.loss]
                 ax.plot([dot.low, dot.high], [y, y], color=colour, linewidth=2, zorder=3)
                 marker = "os"[losses.index(dot.loss) % 2]
-                handles[dot.loss] = ax.plot(
-                    dot.value, y, marker=marker, markersize=6, linestyle="none", color=colour,
-                    label=LOSS_NAMES[dot.loss], zorder=4,
-                )[0]  # fmt: skip
+                look: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "none", "color": colour}
+                ax.plot(dot.value, y, markerfacecolor="white" if dot.poor else colour, zorder=4, **look)
+                handles[dot.loss] = Line2D([], [], label=LOSS_NAMES[dot.loss], **look)
+                if dot.poor:
+                    handles["poor"] = Line2D(
+                        [], [], **(look | {"color": COLOURS["threshold"]}), markerfacecolor="white",
+                        label="hollow: no power law (r² below 0.5)",
+                    )  # fmt: skip
                 if dot.widths != usual:
                     ax.annotate(f"widths {dot.widths}", (dot.value, y), xytext=(0, 5), textcoords="offset points",
                                 ha="center", fontsize=8)  # fmt: skip

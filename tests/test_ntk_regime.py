@@ -94,9 +94,10 @@ def judged(rows, main, analytic=()):
 
 
 def lazy_rows(exponent, level=5.0):
-    """Rows of analytic.csv: lazy movement with an exponent, the kernel's diagonal like sqrt(width)."""
+    """Rows of analytic.csv: lazy movement with an exponent, to the matched losses like width^-1/4."""
     return [{"limit": "fixed", "width": w, "lazy_movement": level * w**exponent, "kernel_acc_infinite": 94,
-             "mean_diagonal": w**0.5} for w in WIDTHS]  # fmt: skip
+             "mean_diagonal": w**0.5} | {f"lazy_matched_{loss}": level * w**-0.25 for loss in measure.LOSSES}
+            for w in WIDTHS]  # fmt: skip
 
 
 def test_a_lazy_network_whose_movement_is_constant_at_these_widths_is_not_called_either():
@@ -132,20 +133,20 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     own = decisions(said, loss="cross_entropy", at="end")
     assert own["relative movement goes like width^-0.50 (constant movement)"] == "seen"
     assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
-    assert own["drift falls with width"] == "seen"
+    assert own["drift falls with width (fitted exponent below zero)"] == "seen"
     assert own["training aligns the kernel with the labels"] == "seen"
     assert own["regression with the initial kernel is as accurate as the network"] == "seen"
     assert own["regression with the final kernel is as accurate as the network"] == "not seen"
     assert own["the final kernel predicts better than the initial one"] == "seen"
     assert own["the kernel moves by less than a tenth"] == "seen"
     assert own["test accuracy rises with width"] == "seen"
-    assert decisions(said, loss="mse", at="end")["drift falls with width"] == "not seen"
+    assert decisions(said, loss="mse", at="end")["drift falls with width (fitted exponent below zero)"] == "not seen"
 
 
 def test_between_the_lines_is_neither_and_noise_is_undecided():
     _, _, said = judged(made_up(-0.25, 0.3), ARM)
     assert decisions(said, at="end", metric="relative_movement") == {"which line does it follow?": "neither"}
-    assert decisions(said, at="end")["drift falls with width"] == "not seen"
+    assert decisions(said, at="end")["drift falls with width (fitted exponent below zero)"] == "not seen"
     _, _, said = judged(made_up(-0.25, -0.3, num_seeds=3, noise=1.0), ARM)
     rows = [row for row in said if row["question"].startswith("relative movement goes")]
     assert {row["decision"] for row in rows} == {"undecided"} and all(row["detectable"] > 0.1 for row in rows)
@@ -322,6 +323,8 @@ def test_a_run_writes_its_tables_and_figures(whole):
         for cell, value in (("lazy_movement", lazy["movement"]), ("lazy_train_loss", lazy["loss"])):
             assert row[cell] == ("" if value is None else repr(value))
         assert float(row["mean_diagonal"]) == kept["mean_diagonal"] > 0
+        for loss in measure.LOSSES:
+            assert row[f"lazy_matched_{loss}"] == repr(kept["matched"][loss]) and kept["matched"][loss] > 0
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict and all(row["decision"] for row in verdict)
     for row in verdict:

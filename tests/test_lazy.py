@@ -1,0 +1,62 @@
+"""Lazy networks' movement to a loss, against explicit linear models."""
+
+import numpy as np
+import pytest
+import scipy.special
+
+from ntkgen import lazy
+
+
+@pytest.mark.parametrize("objective", ["mse", "cross_entropy"])
+def test_movement_to_a_loss_is_that_of_an_explicit_linear_model(objective):
+    rng = np.random.default_rng(8)
+    jacobian, y = rng.normal(size=(6, 9)), np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    target = {"mse": 0.1, "cross_entropy": 0.3}[objective]
+
+    def residual(theta):
+        f = jacobian @ theta
+        return y - (f if objective == "mse" else scipy.special.softmax(f, 1))
+
+    def loss(theta):
+        f = jacobian @ theta
+        if objective == "mse":
+            return np.mean(np.sum((f - y) ** 2, 1)) / 2
+        return -np.mean(np.sum(y * scipy.special.log_softmax(f, 1), 1))
+
+    theta, step, time = np.zeros((9, 3)), 1e-4, 0.0
+    while loss(theta) > target:
+        half = theta + step / 2 * jacobian.T @ residual(theta)  # midpoint rule, second order
+        theta = theta + step * jacobian.T @ residual(half)
+        time += step
+    found = lazy.movement_to_loss(jacobian @ jacobian.T, y, target, objective=objective)
+    assert found.movement == pytest.approx(np.linalg.norm(theta), rel=1e-3)
+    assert found.time == pytest.approx(time, rel=2e-3)
+
+
+def test_movement_to_a_loss_that_is_there_already_or_never_reached():
+    y = np.eye(2)[[0, 1, 0]]
+    for objective in ("mse", "cross_entropy"):
+        assert lazy.movement_to_loss(np.eye(3), y, 5.0, objective=objective) == (0, 0)
+        blind = np.diag([1.0, 1.0, 0.0])  # the last sample is never learnt
+        assert np.isnan(lazy.movement_to_loss(blind, y, 0.1, objective=objective)).all()
+        four = 4 * np.eye(3)  # twice the scale of the features: a quarter of the time, half the movement
+        slow, fast = (lazy.movement_to_loss(k, y, 0.2, objective=objective) for k in (np.eye(3), four))
+        np.testing.assert_allclose(slow, (4 * fast.time, 2 * fast.movement), rtol=1e-3)
+
+
+BAD = {
+    "objective: expected": lambda: lazy.movement_to_loss(np.eye(2), np.ones((2, 1)), 0.1, objective="hinge"),
+    "loss: expected a positive": lambda: lazy.movement_to_loss(np.eye(2), np.ones((2, 1)), 0.0),
+    "targets: expected probabilities": lambda: lazy.movement_to_loss(
+        np.eye(2), np.ones((2, 2)), 0.1, objective="cross_entropy"
+    ),
+    "covariance: expected None": lambda: lazy.movement_to_loss(
+        np.eye(2), np.eye(2), 0.1, objective="cross_entropy", covariance=np.eye(2)
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_wrong_argument_is_named(message):
+    with pytest.raises(ValueError, match=message):
+        BAD[message]()
