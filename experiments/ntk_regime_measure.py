@@ -311,12 +311,13 @@ def analytic(
         cross = kernels.infinite_mlp(np.asarray(sample.x), train_x, **options).ntk
         found["accuracy"] = regress(both.ntk, cross, dataset, sample, ridge)
     one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
-    start = {"cross_entropy": None, "mse": both.nngp}
-    found["matched"] = {
-        loss: finite(lazy.movement_to_loss(both.ntk, one_hot, value, objective=loss, covariance=start[loss]).movement)
-        for loss, value in targets.items()
-    }
-    if times:
+    found["matched"] = dict.fromkeys(targets)
+    if "cross_entropy" in targets:
+        there = lazy.movement_to_loss(both.ntk, one_hot, targets["cross_entropy"], objective="cross_entropy")
+        found["matched"]["cross_entropy"] = finite(there.movement)
+    if times or "mse" in targets:
         at = kernels.flow_movement(both.ntk, one_hot, both.nngp)
+        if "mse" in targets:
+            found["matched"]["mse"] = finite(lazy.arrival(at, targets["mse"]).movement)
         found["lazy"] = {limit: at(time / len(one_hot))._asdict() for limit, time in times.items()}
     return found

@@ -195,7 +195,6 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
     config, rows = study.config, []
     names = ("flow_time", "ridge", "num_test", "kernel_acc_infinite", "lazy_movement", "lazy_train_loss")
     names += ("mean_diagonal", *(f"lazy_matched_{loss}" for loss in LOSSES))
-    targets = {loss: config[f"target_{loss}"] for loss in LOSSES}
     for name in ("standard", "ntk"):  # there is no kernel limit under muP
         limits = [limit for limit in LIMITS if parametrization(limit) == name]
         for width in sorted({*config["widths"], *config["extra_widths"]}):
@@ -206,6 +205,7 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
             times = {each: flow_time(study.training(Arm("mse", each), width), study.dataset.num_train)
                      for each in limits if lazy}  # fmt: skip
             sample = study.tests if own else None
+            targets = {loss: config[f"target_{loss}"] for loss in (LOSSES if lazy else [study.main.loss])}
             work = functools.partial(
                 analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times, targets
             )
@@ -215,6 +215,6 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
                 accuracy = found["accuracy"] if limit == study.main.limit else None
                 cells = (times.get(limit), config["ridge"], len(study.tests.y), accuracy)
                 cells += (said["movement"], said["loss"], found["mean_diagonal"])
-                cells += tuple(found["matched"][loss] for loss in LOSSES)
+                cells += tuple(found["matched"].get(loss) for loss in LOSSES)
                 rows.append({"limit": limit, "width": width} | dict(zip(names, cells, strict=True)))
     return rows or [dict.fromkeys(("limit", "width", *names))]

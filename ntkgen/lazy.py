@@ -1,6 +1,7 @@
 """What lazy networks, linear in their parameters, would do at another network's training loss."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,15 +52,27 @@ def movement_to_loss(
         if covariance is not None:
             raise ValueError("covariance: expected None with cross_entropy, whose flow starts at outputs of zero")
         return _cross_entropy_to_loss(kernel, targets, loss)
-    at = kernels.flow_movement(kernel, targets, covariance)
+    return arrival(kernels.flow_movement(kernel, targets, covariance), loss)
+
+
+def arrival(at: Callable[[float], kernels.Flow], loss: float) -> Arrival:
+    """Say when a flow of `kernels.flow_movement` has come down to a loss, as `movement_to_loss` does, which makes it.
+
+    Args:
+      at: the flow, time -> movement and loss.
+      loss: of 1/2 |f - y|^2, averaged over samples.
+
+    Returns:
+      Time and movement.
+    """
     if at(0.0).loss <= loss:
         return Arrival(0.0, 0.0)
     if not at(math.inf).loss < loss:
         return Arrival(math.nan, math.nan)
-    late = 1.0 / max(np.diag(kernels.symmetric(kernel)).mean(), np.finfo(float).tiny)
+    late = 1.0
     while at(late).loss > loss:
         late *= 2
-    time = float(scipy.optimize.brentq(lambda t: at(t).loss - loss, 0.0, late, rtol=1e-12))
+    time = float(scipy.optimize.brentq(lambda t: at(t).loss - loss, 0.0, late, xtol=1e-300, rtol=1e-12))
     return Arrival(time, at(time).movement)
 
 
