@@ -24,7 +24,6 @@ KERNELS = {
     "initial kernel": "kernel_acc_initial",
     "final kernel": "kernel_acc_final",
 }
-POOR = 0.5  # of r2: below it a power law does not describe how a quantity goes with the width
 LIMIT_NAMES = {"fixed": "standard,\nfixed rate", "over_width": "standard,\nrate / width", "ntk": "NTK", "mup": "muP"}
 
 
@@ -60,7 +59,7 @@ def draw(
                 "\n", " "
             )
         extra_title = f"MLP on {config['dataset']}, {images}, 95% t-intervals over {counted}"
-        figures["exponents"] = _exponents(fits, config, extra_title)
+        figures["exponents"] = _exponents(fits, runs, config, extra_title)
     for name, figure in figures.items():
         if figure is not None:
             paths.append(plotting.save(figure, folder / f"{prefix}{name}.png"))
@@ -125,7 +124,15 @@ def _accuracy(
     return plotting_ntk.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
 
 
-def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: str) -> Any:
+def _no_power_law(fit: dict[str, Any], runs: Runs) -> bool:
+    """Say whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
+    _, widths = runs.axis(Arm(fit["loss"], fit["limit"]))
+    used = np.log([width for width in widths if fit["smallest"] <= width <= fit["largest"]])
+    scatter = abs(fit["exponent"]) * np.std(used) * np.sqrt(1 / max(fit["r2"], 1e-9) - 1)
+    return bool(fit["r2"] < 0.5 and scatter > 0.1)
+
+
+def _exponents(fits: Sequence[dict[str, Any]], runs: Runs, config: dict[str, Any], title: str) -> Any:
     panels: dict[str, list[plotting_ntk.Dot]] = {}
     largest = max(config["extra_widths"])
     for name in ("relative movement", "absolute movement", "kernel drift", "1 - centred alignment"):
@@ -139,7 +146,7 @@ def _exponents(fits: Sequence[dict[str, Any]], config: dict[str, Any], title: st
                     row = own[-1]
                     ends = f"{row['smallest']}-{row['largest']}"
                     value = row["exponent"], row["low"], row["high"]
-                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, *value, ends, row["r2"] < POOR)
+                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, *value, ends, _no_power_law(row, runs))
                     panels.setdefault(name, []).append(dot)
     if not panels:
         return None
