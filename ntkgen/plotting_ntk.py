@@ -87,6 +87,13 @@ def _log_panel(ax: Axes, curves: Mapping[str, Curve], fits: Mapping[str, Line], 
     _widths_axis(ax, next(iter(curves.values())).x)
 
 
+def _published(ax: Axes, points: tuple[Sequence[float], Sequence[float]], label: str) -> None:
+    """Draw published values as rings that ours show through; nothing where there are none."""
+    if len(points[0]):
+        look: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
+        ax.plot(*points, color=COLOURS["published"], label=label, zorder=4, **look)
+
+
 def _log_axis(ax: Axes) -> None:
     """Make the vertical axis logarithmic, with ticks between the powers of ten where it spans less than two."""
     ax.set_yscale("log")
@@ -121,17 +128,7 @@ def regime(
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.6), layout="constrained")
         _log_panel(left, movement, fits, nulls)
         _log_panel(right, kernel, fits, ())
-        if len(published[0]):
-            left.plot(
-                *published,
-                linestyle="none",
-                marker="o",
-                markersize=10,
-                markerfacecolor="none",
-                color=COLOURS["published"],
-                label="published relative movement",
-                zorder=4,
-            )
+        _published(left, published, "published relative movement")
         left.set_ylabel("distance from the start, and norm there")
         right.set_ylabel("change of the tangent kernel (dimensionless)")
         for ax in (left, right):
@@ -184,17 +181,8 @@ def accuracy(
             for name, curve in curves.items():
                 colour, marker = QUANTITIES[name]
                 band(ax, curve, colour, name, marker)
-            if len(published[0]) and ax is np.atleast_1d(axes)[0]:
-                ax.plot(
-                    *published,
-                    linestyle="none",
-                    marker="o",
-                    markersize=9,
-                    markerfacecolor="none",
-                    color=COLOURS["published"],
-                    label="published, network",
-                    zorder=4,
-                )
+            if ax is np.atleast_1d(axes)[0]:
+                _published(ax, published, "published, network")
             _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
             ax.set_ylabel("test accuracy (%)")
             ax.set_title(about)
