@@ -301,7 +301,7 @@ def analytic(
 
     Returns:
       accuracy of the regression, mean_diagonal of the training images' kernel, lazy: {limit: {movement, loss}} and
-      matched: {loss: movement}, None where the loss is never reached.
+      matched: {loss: movement} of the targets, None where the loss is never reached.
     """
     options: dict[str, Any] = {"width": width, "depth": depth, "parametrization": name}
     train_x = np.asarray(dataset.train.x)

@@ -200,12 +200,15 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
         for width in sorted({*config["widths"], *config["extra_widths"]}):
             own = study.main.limit in limits and width in config["kernel_widths"]
             lazy = config["extras"] and width in config["extra_widths"]
+            flows = config["optimizer"] != "adam"  # which takes another path than gradient flow
+            timed = limits if lazy else [study.main.limit] if own and flows and study.main.loss == "mse" else []
             if not own and not lazy:
                 continue
             times = {each: flow_time(study.training(Arm("mse", each), width), study.dataset.num_train)
-                     for each in limits if lazy}  # fmt: skip
+                     for each in timed}  # fmt: skip
             sample = study.tests if own else None
-            targets = {loss: config[f"target_{loss}"] for loss in (LOSSES if lazy else [study.main.loss])}
+            losses = LOSSES if lazy else [study.main.loss] if flows else []
+            targets = {loss: config[f"target_{loss}"] for loss in losses}
             work = functools.partial(
                 analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times, targets
             )

@@ -137,7 +137,7 @@ def fit_exponents(
 def _lazy(
     runs: Runs, arm: Arm, metric: str, fit: dict[str, Any], analytic: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Fit what the movement of lazy networks would be at a fit's own widths and time; nothing for other metrics.
+    """Fit what the movement of lazy networks would be at a fit's own widths and time or loss; nothing for others.
 
     Gradient flow with the analytic kernel, on the squared loss for the time trained, on the cross-entropy down to the
     matched loss. Relative movement is divided by the networks' initial norms.
@@ -146,9 +146,9 @@ def _lazy(
         return []
     column = "lazy_movement" if arm.loss == "mse" else "lazy_matched_cross_entropy"
     own = {int(row["width"]): number(row[column]) for row in analytic if row["limit"] == arm.limit}
-    widths = [width for width in runs.axis(arm)[1] if fit["smallest"] <= width <= fit["largest"]]
+    widths = fit["used"]
     lazy = np.array([[own.get(width, np.nan) for width in widths]])
-    if not np.isfinite(lazy).all():
+    if not (lazy > 0).all():  # zero: a loss that a lazy network begins with
         return []
     if metric == "relative_movement":
         lazy = lazy / np.nanmean(runs.values(arm, "norm_initial", widths), 0)
@@ -169,13 +169,19 @@ def power(widths: Sequence[int], values: np.ndarray) -> dict[str, Any]:
     if len(used) < 3 or np.isnan(values).all():
         return row | {"per_seed": np.array([])}
     fit = stats.power_law_fit(used, values[:, kept])
-    row |= {"smallest": int(used[0]), "largest": int(used[-1]), "num_seeds": fit.n, "num_seeds_lost": fit.num_nan}
+    row |= {
+        "used": used.tolist(),
+        "smallest": int(used[0]),
+        "largest": int(used[-1]),
+        "num_seeds": fit.n,
+        "num_seeds_lost": fit.num_nan,
+    }
     return row | fit._asdict() | {"per_seed": fit.per_seed}
 
 
 def exponent_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Make exponents.csv of `fit_exponents`."""
-    kept = [{key: value for key, value in row.items() if key not in ("n", "num_nan")} for row in rows]
+    kept = [{key: value for key, value in row.items() if key not in ("n", "num_nan", "used")} for row in rows]
     return [row | {"per_seed": " ".join(repr(float(each)) for each in row["per_seed"])} for row in kept]
 
 

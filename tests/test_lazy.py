@@ -44,6 +44,29 @@ def test_movement_to_a_loss_that_is_there_already_or_never_reached():
         np.testing.assert_allclose(slow, (4 * fast.time, 2 * fast.movement), rtol=1e-3)
 
 
+def test_a_loss_that_is_never_reached_is_soon_given_up():
+    rng = np.random.default_rng(9)
+    features, labels = rng.normal(size=(50, 80)), np.eye(3)[rng.integers(0, 3, 50)]
+    features[25:], labels[25:] = features[:25], np.roll(labels[:25], 1, 1)  # the same samples with other labels
+    cases = {"contradictory": (features @ features.T, labels), "soft": (np.eye(50), 0.5 * labels + 1 / 6),
+             "zero": (np.zeros((50, 50)), labels)}  # fmt: skip
+    for name, (kernel, y) in cases.items():
+        assert np.isnan(lazy.movement_to_loss(kernel, y, 0.2, objective="cross_entropy")).all(), name
+
+
+@pytest.mark.parametrize("objective", ["mse", "cross_entropy"])
+def test_any_scale_and_any_low_loss_that_is_reached(objective):
+    rng = np.random.default_rng(10)
+    features, y = rng.normal(size=(8, 20)), np.eye(2)[[0, 1] * 4]
+    kernel = features @ features.T
+    usual = lazy.movement_to_loss(kernel, y, 0.1, objective=objective)
+    for scale in (1e-30, 1e30):
+        found = lazy.movement_to_loss(kernel * scale, y, 0.1, objective=objective)
+        np.testing.assert_allclose(found, (usual.time / scale, usual.movement / scale**0.5), rtol=1e-6)
+    late = lazy.movement_to_loss(np.eye(2), np.eye(2), 1e-6, objective=objective)
+    assert late.time == pytest.approx({"mse": 6.561, "cross_entropy": 5e5}[objective], rel=1e-3)
+
+
 BAD = {
     "objective: expected": lambda: lazy.movement_to_loss(np.eye(2), np.ones((2, 1)), 0.1, objective="hinge"),
     "loss: expected a positive": lambda: lazy.movement_to_loss(np.eye(2), np.ones((2, 1)), 0.0),
