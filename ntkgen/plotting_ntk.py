@@ -185,6 +185,7 @@ def accuracy(
                 _published(ax, published, "published, network")
             _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
             ax.set_ylabel("test accuracy (%)")
+            ax.set_ylim(top=min(ax.get_ylim()[1], 100.5))  # t-intervals of few seeds know nothing of 100 %
             ax.set_title(about)
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
         figure.suptitle(title, fontsize=10.5)
