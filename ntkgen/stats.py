@@ -5,6 +5,8 @@
 * Results carry the unit of their input (points in, points out); p-values and levels are fractions.
 * Values equal to rounding have zero variance: intervals have zero width, equal means give statistic 0 and p = 1,
   different means an infinite statistic and p = 0.
+
+A little over 350 lines, a third of them result tuples and docstrings: one convention for missing seeds holds for all.
 """
 
 from typing import NamedTuple

@@ -130,6 +130,10 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     assert own == {"which line does it follow?": "cannot be told apart: lazy, lazy at these widths and this time"}
     own = decisions(said, loss="mse", at="end")
     assert own["absolute movement is that of a lazy network of this width and time"] == "seen"
+    to_loss = "absolute movement is that of a lazy network of this width and loss"  # lazily 5 width^-1/4
+    assert {decisions(said, loss=loss, at="matched loss")[to_loss] for loss in measure.LOSSES} == {"not seen"}
+    _, _, quarter = judged(made_up(-0.25, -0.5), ARM, lazy_rows(-0.5))
+    assert decisions(quarter, at="matched loss")[to_loss] == "seen"
     own = decisions(said, loss="cross_entropy", at="end")
     assert own["relative movement goes like width^-0.50 (constant movement)"] == "seen"
     assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
@@ -290,6 +294,22 @@ def whole(environment, tmp_path_factory):
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (out / "ntk_regime").iterdir()
     return folder, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "filled"),
+    [
+        (["--optimizer=adam"], set()),  # takes another path than gradient flow, and has no lazy prediction
+        (["--loss=mse"], {"lazy_movement", "lazy_train_loss", "lazy_matched_mse"}),
+    ],
+)
+def test_without_extras_the_main_arm_has_the_lazy_predictions_that_it_can_have(environment, tmp_path, flags, filled):
+    done = call(environment, tmp_path, *TINY, "--noextras", *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "ntk_regime").iterdir()
+    rows = records.read_table(folder / "analytic.csv")
+    cells = ("lazy_movement", "lazy_train_loss", "lazy_matched_cross_entropy", "lazy_matched_mse")
+    assert rows and all({name for name in cells if row[name]} == filled for row in rows)
 
 
 def test_a_run_writes_its_tables_and_figures(whole):
