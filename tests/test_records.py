@@ -50,7 +50,8 @@ def test_config_json_says_what_was_run_with_what(tmp_path):
         found = json.loads((run.folder / "config.json").read_text())
     assert (found["study"], found["dataset"]) == ("study", "digits")
     device = {"platform": jax.default_backend(), "count": jax.local_device_count()}
-    assert found["config"] == {**CONFIG, "device": device}
+    assert found["config"] == {**CONFIG, "device": device, "numerics": records.numerics()}
+    assert found["numerics"] == records.numerics()
     assert found["device"] == {**device, "kind": jax.local_devices()[0].device_kind}
     assert found["versions"]["jax"] == jax.__version__ and found["versions"]["numpy"] == np.__version__
     assert {"ntkgen", "python", "flax", "optax", "orbax-checkpoint", "scipy", "jaxlib"} <= set(found["versions"])
