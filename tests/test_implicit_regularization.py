@@ -298,12 +298,18 @@ def test_a_run_writes_verdicts_and_figures(whole):
 
 
 def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
-    for kill in ("tuning.csv", "sgd128/perturbation.csv"):
+    for kill in ("parts/tuning.json", "parts/arm_sgd128.json"):
         done = call(tmp_path, *TINY, kill=kill)
         assert done.returncode == -9, done.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    part = folder / "parts" / "arm_sgd32.json"  # somebody edits what the first arm gave
+    text = part.read_text()
+    part.write_text(text.replace('"train_acc": ', '"train_acc": 1', 1))
+    assert part.read_text() != text
     done = call(tmp_path, *TINY)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    assert "arm_sgd32.json is damaged (its checksum does not match); set aside as damaged-arm_sgd32.json" in done.stderr
+    (folder / "parts" / "damaged-arm_sgd32.json").unlink()
     ours, theirs = files(folder), files(whole[0])
     assert ours.keys() == theirs.keys() and [name for name in ours if ours[name] != theirs[name]] == []
 
@@ -329,6 +335,10 @@ REFUSED = [
     ("--lr=0.1", "--lr: expected no such flag with --lr_scaling=table"),
     ("--match=tokens", "<epochs|steps|both>"),
     ("--sam_rho=0", "sam_rho"),
+    ("--batch_sizes=32,32,128", "batch_sizes"),
+    ("--snapshots=1000000000", "snapshots"),
+    ("--width=1000000000", "--width: "),
+    ("--lr_scaling=linear --lr=1e308", "--lr: "),
     ("--track=some", "<all|light>"),
     ("--preset=quick --dataset=mnist", "--preset=quick: expected embedded data"),
 ]

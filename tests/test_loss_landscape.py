@@ -262,14 +262,16 @@ def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, en
     copy = tmp_path / "out" / folder.relative_to(out)
     for path in [*copy.glob("*.csv"), *copy.glob("*.png"), copy / "verdict.json", copy / "finished.json"]:
         path.unlink()
-    parts = copy / "checkpoints" / "measured"
+    parts = copy / "parts"
     assert len(list(parts.iterdir())) == 2 * 5 + 2
-    (parts / "large_batch_seeds_1_1_curvature.json").write_text('{"runs": [')
+    (parts / "large_batch_seeds_1_1_curvature.json").write_text("{}")
     (parts / "between_seeds_0_0.json").unlink()
     again = call(environment, STUDY, *TINY, f"--out_dir={tmp_path / 'out'}")
     assert again.returncode == 0, again.stderr
     measured = [line.split(", ")[0] for line in again.stderr.splitlines() if line.startswith("measured")]
     assert measured == ["measured between seeds 0 0", "measured large batch seeds 1 1 curvature"]
+    assert "large_batch_seeds_1_1_curvature.json is damaged" in again.stderr
+    assert (parts / "damaged-large_batch_seeds_1_1_curvature.json").read_text() == "{}"
     for path in folder.iterdir():
         if path.is_file() and path.name != ".lock":
             assert path.read_bytes() == (copy / path.name).read_bytes(), path.name
@@ -283,6 +285,8 @@ REFUSED = [
     ("--small_batch=512 --large_batch=256", "--large_batch", "expected more than", "got 256"),
     ("--large_batch=2048", "--large_batch", "at most the 1297 training examples", "got 2048"),
     ("--line_points=11", "--line_points", "expected 5, 9, 13", "got 11"),
+    ("--plane_points=1000000001", "plane_points", "a whole number from 1 to 10000"),
+    ("--width=1000000000", "--width: ", "the device has"),
     ("--plane_points=1", "--plane_points", "odd number", "got 1"),
     ("--matched_loss=0", "matched_loss", "a positive number", "0"),
     ("--hessian_samples=0", "hessian_samples", "a whole number from 1", "0"),
