@@ -223,7 +223,8 @@ def test_a_run_writes_these_files_and_no_others(whole):
 def test_config_json_holds_every_setting(whole):
     config = json.loads((whole[0] / "config.json").read_text())["config"]
     assert config == {
-        "dataset": "digits", "model": "mlp", "sizes": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0, "data_seed": 0,
+        "dataset": "digits", "model": "mlp", "sizes": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0,
+        "data_seed": 0,
         "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
         "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
         "data_digests": config["data_digests"], "device": config["device"], "numerics": config["numerics"],
@@ -562,8 +563,8 @@ def test_help_is_complete(script, environment, tmp_path):
 
 
 def test_help_names_what_the_design_promises(environment):
-    shared = "dataset data_dir num_train num_seeds seed data_seed epochs preset out_dir figures_dir label_noise force".split()
-    assert set(shared) <= defined_flags(STUDY)
+    shared = "dataset data_dir num_train num_seeds seed data_seed epochs preset out_dir figures_dir label_noise force"
+    assert set(shared.split()) <= defined_flags(STUDY)
 
 
 # Going on

@@ -322,6 +322,17 @@ def test_a_finished_run_is_not_done_again(whole, call):
     assert files(folder) == before
 
 
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
+    flags = ["--controls=none", "--track=light", "--num_seeds=1", "--lr_scaling=fixed", "--lr=1e30"]
+    done = call(tmp_path, *TINY, *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    lost = {row["arm"]: row["diverged"] for row in read(folder, "runs.csv")}
+    assert lost == {"sgd32": "1", "sgd128": "1", "adam": "0", "gd": "0"}  # the others have rates of their own
+    for name in ("accuracy_and_sharpness", "matched", "along_training"):
+        assert (folder / f"{name}.png").exists()
+
+
 REFUSED = [
     ("--controls=steps,magic", "controls"),
     ("--controls=steps,steps", "controls"),

@@ -278,6 +278,16 @@ def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, en
     assert again.stdout.replace(str(tmp_path / "out"), str(out)) == done.stdout
 
 
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
+    flags = ["--small_lr=1e30", "--large_lr=1e30", "--epochs=2", "--num_seeds=1", f"--out_dir={tmp_path}"]
+    done = call(environment, STUDY, *TINY, *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "loss_landscape").iterdir()
+    assert {row["diverged"] for row in table(folder, "runs")} == {"1"} and "all lost" in done.stdout
+    assert {path.stem for path in folder.glob("*.png")} == {"spectrum", "perturbation", "lines", "surfaces"}
+    assert all(row["num_diverged"] == "1" for row in table(folder, "summary"))
+
+
 REFUSED = [
     ("--channels=4", "--channels", "expected no such flag with --model=mlp"),
     ("--model=cnn --width=4", "--width", "expected no such flag with --model=cnn"),

@@ -665,6 +665,13 @@ def test_a_cnn_runs(call, tmp_path):
     assert {row["epoch"] for row in records.read_table(folder / "runs.csv")} == {"0", "1"}
 
 
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
+    stdout = succeeded(call(*TINY, "--lr=1e38", "--arms=ticket,reinit", "--keep=100,10", out=tmp_path))
+    (folder,) = (tmp_path / "lottery_ticket").iterdir()
+    assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"} and "all lost" in stdout
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy"}  # nothing was measured
+
+
 BAD = {
     "--keep=100,50,60": "--keep: expected percents that strictly decrease from 100, got",
     "--keep=50,20": "--keep: expected percents that strictly decrease from 100, got",

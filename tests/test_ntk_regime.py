@@ -379,6 +379,15 @@ def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tm
     assert "is finished" in again.stdout and files(folder) == before
 
 
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
+    done = call(environment, tmp_path / "out", *TINY, "--noextras", "--lr=1e30", "--num_seeds=1")
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "out" / "ntk_regime").iterdir()
+    assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"}
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy", "layers", "movement"}
+    assert "1 diverged" in done.stdout
+
+
 REFUSED = [
     (["--parametrization=mup", "--lr_over_width"], "--lr_over_width"),
     (["--optimizer=adam", "--momentum=0.5"], "--momentum"),

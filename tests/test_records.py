@@ -310,7 +310,9 @@ def test_the_modules_of_a_study_are_part_of_the_code(tmp_path):
         assert run.finished
 
 
-@pytest.mark.parametrize("content", [{}, {"config.json": "sum"}, {"runs.csv": "sum"}, {"config.json": 0, "runs.csv": 1}])
+@pytest.mark.parametrize(
+    "content", [{}, {"config.json": "sum"}, {"runs.csv": "sum"}, {"config.json": 0, "runs.csv": 1}]
+)
 def test_a_finished_json_that_does_not_name_the_tables_is_no_finished_run(tmp_path, content):
     folder = finished_run(tmp_path)
     own = json.loads((folder / "finished.json").read_text())
@@ -442,7 +444,7 @@ def test_an_intact_checkpoint_that_orbax_cannot_read_stays(damaged, monkeypatch)
 
     before = everything(damaged)
     monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "restore", fail)
-    with pytest.raises(records.StorageError, match="cannot read the intact checkpoint .*3: RESOURCE_EXHAUSTED"):
+    with pytest.raises(records.StorageError, match=r"cannot read the intact checkpoint .*3: RESOURCE_EXHAUSTED"):
         records.Checkpointer(damaged).restore(tree(0))
     assert everything(damaged) == before
 
@@ -452,7 +454,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_an_error_of_the_moment(dama
         raise ExceptionGroup("many", [ValueError("No space left\non device")])
 
     monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "save", fail)
-    with pytest.raises(records.StorageError, match="cannot write the checkpoint .*: No space left on device"):
+    with pytest.raises(records.StorageError, match=r"cannot write the checkpoint .*: No space left on device"):
         records.Checkpointer(damaged, 0.0).save(4, tree(4), final=True)
     monkeypatch.undo()
     assert records.Checkpointer(damaged).restore(tree(0))[0] == 3
