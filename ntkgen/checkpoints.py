@@ -160,8 +160,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """Drop Orbax's running commentary, which would tear the progress bar apart; keep its warnings."""
-    return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+    """Keep of what Orbax logs the warnings: its commentary would tear the progress bar apart, its errors are raised."""
+    return record.levelno == logging.WARNING or "orbax" not in record.pathname
 
 
 def _named(tree: PyTree) -> dict[str, np.ndarray]:
