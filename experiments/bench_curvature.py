@@ -72,7 +72,7 @@ class Problem:
         self.params, self.batch = variables["params"], few
         self.state = {name: value for name, value in variables.items() if name != "params"}
         self.dim = tree.size(self.params)
-        self.start = tree.random_like(jax.random.key(0), self.params)
+        self.start = tree.random_like(train.measurement_key(0), self.params)
         self._gradient = jax.jit(curvature.highest_precision(jax.grad(self._loss)))
         self._plain, self._linear = self.matvec(False), self.matvec(True)
         flops = [float(f) * count / 1e9 for f in forward_flops(kind, size, self.shape)]

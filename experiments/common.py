@@ -1,12 +1,17 @@
-"""Flags that all studies share, and one line with exit code 2 for every mistake of the user."""
+"""What all studies share: flags, opening a run, and one line for every mistake of the user and error of the moment."""
 
 import contextlib
 import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
+
+from ntkgen import records
 
 PRESETS = ("quick", "small", "paper")
 EMBEDDED = ("digits", "mnist1d")
@@ -81,6 +86,10 @@ MOMENTUM = NOISE
 NOT_NEGATIVE = _Number(float, "a number of at least 0", lambda value: value >= 0)
 COUNTS = _List(COUNT)
 EPOCHS = _Number(int, "a whole number from 1 to 1000000", lambda value: 1 <= value <= 1_000_000)
+# More seeds than anybody trains: their numbers alone would fill the memory.
+SEEDS = _Number(int, "a whole number from 1 to 10000", lambda value: 1 <= value <= 10_000)
+POINTS = _Number(int, "a whole number from 1 to 10000", lambda value: 1 <= value <= 10_000)
+MOST_EPOCHS = 10**8  # of all seeds of a network; a number is kept for each
 DEPTH = _Number(int, "a whole number from 2 to 100", lambda value: 2 <= value <= 100)
 
 
@@ -96,8 +105,9 @@ def define_shared(datasets: tuple[str, ...], num_train: flags.ArgumentParser = C
         "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder."
     )
     define(num_train, "num_train", None, "Training examples, a seeded random subset. Default: the preset's.")
-    define(COUNT, "num_seeds", None, "Seeds of every network. Default: the preset's.")
-    define(SEED, "seed", 0, "First seed; also of the training subset and the label noise.")
+    define(SEEDS, "num_seeds", None, "Seeds of every network. Default: the preset's.")
+    define(SEED, "seed", 0, "First seed of the runs: initialisation, batch order, measurements.")
+    define(SEED, "data_seed", 0, "Seed of the data: the training subset, the label noise, draws of test images.")
     define(EPOCHS, "epochs", None, "Passes over the training set. Default: the preset's.")
     flags.DEFINE_enum(
         "preset",
@@ -119,7 +129,13 @@ def define_shared(datasets: tuple[str, ...], num_train: flags.ArgumentParser = C
 def chosen(preset: dict[str, Any]) -> dict[str, Any]:
     """Overlay a preset's values with the flags of the same names that the user gave."""
     given = {name: flags.FLAGS[name].value for name in preset if name in flags.FLAGS}
-    return {name: value if given.get(name) is None else given[name] for name, value in preset.items()}
+    found = {name: value if given.get(name) is None else given[name] for name, value in preset.items()}
+    most = MOST_EPOCHS // found["epochs"]
+    if found["num_seeds"] > most:
+        raise ValueError(
+            f"--num_seeds: expected at most {most} with {found['epochs']} epochs, got {found['num_seeds']}"
+        )
+    return found
 
 
 def dataset() -> str:
@@ -150,6 +166,35 @@ def foreign_to_optimizer() -> dict[str, str]:
     )
 
 
+def check_folders() -> None:
+    """Refuse --out_dir and --figures_dir where nothing can be written, before any work is done."""
+    for name in ("out_dir", "figures_dir"):
+        if flags.FLAGS[name].value is not None:
+            records.check_writable(flags.FLAGS[name].value, name)
+
+
+def open_run(study: str, config: dict[str, Any], tables: Sequence[str]) -> contextlib.AbstractContextManager:
+    """Open the run folder of a study; see `records.open_run`.
+
+    Args:
+      study: name of the study.
+      config: the complete resolved config.
+      tables: files that a finished run has.
+    """
+    # The modules of all studies: they share some, and a run of half an hour is no place to find out which.
+    code = [path for path in sorted(Path(__file__).parent.glob("*.py")) if not path.name.startswith("bench_")]
+    out, dataset = flags.FLAGS.out_dir, config["dataset"]
+    return records.open_run(out, study, dataset, config, force=flags.FLAGS.force, code=code, tables=tables)
+
+
+def figure_name(run: records.Run, stem: str) -> str:
+    """Name the figures of a run in --figures_dir: what a reader wants to tell apart, then the hash of its config."""
+    return f"{stem[:120]}_{run.folder.name.rpartition('-')[2][:8]}"
+
+
+FLAG_OF = {"learning_rate": "lr"}  # argument of the library -> the flag that it comes from
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turn a ValueError of the preparations into one line and exit code 2.
@@ -159,13 +204,81 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        fail(str(error))
+        name, _, rest = str(error).partition(": ")
+        flag = FLAG_OF.get(name)
+        fail(f"--{flag}: {rest} as {name}" if flag in flags.FLAGS else str(error))
 
 
-def fail(message: str) -> None:
-    """Print one line and exit with code 2."""
+def fail(message: str, code: int = 2) -> None:
+    """Print one line and exit."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
+
+
+class _Output:
+    """A standard stream whose reader may leave: what is written after that is dropped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._unless_left(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._unless_left(self._stream.flush)
+
+    def _unless_left(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:  # takes what the buffer still holds, too
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Make standard output bear a reader that leaves and characters that it cannot write; warnings take one line."""
+    with contextlib.ExitStack() as stack:
+        for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+            stream = getattr(sys, name)
+            if stream is not None:
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
+                stack.enter_context(redirect(_Output(stream)))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+
+
+@contextlib.contextmanager
+def _errors_of_the_moment() -> Iterator[None]:
+    """End with one line where the machine or the user stops the work; nothing that is stored is lost."""
+    on = "the same command goes on from what is stored"
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted; {on}", 130)
+    except MemoryError as error:
+        fail(f"out of memory ({error}); {on}", 1)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        fail(f"{named}; {on}", 1)
+    except RuntimeError as error:  # JAX has no types of its own for these
+        words = str(error)
+        if "RESOURCE_EXHAUSTED" in words:
+            fail(f"out of memory ({words[:200]}); {on}", 1)
+        if "nable to initialize backend" not in words:
+            raise
+        fail(f"JAX_PLATFORMS: {words[:200]}", 1)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -181,4 +294,5 @@ def run(main: Callable[[], None]) -> None:
             fail(f"expected flags only, got {rest[1]!r}")
         return rest
 
-    app.run(lambda _: main(), flags_parser=parse)
+    with _errors_of_the_moment(), _streams():
+        app.run(lambda _: main(), flags_parser=parse)

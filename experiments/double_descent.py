@@ -107,7 +107,17 @@ def resolve() -> dict[str, Any]:
     common.refuse(foreign)
     config = common.chosen(preset)
     config["sizes"] = config.pop("widths" if model == "mlp" else "channels")
-    for name in ("seed", "batch_size", "optimizer", "schedule", "weight_decay", "vary", "criterion", "strategy"):
+    for name in (
+        "seed",
+        "data_seed",
+        "batch_size",
+        "optimizer",
+        "schedule",
+        "weight_decay",
+        "vary",
+        "criterion",
+        "strategy",
+    ):
         config[name] = FLAGS[name].value
     if model == "cnn":
         config["affine_norm"] = FLAGS.affine_norm
@@ -140,7 +150,7 @@ def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Datase
             data_dir=FLAGS.data_dir,
             num_train=count,
             label_noise=config["label_noise"],
-            seed=config["seed"],
+            seed=config["data_seed"],
         )
         for count in config["num_train"]
     ]
@@ -148,11 +158,11 @@ def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Datase
     config["num_train"] = sorted(datasets)
     config["data_digests"] = [datasets[count].digest for count in config["num_train"]]
     config["sizes"] = list(config["sizes"])
-    params = {}
+    params, flag = {}, "widths" if config["model"] == "mlp" else "channels"
     for size in config["sizes"]:
         network = build(config, size)
         params[size] = models.num_params(network, loaded[0].train.x.shape[1:])
-        seedaxis.check_fits(params[size], f"{config['model']} {size}")
+        seedaxis.check_fits(params[size], f"--{flag}: {config['model']} {size}")
         for count in config["num_train"]:
             train.Program.of(network, training, count)
     return training, datasets, params
@@ -239,17 +249,17 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
 
 
+WRITTEN = ("runs.csv", "layout.json", "summary.csv", "comparison.csv", "verdict.json")
+
+
 def main() -> None:
     """Run the study."""
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
-            if FLAGS.figures_dir is not None:
-                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            common.check_folders()
             training, datasets, params = prepare(config)
-            run = stack.enter_context(
-                records.open_run(FLAGS.out_dir, "double_descent", config["dataset"], config, force=FLAGS.force)
-            )
+            run = stack.enter_context(common.open_run("double_descent", config, WRITTEN))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
@@ -266,7 +276,7 @@ def main() -> None:
         if FLAGS.figures_dir is None:
             paths = draw(run.folder, "", config, table, verdicts)
         else:
-            figures, name = Path(FLAGS.figures_dir), stem(config)
+            figures, name = Path(FLAGS.figures_dir), common.figure_name(run, stem(config))
             paths = draw(figures, f"{name}_", config, table, verdicts)
             paths.append(records.write_table(figures / f"{name}.csv", summary))
             paths.append(records.write_table(figures / f"{name}_epochs.csv", by_epoch(table)))

@@ -24,6 +24,13 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], table: Table, verdic
     unit = "width" if config["model"] == "mlp" else "channels"
     noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
     about = f"{config['model'].upper()} on {config['dataset']}{noise}, {len(table.seeds)} seeds, 95% t-intervals"
+    lost = [
+        {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
+        for c, _ in enumerate(table.counts)
+        for k, size in enumerate(table.sizes)
+        for s, seed in enumerate(table.seeds)
+    ]
+    about += tables.diverged(lost, lambda row: f"{unit} {row['size']}")
     paths = []
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""

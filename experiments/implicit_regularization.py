@@ -55,7 +55,7 @@ common.define(
 )
 common.define(common.POSITIVE, "sam_rho", 0.05, "Radius of SAM.")
 common.define(common.COUNT, "curvature_samples", 1000, "Training examples behind every measurement (the first).")
-common.define(common.COUNT, "snapshots", None, "Epochs along training that are measured. Default: the preset's.")
+common.define(common.POINTS, "snapshots", None, "Epochs along training that are measured. Default: the preset's.")
 flags.DEFINE_enum(
     "track", None, TRACKS, "Measures along training: all, or light, without traces and worst cases. Default: preset's."
 )
@@ -102,7 +102,7 @@ def resolve() -> dict[str, Any]:
     if common.own_size(dataset):
         preset = {**preset, "num_train": None}
     config = common.chosen(preset)
-    for name in ("seed", "lr_scaling", "reference", "match", "curvature_samples"):
+    for name in ("seed", "data_seed", "lr_scaling", "reference", "match", "curvature_samples"):
         config[name] = FLAGS[name].value
     if FLAGS.lr_scaling != "table":
         config["lr"] = FLAGS.lr
@@ -118,7 +118,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
         data_dir=FLAGS.data_dir,
         num_train=config["num_train"],
         label_noise=config["label_noise"],
-        seed=config["seed"],
+        seed=config["data_seed"],
     )
     count = config["num_train"] = dataset.num_train
     config["data_digest"] = dataset.digest
@@ -138,7 +138,8 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
     network = models.MLP(config["width"]) if config["model"] == "mlp" else models.CNN(config["channels"])
     shape = dataset.train.x.shape[1:]
     config["num_params"] = models.num_params(network, shape)
-    seedaxis.check_fits(config["num_params"], f"{config['model']} {config.get('width', config.get('channels'))}")
+    size = "width" if config["model"] == "mlp" else "channels"
+    seedaxis.check_fits(config["num_params"], f"--{size}: {config['model']} {config[size]}")
     for arm in arms.build(config, config["gd_grid"][0]):
         train.Program.of(network, arm.training, arm.images, arm.update)
         short = arm.images % arm.batch
@@ -152,8 +153,8 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
 
 def tune(run: records.Run, config: dict[str, Any], network: Any, dataset: data.Dataset) -> float:
     """Choose GD's learning rate by final training loss: first seed, a part of the updates; written as tuning.csv."""
-    path = run.folder / "tuning.csv"
-    if not path.exists():
+
+    def work() -> list[dict[str, Any]]:
         rows = []
         for rate in config["gd_grid"]:
             training = arms.tuning(config, rate)
@@ -171,21 +172,23 @@ def tune(run: records.Run, config: dict[str, Any], network: Any, dataset: data.D
         kept = [row["train_loss"] for row in rows if not row["diverged"]]
         for row in rows:
             row["chosen"] = int(bool(kept) and not row["diverged"] and row["train_loss"] == min(kept))
-        run.write_table("tuning.csv", rows)
-    chosen = [float(row["learning_rate"]) for row in records.read_table(path) if row["chosen"] == "1"]
-    return min(chosen, default=min(config["gd_grid"]))
+        return rows
+
+    rows = run.kept("tuning", work)
+    run.write_table("tuning.csv", rows)
+    return min((row["learning_rate"] for row in rows if row["chosen"]), default=min(config["gd_grid"]))
 
 
 def train_and_measure(run: records.Run, config: dict[str, Any], network: Any, dataset: data.Dataset) -> None:
-    """Train every arm and measure its networks; an arm that is done has its tables in arms/<name>/."""
+    """Train every arm and measure its networks; the tables of an arm that is done are kept."""
     rate = tune(run, config, network, dataset) if "gd" in config["controls"] else config["gd_grid"][0]
     plan = arms.build(config, rate)
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
-    layouts = {}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in measures.TABLES}
     with Progress([arm.images for arm in plan], len(seeds), [arm.training.epochs for arm in plan]) as progress:
         for index, arm in enumerate(plan):
-            folder = run.folder / "arms" / arm.name
-            if not (folder / measures.DONE).exists():
+
+            def work(arm: arms.Arm = arm, index: int = index) -> dict[str, list[dict[str, Any]]]:
                 own = dataset
                 if arm.images < dataset.num_train:
                     split = data.Split(*(leaf[: arm.images] for leaf in dataset.train))
@@ -201,11 +204,12 @@ def train_and_measure(run: records.Run, config: dict[str, Any], network: Any, da
                     checkpoint=run.checkpointer(arm.name),
                     progress=progress.part(index, arm.name),
                 )
-                measures.measure(folder, config, arm, network, own, seeds, result)
-            layouts[arm.name] = arm.describe()
-    run.write_json("arms.json", layouts)
-    for name in measures.TABLES:
-        rows = [row for arm in plan for row in records.read_table(run.folder / "arms" / arm.name / name)]
+                return measures.measure(config, arm, network, own, seeds, result)
+
+            for name, rows in run.kept(f"arm_{arm.name}", work).items():
+                found[name] += rows
+    run.write_json("arms.json", {arm.name: arm.describe() for arm in plan})
+    for name, rows in found.items():
         run.write_table(name, rows)
 
 
@@ -221,17 +225,17 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
 
 
+WRITTEN = (*measures.TABLES, "arms.json", "summary.csv", "comparison.csv", "tests.csv", "verdict.json")
+
+
 def main() -> None:
     """Run the study."""
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
-            if FLAGS.figures_dir is not None:
-                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            common.check_folders()
             network, dataset = prepare(config)
-            run = stack.enter_context(
-                records.open_run(FLAGS.out_dir, "implicit_regularization", config["dataset"], config, force=FLAGS.force)
-            )
+            run = stack.enter_context(common.open_run("implicit_regularization", config, WRITTEN))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
@@ -251,7 +255,7 @@ def main() -> None:
         if FLAGS.figures_dir is None:
             paths = draw(study, run.folder, "")
         else:
-            folder, name = Path(FLAGS.figures_dir), stem(config)
+            folder, name = Path(FLAGS.figures_dir), common.figure_name(run, stem(config))
             paths = draw(study, folder, f"{name}_")
             paths.append(records.write_table(folder / f"{name}.csv", study.summary()))
         run.finish()

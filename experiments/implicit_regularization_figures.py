@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from implicit_regularization_arms import SHARPNESS
 from implicit_regularization_tables import Study
-from tables import curve, number
+from tables import curve, diverged, number
 
 from ntkgen import plotting, plotting_sharpness
 
@@ -29,6 +29,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
     config, sweep = study.config, study.sweep
     about = f"{config['model'].upper()} on {config['dataset']}, {config['num_train']:,} examples"
     about += f", {config['epochs']} epochs, {len(study.seeds)} seeds, 95% t-intervals"
+    about += diverged(study.runs, lambda row: words(row["arm"]))
     batches = [study.batch(name) for name in sweep]
 
     def against_batch(values: list[np.ndarray]) -> plotting.Curve:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,22 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from implicit_regularization_arms import SHARPNESS, Arm
 
-from ntkgen import gradient_noise, landscape, loss_matching, models, objectives, records, sharpness
+from ntkgen import gradient_noise, landscape, loss_matching, models, objectives, sharpness, train
 from ntkgen.measure import each_seed
 
 TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "runs.csv")
-DONE = TABLES[-1]  # written last: an arm that has it is done
-MEASUREMENT = 2  # folded into a seed's key, beside `train.run_keys`' 0 and 1
 
 
 def measure(
-    folder: Path, config: dict[str, Any], arm: Arm, network: Any, dataset: Any, seeds: list[int], result: Any
-) -> None:
-    """Measure every network of an arm and write the arm's tables."""
+    config: dict[str, Any], arm: Arm, network: Any, dataset: Any, seeds: list[int], result: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """Measure every network of an arm; returns the rows of `TABLES`."""
     everything = config["track"] == "all"
     samples = config["curvature_samples"]
     x, y = dataset.train.x[:samples], dataset.train.y[:samples]
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), MEASUREMENT))(jnp.asarray(seeds))
+    keys = jax.vmap(train.measurement_key)(jnp.asarray(seeds))
     points = [jax.tree.map(lambda leaf, e=e: leaf[:, e], result.probes) for e in range(len(arm.snapshots))]
     ones = np.ones(len(seeds), np.float32)
     networks = [(_network(network, variables, ones), variables["params"]) for variables in points]
@@ -69,9 +66,7 @@ def measure(
         row |= {name: values[s].item() for name, values in final["columns"].items()}
         row |= {"temperature": float(heated["temperature"][s]), "samples": samples, "batch_norm": "frozen"}
         tables["runs.csv"].append(one | arm.describe() | row | {"precision": "float32, highest"})
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in TABLES:
-        records.write_table(folder / name, tables[name])
+    return tables
 
 
 @dataclass

@@ -15,10 +15,8 @@ other. The verdict says in which measures the difference is seen.
 """
 
 import contextlib
-import json
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
 from loss_landscape_report import draw, same_protocol, show
 
-from ntkgen import data, ensemble, io, landscape, models, optim, paper, records, seedaxis, train
+from ntkgen import data, ensemble, landscape, models, optim, paper, records, seedaxis, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -47,8 +45,8 @@ flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, 
 common.define(common.COUNT, "hessian_samples", 1_000, "Training examples of the Hessian; the paper's number.")
 common.define(common.COUNT, "many_samples", 4_096, "Training examples on which the top eigenvalue is measured again.")
 common.define(common.POSITIVE, "matched_loss", 0.1, "Training cross-entropy (nats) of the matched temperature.")
-common.define(common.COUNT, "line_points", None, "Points of each line. Default: the preset's.")
-common.define(common.COUNT, "plane_points", None, "Points along each side of a surface. Default: the preset's.")
+common.define(common.POINTS, "line_points", None, "Points of each line. Default: the preset's.")
+common.define(common.POINTS, "plane_points", None, "Points along each side of a surface. Default: the preset's.")
 
 # Epochs and images of section V-C are not given; 80 and all images are those of section V-B, whose accuracies agree.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -73,7 +71,7 @@ def resolve() -> dict[str, Any]:
         preset = {**preset, "num_train": None}
     config = common.chosen(preset)
     config["size"] = config.pop("channels" if model == "cnn" else "width")
-    for name in ("seed", "schedule", "hessian_samples", "many_samples", "matched_loss"):
+    for name in ("seed", "data_seed", "schedule", "hessian_samples", "many_samples", "matched_loss"):
         config[name] = FLAGS[name].value
     config["label_noise"] = FLAGS.label_noise or 0.0
     for arm in ("small", "large"):
@@ -98,13 +96,14 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
         data_dir=FLAGS.data_dir,
         num_train=config["num_train"],
         label_noise=config["label_noise"],
-        seed=config["seed"],
+        seed=config["data_seed"],
     )
     config["num_train"], config["data_digest"] = dataset.num_train, dataset.digest
     cnn = config["model"] == "cnn"
     model = models.CNN(config["size"]) if cnn else models.MLP(config["size"])
     config["num_params"] = models.num_params(model, dataset.train.x.shape[1:])
-    seedaxis.check_fits(config["num_params"], f"{config['model']} {config['size']}")
+    flag = "channels" if cnn else "width"
+    seedaxis.check_fits(config["num_params"], f"--{flag}: {config['model']} {config['size']}")
     trainings = {}
     for arm in study.ARMS:
         short = arm.removesuffix("_batch")
@@ -170,7 +169,13 @@ def measure_all(
     found: dict[str, list[dict[str, Any]]] = {}
 
     def part(name: str, compute: Callable[..., Any], *args: Any) -> None:
-        for table, rows in kept(run.folder / "checkpoints" / "measured" / f"{name}.json", compute, *args).items():
+        def work() -> Any:
+            begun = time.monotonic()
+            rows = compute(*args)
+            print(f"measured {name.replace('_', ' ')}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            return rows
+
+        for table, rows in run.kept(name, work).items():
             found.setdefault(table, []).extend(rows)
 
     nets = {arm: networks(result.variables, seeds) for arm, result in results.items()}
@@ -185,21 +190,6 @@ def measure_all(
     for arm in study.ARMS:
         part(f"{arm}_surface", loss_landscape_rows.surface, instruments, arm, seeds[:1], take(nets[arm], slice(0, 1)))
     return found
-
-
-def kept(path: Path, compute: Callable[..., Any], *args: Any) -> dict[str, list[dict[str, Any]]]:
-    """Return the tables that a file keeps; compute and keep them if there is none."""
-    if path.exists():
-        try:
-            return json.loads(path.read_text())
-        except ValueError:
-            warnings.warn(f"{path} is damaged; measuring it anew", stacklevel=2)
-    begun = time.monotonic()
-    text = json.dumps(compute(*args))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    io.atomic_write(path, text.encode())
-    print(f"measured {path.stem.replace('_', ' ')}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    return json.loads(text)
 
 
 def run_rows(
@@ -245,18 +235,18 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts)
 
 
+NAMES = ("runs", "eigenvalues", "density", "perturbation", "lines", "plane")
+WRITTEN = (*(f"{name}.csv" for name in (*NAMES, "summary", "tests", "comparison")), "verdict.json")
+
+
 def main() -> None:
     """Run the study."""
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
-            if FLAGS.figures_dir is not None:
-                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            common.check_folders()
             model, dataset, trainings, settings = prepare(config)
-            run = stack.enter_context(
-                records.open_run(FLAGS.out_dir, "loss_landscape", config["dataset"], config, force=FLAGS.force)
-            )
-        names = ("runs", "eigenvalues", "density", "perturbation", "lines", "plane")
+            run = stack.enter_context(common.open_run("loss_landscape", config, WRITTEN))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
@@ -265,9 +255,9 @@ def main() -> None:
             instruments = Instruments(model, trainings["small_batch"], dataset, settings)
             measured = measure_all(run, instruments, results, seeds)
             measured["runs"] = run_rows(config, results, measured["runs"], seeds)
-            for name in names:
+            for name in NAMES:
                 run.write_table(f"{name}.csv", measured[name])
-        found = {name: records.read_table(run.folder / f"{name}.csv") for name in names}
+        found = {name: records.read_table(run.folder / f"{name}.csv") for name in NAMES}
         summary = study.summarise(found["runs"])
         rows = study.tests(found["runs"], found["perturbation"])
         verdict = study.judge(found["runs"], rows)
@@ -280,7 +270,7 @@ def main() -> None:
         if FLAGS.figures_dir is None:
             paths = draw(run.folder, "", config, found)
         else:
-            folder, name = Path(FLAGS.figures_dir), stem(config)
+            folder, name = Path(FLAGS.figures_dir), common.figure_name(run, stem(config))
             paths = draw(folder, f"{name}_", config, found)
             paths.append(records.write_table(folder / f"{name}.csv", summary))
             paths.append(records.write_table(folder / f"{name}_tests.csv", rows))

@@ -74,7 +74,7 @@ class Network(NamedTuple):
 def networks(variables: PyTree, seeds: Sequence[int]) -> Network:
     """Put trained variables and keys together. Keys depend on the seed alone: both arms get the same draws."""
     state = {name: value for name, value in variables.items() if name != "params"}
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    keys = jax.vmap(train.measurement_key)(jnp.asarray(seeds))
     return Network(variables["params"], state, keys, jnp.ones(len(seeds)))
 
 

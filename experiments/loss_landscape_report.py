@@ -26,6 +26,8 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], found: dict[str, lis
     noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
     what = f"{config['model'].upper()} {config['size']} on {config['dataset']}{noise}"
     about = f"{what}, {config['num_seeds']} seeds, 95% t-intervals"
+    lost = tables.diverged(found["runs"], lambda row: labels[row["arm"]])
+    about += lost
     published = None
     if same_protocol(config):
         published = {arm: paper.LOSS_LANDSCAPE[config[arm]]["top_eigenvalue"] for arm in study.ARMS}
@@ -53,7 +55,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], found: dict[str, lis
     around = {arm: curves("line", arm) for arm in study.ARMS}
     made["lines"] = figures.lines(curves("interpolation", "between"), around, labels, about)
     planes = {arm: study.surface(found["plane"], arm, "train_loss") for arm in study.ARMS}
-    made["surfaces"] = figures.surfaces(planes, labels, f"{what}, seed {config['seed']}")
+    made["surfaces"] = figures.surfaces(planes, labels, f"{what}, seed {config['seed']}{lost}")
     return [plotting.save(figure, folder / f"{prefix}{name}.png") for name, figure in made.items()]
 
 

@@ -200,7 +200,8 @@ def surface(rows: Sequence[Mapping[str, Any]], arm: str, column: str) -> tuple[l
 def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, plotting.Curve]:
     """Smooth every seed's spectral density on one grid; give the mean over seeds with its interval, by arm."""
     nodes = np.array([number(row["node"]) for row in rows])
-    low, high = np.nanmin(nodes), np.nanmax(nodes)
+    nodes = nodes[np.isfinite(nodes)]  # of networks that did not diverge
+    low, high = (nodes.min(), nodes.max()) if nodes.size else (0.0, 1.0)
     width = DENSITY_WIDTH * (high - low)
     grid = np.linspace(low - 4 * width, high + 4 * width, DENSITY_POINTS)
     found = {}

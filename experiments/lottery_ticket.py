@@ -128,17 +128,17 @@ def measure_rows(
     ]
 
 
+WRITTEN = ("runs.csv", "layout.json", "sparsity.csv", "summary.csv", "comparison.csv", "verdict.json")
+
+
 def main() -> None:
     """Run the study."""
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
-            if FLAGS.figures_dir is not None:
-                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            common.check_folders()
             model, dataset, training = prepare(config)
-            run = stack.enter_context(
-                records.open_run(FLAGS.out_dir, "lottery_ticket", config["dataset"], config, force=FLAGS.force)
-            )
+            run = stack.enter_context(common.open_run("lottery_ticket", config, WRITTEN))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
@@ -166,7 +166,7 @@ def main() -> None:
         if FLAGS.figures_dir is None:
             paths = draw(run.folder, "", config, rows, run)
         else:
-            figures, name = Path(FLAGS.figures_dir), stem(config)
+            figures, name = Path(FLAGS.figures_dir), common.figure_name(run, stem(config))
             paths = draw(figures, f"{name}_", config, rows, run)
             paths.append(records.write_table(figures / f"{name}.csv", summary))
         run.finish()

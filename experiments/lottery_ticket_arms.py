@@ -25,7 +25,8 @@ ARMS = {
 CONTROLS = ("reinit", "random_layer", "random")  # made from each ticket
 CHAINS = ("rewound", "one_shot", "other_order")  # prune for themselves
 
-# Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`.
+# Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`. Here 2 and 3 belong
+# to training, and what is measured draws from 4, 5 and 6 (elsewhere from `train.measurement_key`).
 REINIT, MASKS, NOISE, LANCZOS, WARM = 2, 3, 4, 5, 6
 OTHER_ORDER = 2**30  # added to a seed: its initialisation is given, so that only the batch order differs
 

@@ -113,7 +113,7 @@ def resolve() -> dict[str, Any]:
     foreign |= common.foreign_to_optimizer()
     common.refuse(foreign)
     config = common.chosen(preset)
-    names = ("seed", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "strategy")
+    names = ("seed", "data_seed", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "strategy")
     for name in (*names, "scope", "one_shot", "prune_head"):
         config[name] = FLAGS[name].value
     if model == "cnn":
@@ -147,7 +147,7 @@ def percents(name: str, parts: Sequence[Any]) -> list[float]:
         found = []
     if not found or not all(0 < each / 100 <= 1 for each in found):
         raise ValueError(f"--{name}: expected percents in (0, 100], got {','.join(map(str, parts))!r}")
-    if len({f"{each:g}" for each in found}) < len(set(found)):  # trainings are named after them
+    if len({f"{each:g}" for each in found}) < len(found):  # trainings are named after them
         raise ValueError(f"--{name}: expected percents that differ in six digits, got {','.join(map(str, parts))!r}")
     return [int(each) if each == int(each) else each for each in found]
 
@@ -167,6 +167,8 @@ def arms(config: dict[str, Any]) -> dict[str, Any]:
     if rewind is None:
         chosen = [arm for arm in chosen if arm != "rewound"]
     stable = list(config["barrier_arms"])
+    if len(set(stable)) < len(stable):
+        raise ValueError(f"--barrier_arms: expected each arm once, got {','.join(stable)!r}")
     if FLAGS.barrier_arms is None:
         stable = [arm for arm in stable if arm in chosen]
     if strange := [arm for arm in stable if arm not in chosen or arm == "other_order"]:
@@ -215,7 +217,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
         data_dir=FLAGS.data_dir,
         num_train=config["num_train"],
         label_noise=config["label_noise"],
-        seed=config["seed"],
+        seed=config["data_seed"],
     )
     config["num_train"], config["data_digest"] = dataset.num_train, dataset.digest
     if config["matched_loss"] >= math.log(dataset.num_classes):
@@ -234,7 +236,9 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
         model: Any = models.MLP(config["width"], config["depth"], dataset.num_classes)
     else:
         model = models.CNN(config["channels"], dataset.num_classes, config["affine_norm"])
-    seedaxis.check_fits(models.num_params(model, dataset.train.x.shape[1:]), config["model"])
+    size = "width" if config["model"] == "mlp" else "channels"
+    params = models.num_params(model, dataset.train.x.shape[1:])
+    seedaxis.check_fits(params, f"--{size}: {config['model']} {config[size]}")
     train.Program.of(model, training, dataset.num_train)
     return model, dataset, training
 
@@ -271,7 +275,7 @@ def stem(config: dict[str, Any]) -> str:
         "width", "channels", "depth", "affine_norm", "num_train", "epochs", "batch_size", "lr", "label_noise",
         "optimizer", "momentum", "schedule", "weight_decay", "scope", "one_shot", "prune_head", "keep", "arms",
         "rewind_epoch", "loss_threshold", "matched_loss", "measure_at", "barrier_arms", "hessian_samples", "num_seeds",
-        "seed",
+        "seed", "data_seed",
     ):  # fmt: skip
         if FLAGS[name].present:
             parts.append(_short(name, config[name]))

@@ -36,7 +36,8 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         f"{config['model'].upper()} ({network}) on {config['dataset']}, {config['num_train']:,} examples, "
         f"{config['num_seeds']} seeds"
     )
-    intervals = f"{about}, 95% t-intervals"
+    lost_seeds = tables.diverged(rows, lambda row: f"{ARMS[row['arm']]} at {row['keep_percent']:g} %", most=2)
+    intervals = f"{about}, 95% t-intervals{lost_seeds}"
     labels = dict(ARMS)
     drawn = [arm for arm in config["arms"] if arm != "other_order"]
     accuracy = {arm: arm_curve(rows, "test_acc", arm) for arm in drawn}
@@ -61,7 +62,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
-        figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair")
+        figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair{lost_seeds}")
         paths.append(plotting.save(figure, folder / f"{prefix}overlap.png"))
     panels = []
     for metric, heading, axis in MEASURES:
@@ -85,12 +86,12 @@ def difference_curve(rows: list[dict[str, Any]], arm: str) -> plotting.Curve:
 
 
 def arm_curve(rows: list[dict[str, Any]], metric: str, arm: str, whole: bool = True) -> plotting.Curve:
-    """Give a metric of one arm against percent, the whole network's before; levels not measured are left out."""
+    """Give a metric of one arm against percent, with the whole network's before it or without levels not measured."""
     found = values(rows, metric)
     own = {keep: each for (name, keep), each in found.items() if name == arm and keep < 100}
     if whole:
         own[100] = found["ticket", 100]
-    if measured := [keep for keep in sorted(own, reverse=True) if np.isfinite(own[keep]).any()]:
+    if measured := [keep for keep in sorted(own, reverse=True) if whole or np.isfinite(own[keep]).any()]:
         return tables.curve(measured, np.stack([own[keep] for keep in measured]))
     return plotting.Curve([], [], [], [])
 

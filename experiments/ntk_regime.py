@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(widths=(16, 32, 64, 128), num_train=None, num_seeds=3, epochs=60, lr=0.05),
 }
 SAME = ("depth", "batch_size", "optimizer", "schedule", "loss", "parametrization", "lr_over_width", "vary", "strategy")
-SAME += ("subset", "probe_images", "kernel_test", "ridge", "seed", "target_cross_entropy", "target_mse")
+SAME += ("subset", "probe_images", "kernel_test", "ridge", "seed", "data_seed", "target_cross_entropy", "target_mse")
 
 
 def resolve() -> dict[str, Any]:
@@ -164,17 +164,17 @@ def show(study: Study, summary: list[dict[str, Any]], exponents: list[dict[str, 
         print(f"  [{where}] {what}{each['question']} - {each['decision']}{unsure}")
 
 
+WRITTEN = ("runs.csv", "drift.csv", "analytic.csv", "summary.csv", "comparison.csv", "exponents.csv", "tests.csv")
+
+
 def main() -> None:
     """Run the study."""
     with contextlib.ExitStack() as stack:
         with common.user_errors():
             config = resolve()
-            if FLAGS.figures_dir is not None:
-                records.check_writable(FLAGS.figures_dir, "figures_dir")
+            common.check_folders()
             study = Study(config, limit_of_flags(), FLAGS.data_dir)
-            run = stack.enter_context(
-                records.open_run(FLAGS.out_dir, "ntk_regime", config["dataset"], config, force=FLAGS.force)
-            )
+            run = stack.enter_context(common.open_run("ntk_regime", config, WRITTEN))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
@@ -205,7 +205,7 @@ def main() -> None:
             run.write_json("verdict.json", said)
         show(study, summary, fits, said)
         folder = run.folder if FLAGS.figures_dir is None else Path(FLAGS.figures_dir)
-        prefix = "" if FLAGS.figures_dir is None else f"{stem(config)}_"
+        prefix = "" if FLAGS.figures_dir is None else f"{common.figure_name(run, stem(config))}_"
         paths = draw(folder, prefix, config, images(study), study.main, runs, fits, analytics, known)
         if FLAGS.figures_dir is not None:
             paths.append(records.write_table(folder / f"{prefix}summary.csv", summary))

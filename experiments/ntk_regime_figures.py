@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ntk_regime_measure import KERNEL_SEEDS_UP_TO, LIMITS, LOSSES, Arm
 from ntk_regime_tables import LINES, Runs
-from tables import curve, number
+from tables import curve, diverged, number
 
 from ntkgen import plotting, plotting_ntk
 
@@ -44,6 +44,8 @@ def draw(
     """
     about = f"MLP on {config['dataset']}, {images}, rate {config['lr']:g}"
     main_title = f"{about}, {main.loss.replace('_', '-')}, {len(runs.axis(main)[0])} seeds, 95% t-intervals"
+    own = [row for row in runs.rows if (row["loss"], row["limit"]) == tuple(main)]
+    main_title += diverged(own, lambda row: f"width {row['width']}")
     paths = []
     figures = {"movement": _movement(main, runs, fits, known, main_title)}
     figures["layers"] = _layers(main, runs, config["depth"], main_title)
@@ -59,6 +61,7 @@ def draw(
                 "\n", " "
             )
         extra_title = f"MLP on {config['dataset']}, {images}, 95% t-intervals over {counted}"
+        extra_title += diverged(runs.rows, lambda row: f"{row['loss']} {row['limit']}")
         figures["exponents"] = _exponents(fits, runs, config, extra_title)
     for name, figure in figures.items():
         if figure is not None:

@@ -1,7 +1,6 @@
 """What the tangent-kernel study trains and measures, a part at a time; each part is kept, and done once."""
 
 import functools
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import data, ensemble, kernels, lazy, models, ntk, records, train, tree
+from ntkgen import data, ensemble, kernels, lazy, models, ntk, train, tree
 from ntkgen.linearize import Linearized
 
 PyTree = Any
@@ -48,7 +47,7 @@ class Part(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Images of the test set, drawn by the study's seed: x (n, h, w, c), y (n,)."""
+    """Images of the test set, drawn by the data's seed: x (n, h, w, c), y (n,)."""
 
     x: jax.Array
     y: jax.Array
@@ -87,15 +86,6 @@ def snapshots(epochs: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]
     """Choose epochs from 1 to the last, evenly on a logarithmic scale: 2 count - 1 for movement, half for kernels."""
     spread = [round(epoch) for epoch in np.geomspace(1, epochs, 2 * count - 1)]
     return tuple(sorted(set(spread))), tuple(sorted(set(spread[::2])))
-
-
-def kept(run: records.Run, name: str, work: Callable[[], Any]) -> Any:
-    """Do a part of the run unless its result is there; it is read from the file either way."""
-    path = run.folder / "parts" / f"{name}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        run.write_json(f"parts/{name}.json", work())
-    return json.loads(path.read_text())
 
 
 def finite(value: Any) -> float | None:

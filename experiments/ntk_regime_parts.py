@@ -15,7 +15,6 @@ from ntk_regime_measure import (
     fit,
     flow_time,
     follow,
-    kept,
     kernel_accuracies,
     ntk_speed,
     parametrization,
@@ -44,14 +43,14 @@ class Study:
             data_dir=data_dir,
             num_train=config["num_train"],
             label_noise=config["label_noise"],
-            seed=config["seed"],
+            seed=config["data_seed"],
             subset=config["subset"],
         )
         config["num_train"], config["data_digest"] = self.dataset.num_train, self.dataset.digest
         for name in ("probe_images", "kernel_test"):
             config[name] = min(config[name], self.dataset.test.y.shape[0])
         counts = config["probe_images"], config["kernel_test"]
-        self.probes, self.tests = (draw_test(self.dataset, n, config["seed"], i) for i, n in enumerate(counts))
+        self.probes, self.tests = (draw_test(self.dataset, n, config["data_seed"], i) for i, n in enumerate(counts))
         config["ntk_speed"] = ntk_speed(self.probes.x, config["depth"])
         self.seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
         self.shape = self.dataset.train.x.shape[1:]
@@ -59,7 +58,7 @@ class Study:
         self.parts = self._parts()
         for part in self.parts:
             model = self.network(part.arm.limit, part.width)
-            seedaxis.check_fits(self.num_params(part.width), f"width {part.width}")
+            seedaxis.check_fits(self.num_params(part.width), f"--widths: width {part.width}")
             train.Program.of(model, self.training(part.arm, part.width), self.dataset.num_train)
 
     def num_params(self, width: int) -> int:
@@ -129,7 +128,7 @@ def measure(run: records.Run, study: Study) -> tuple[list[dict[str, Any]], list[
 
 
 def tidy(row: dict[str, Any]) -> dict[str, Any]:
-    """Put what names a row first; JSON came back in alphabetical order."""
+    """Put what names a row first."""
     first = [name for name in (*ARM, "width", "num_params", "seed", "epoch") if name in row]
     return {name: row[name] for name in (*first, *(name for name in row if name not in first))}
 
@@ -174,7 +173,7 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
             row["label_alignment_initial"] = own[0]["label_alignment"]
         return {"runs": finals, "drift": path}
 
-    found = kept(run, part.name, rows)
+    found = run.kept(part.name, rows)
     names = ("kernel_acc_network", "kernel_acc_initial", "kernel_acc_final")
     for s, row in enumerate(found["runs"]):
         row |= {} if part.linearised else dict.fromkeys(names)
@@ -186,7 +185,7 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
             before, after = (rows_of(tree["params"])[s] for tree in (trained().initial, trained().variables))
             return kernel_accuracies(model, before, after, study.dataset, study.tests, config["ridge"])
 
-        row |= kept(run, f"kernels_{part.name}_{row['seed']}", regressions)
+        row |= run.kept(f"kernels_{part.name}_{row['seed']}", regressions)
     return found
 
 
@@ -212,7 +211,7 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
             work = functools.partial(
                 analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times, targets
             )
-            found = kept(run, f"analytic_{name}_w{width}", work)
+            found = run.kept(f"analytic_{name}_w{width}", work)
             for limit in limits if lazy else [study.main.limit]:
                 said = found["lazy"].get(limit, {"movement": None, "loss": None})
                 accuracy = found["accuracy"] if limit == study.main.limit else None

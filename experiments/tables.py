@@ -1,7 +1,7 @@
 """Tables that all studies make: means with intervals, and families of tests between arms."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,25 @@ def adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for row, value in zip(own, adjusted, strict=True):
                 row["equivalence_adjusted"] = float(value)
     return rows
+
+
+def diverged(rows: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str], most: int = 4) -> str:
+    """Write a line for a figure's title that says of which arms seeds diverged; empty where none did.
+
+    Args:
+      rows: a row for each arm and seed, or several of the same; "diverged" is 0 or 1.
+      name: of the row's arm.
+      most: arms that are named; the others are counted.
+    """
+    seeds: dict[str, dict[int, bool]] = {}
+    for row in rows:
+        own = seeds.setdefault(name(row), {})
+        own[int(row["seed"])] = own.get(int(row["seed"]), False) or str(row["diverged"]) == "1"
+    found = [f"{arm} ({sum(own.values())} of {len(own)} seeds)" for arm, own in seeds.items() if any(own.values())]
+    if not found:
+        return ""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"\ndiverged: {', '.join(found[:most])}{more}"
 
 
 def cell(row: Mapping[str, Any], metric: str, digits: int = 2) -> str:

@@ -5,20 +5,23 @@ Everything ntkgen writes goes through `atomic_write`; everything it names by con
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 
 class LockedError(ValueError):
-    """The folder is in use by another process."""
+    """The folder cannot be held: another process does, or its lock is no file of its own."""
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
@@ -27,6 +30,9 @@ def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
     Args:
       path: the file. Its folder must exist.
       data: the whole content, any bytes-like object.
+
+    Raises:
+      OSError: the disk does not take it; the file is what it was.
     """
     path = Path(path)
     # In the same folder, since os.replace is atomic only within a file system; a fresh name, since two
@@ -38,6 +44,10 @@ def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(tmp, path)
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)  # a full disk does not say for which file
+        raise
     finally:
         tmp.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -136,15 +146,15 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
       Nothing.
 
     Raises:
-      LockedError: somebody else holds it. Never waits.
+      LockedError: somebody else holds it, or `.lock` is a link, or another thing than a file of its own, which would
+        be damaged elsewhere. Never waits.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+") as file:
+    with _open_own(folder / ".lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             pid = file.read().strip() or "(not yet known)"
             raise LockedError(f"{folder} is in use by process {pid}; wait for it or choose another") from None
         file.truncate(0)
@@ -154,3 +164,19 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _open_own(path: Path) -> TextIO:
+    """Open a file that has this name alone for reading and writing; make it if need be. Links are not followed."""
+    refusal = LockedError(f"{path} is a link or no file; remove it")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise refusal from None
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+        os.close(descriptor)
+        raise refusal
+    return open(descriptor, "r+", errors="replace")

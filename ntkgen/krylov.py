@@ -20,6 +20,7 @@ Array = jax.Array
 PyTree = Any
 Matvec = Callable[[PyTree], PyTree]
 
+RESTARTS = 2**31 - 1  # child of seed 0's key that restarts are drawn from; no run has it
 BLOCK = 8  # basis vectors that one matrix product takes
 JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
 ROOM = 16  # for basis vectors at first, a multiple of BLOCK; where one pair is wanted it mostly is enough
@@ -205,7 +206,8 @@ def _orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
 
 def _fresh(basis: Array, j: Array) -> Array:
     """Draw a unit vector orthogonal to the basis; zeros where there is none left."""
-    w = jax.random.normal(jax.random.fold_in(jax.random.key(0), j), basis.shape[1:], basis.dtype)
+    restarts = jax.random.fold_in(jax.random.key(0), RESTARTS)
+    w = jax.random.normal(jax.random.fold_in(restarts, j), basis.shape[1:], basis.dtype)
     w = _orthogonal_part(basis, w / jnp.linalg.norm(w), j)
     length = jnp.linalg.norm(w)
     return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)

@@ -46,7 +46,7 @@ def band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") -> 
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0, zorder=2)
 
 
-def _logarithmic(ax: Axes, x: Sequence[float]) -> None:
+def logarithmic(ax: Axes, x: Sequence[float]) -> None:
     """Make the horizontal axis logarithmic; it covers all of x, also where every mean is NaN."""
     ax.update_datalim([(value, 0.0) for value in x], updatey=False)
     ax.set_xscale("log")
@@ -54,7 +54,7 @@ def _logarithmic(ax: Axes, x: Sequence[float]) -> None:
 
 def _sizes_axis(ax: Axes, params: Sequence[float], names: Sequence[int], size_name: str) -> None:
     """Label a logarithmic parameter axis, with the sizes themselves along the top where they do not collide."""
-    _logarithmic(ax, params)
+    logarithmic(ax, params)
     ax.set_xlabel("parameters")
     top = ax.secondary_xaxis("top")
     chosen: list[int] = []
@@ -144,7 +144,7 @@ def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title:
                 ax.plot(curve.x, curve.mean, color=colour, label=label, linewidth=1.5)
                 ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
                 top = max(top, np.nanmax(np.asarray(curve.mean)[len(curve.mean) // 10 :], initial=0.0))
-                _logarithmic(ax, curve.x)
+                logarithmic(ax, curve.x)
             ax.set_ylim(0, min(100, 1.33 * top) or 1)
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("epochs")
@@ -165,7 +165,7 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
         figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
             band(ax, curve, colour, label)
-            _logarithmic(ax, curve.x)
+            logarithmic(ax, curve.x)
         ax.set_xlabel("training examples")
         ax.set_ylabel("test error (%)")
         figure.suptitle(title, fontsize=10.5)
@@ -173,8 +173,28 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
         return figure
 
 
+def _say_if_empty(ax: Axes) -> None:
+    """Write into axes whose curves have nothing to show that there is nothing; else they would look like a mistake."""
+    curves = [line for line in ax.lines if line.get_transform() == ax.transData]  # not axhline and the like
+    lowest = 0.0 if ax.get_yscale() == "log" else -np.inf
+    values = [np.asarray(line.get_ydata(), float) for line in curves]
+    if curves and not any((np.isfinite(y) & (y > lowest)).any() for y in values):
+        ax.text(0.5, 0.5, "no finite values", transform=ax.transAxes, ha="center", va="center")
+        # Matplotlib finds no ticks for the limits that nothing leaves on a logarithmic axis.
+        if ax.get_yscale() == "log":
+            ax.set_ylim(0.1, 1)
+        if ax.get_xscale() == "log" and min(ax.get_xlim()) <= 0:
+            x = np.concatenate([np.asarray(line.get_xdata(), float) for line in curves])
+            ax.set_xlim(*((x.min() / 1.1, 1.1 * x.max()) if x.size else (0.1, 1)))
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, without the time and version that would make two runs' files differ."""
+    """Write a figure as PNG, without the time and version that would make two runs' files differ.
+
+    Axes without a finite value (all networks diverged, or nothing was reached) say so.
+    """
+    for ax in figure.axes:
+        _say_if_empty(ax)
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = bytesio.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -60,9 +61,11 @@ def eigenvalues(
         left.set_ylabel("top eigenvalue of the Hessian")
         for arm, curve in densities.items():
             _band(right, curve, ARMS[arm], "-")
-        top = max(float(np.nanmax(curve.mean, initial=1e-30)) for curve in densities.values())
         right.set_yscale("log")
-        right.set_ylim(1e-6 * top, 3 * top)
+        heights = np.concatenate([np.asarray(curve.mean, float) for curve in densities.values()])
+        if heights[np.isfinite(heights)].any():
+            top = float(heights[np.isfinite(heights)].max())
+            right.set_ylim(1e-6 * top, 3 * top)
         right.set_xlabel("eigenvalue of the Hessian")
         right.set_ylabel("spectral density")
         handles = [Line2D([], [], color=ARMS[arm], marker="o", label=name) for arm, name in labels.items()]
@@ -173,15 +176,19 @@ def surfaces(
         figure, axes = plt.subplots(1, 2, figsize=(9.4, 4.2), layout="constrained", sharex=True, sharey=True)
         norm = LogNorm(levels[0], levels[-1])
         for ax, (arm, (steps, values)) in zip(axes, surfaces.items(), strict=True):
-            shown = np.clip(np.ma.masked_invalid(values), levels[0], levels[-1])
-            filled = ax.contourf(steps, steps, shown.T, levels=levels, norm=norm, cmap="viridis")
-            ax.contour(steps, steps, shown.T, levels=levels, norm=norm, colors="white", linewidths=0.4)
-            ax.plot([0], [0], "+", color="white", markersize=9)
+            if np.isfinite(values).any():
+                shown = np.clip(np.ma.masked_invalid(values), levels[0], levels[-1])
+                ax.contourf(steps, steps, shown.T, levels=levels, norm=norm, cmap="viridis")
+                ax.contour(steps, steps, shown.T, levels=levels, norm=norm, colors="white", linewidths=0.4)
+                ax.plot([0], [0], "+", color="white", markersize=9)
+            else:
+                ax.plot(steps, np.full(len(steps), np.nan))
             ax.set_title(labels[arm])
             ax.set_aspect("equal")
             ax.set_xlabel("first direction (filter norms)")
         axes[0].set_ylabel("second direction (filter norms)")
-        bar = figure.colorbar(filled, ax=axes, ticks=levels[::3], format="%.2g", label="training loss (nats)")
+        colours = ScalarMappable(norm, "viridis")
+        bar = figure.colorbar(colours, ax=axes, ticks=levels[::3], format="%.2g", label="training loss (nats)")
         bar.minorticks_off()
         figure.suptitle(title, fontsize=10.5)
         return figure

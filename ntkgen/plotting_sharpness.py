@@ -194,7 +194,7 @@ def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Fig
         # The bounds of a decaying rate end at infinity; where they begin is what the eigenvalue can meet.
         met = np.array([value for one, *bounds in tracks.values() for value in (*one.high, *(b[0] for b in bounds))])
         if np.isfinite(met).any():
-            axes[0, 0].set_ylim(top=10 * float(np.nanmax(met)))
+            axes[0, 0].set_ylim(top=10 * float(met[np.isfinite(met)].max()))
         axes[0, 0].set_ylabel("sharpness, bounds (nats / weight²)")
         figure.suptitle(title, fontsize=10.5)
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ntkgen.plotting import COLOURS, STYLE, Curve
+from ntkgen.plotting import COLOURS, STYLE, Curve, logarithmic
 
 # Okabe and Ito's colours; markers differ too, for readers without colour.
 ARMS = {
@@ -65,6 +65,7 @@ def accuracy(
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+        percents = sorted({x for curve in (*curves.values(), *differences.values()) for x in curve.x}, reverse=True)
         for ax, lines, points in zip(axes, (curves, differences), published, strict=True):
             if ax is axes[0]:
                 for index, (arm, curve) in enumerate(lines.items()):
@@ -76,7 +77,7 @@ def accuracy(
                 colour, marker = ARMS[arm]
                 label = f"published ({published_for}): {labels[arm]}"
                 ax.plot(*known, marker=marker, color=colour, label=label, zorder=20, **style)
-            _remaining(ax, next(iter(curves.values())).x, 0.06)
+            _remaining(ax, percents, 0.06)
         axes[0].set_ylabel("test accuracy (%)")
         label = f"margin, {margin:g} points"
         axes[1].axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
@@ -218,7 +219,9 @@ def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
 
     A level that is nearer to the last labelled one than `room`, a share of the axis, goes without a label.
     """
-    ax.set_xscale("log")
+    if not len(percents):
+        return
+    logarithmic(ax, percents)
     names: list[str] = []
     last, span = math.inf, math.log(max(percents) / min(percents))
     for percent in percents:

@@ -23,6 +23,8 @@ VARY = ("both", "init", "order")
 # Folded into the order key for `update`'s randomness, beside the epochs. An epoch's own key is spent on its
 # permutation, and whatever is folded into a spent key may repeat the bits that were drawn from it.
 NOISE = 2**31 - 1
+# Children of a seed's key: initialisation and batch order (`run_keys`), and what is measured afterwards.
+INIT, ORDER, MEASUREMENT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,17 @@ def run_keys(seed: int | Array, vary: str = "both") -> Keys:
     """Derive a run's keys from its seed; the source that does not vary is seed 0's for every run."""
     # Multiplied, not chosen: for an array of seeds each `vary` is then the same program.
     sources = seed * int(vary != "order"), seed * int(vary != "init")
-    return Keys(*(jax.random.fold_in(jax.random.key(source), i) for i, source in enumerate(sources)))
+    children = zip(sources, (INIT, ORDER), strict=True)
+    return Keys(*(jax.random.fold_in(jax.random.key(source), child) for source, child in children))
+
+
+def measurement_key(seed: int | Array) -> Array:
+    """Give the key of all that is drawn to measure a run's network: probes, perturbations, starts of Lanczos.
+
+    It is a child of the seed's key, as those of `run_keys` are. The seed's key itself would not do: splitting it gives
+    the very keys that initialisation and batch order were drawn from.
+    """
+    return jax.random.fold_in(jax.random.key(seed), MEASUREMENT)
 
 
 def batch_order(order_key: Array, epoch: int | Array, num_train: int) -> Array:

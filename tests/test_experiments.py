@@ -224,9 +224,10 @@ def test_config_json_holds_every_setting(whole):
     config = json.loads((whole[0] / "config.json").read_text())["config"]
     assert config == {
         "dataset": "digits", "model": "mlp", "sizes": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0,
+        "data_seed": 0,
         "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
         "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
-        "data_digests": config["data_digests"], "device": config["device"],
+        "data_digests": config["data_digests"], "device": config["device"], "numerics": config["numerics"],
     }  # fmt: skip
     assert len(set(config["data_digests"])) == 2
 
@@ -294,7 +295,7 @@ def test_a_cnn_of_one_seed_draws_into_another_folder(run, tmp_path):
     stdout = succeeded(run(*flags, f"--figures_dir={figures}", out=tmp_path / "results", wrapped=False))
     folder = folder_of(tmp_path / "results")
     assert not list(folder.glob("*.png")) and "[one seed]" in stdout and "verdict: undecided" in stdout
-    stem = "double_descent_digits_cnn_n128_epochs1"
+    stem = f"double_descent_digits_cnn_n128_epochs1_{folder.name.removeprefix('digits-')[:8]}"
     assert sorted(path.name for path in figures.iterdir()) == [
         f"{stem}.csv", f"{stem}_epoch_wise.png", f"{stem}_epochs.csv", f"{stem}_model_wise.png"]  # fmt: skip
     assert (figures / f"{stem}.csv").read_bytes() == (folder / "summary.csv").read_bytes()
@@ -385,7 +386,11 @@ def broken_data(root: Path) -> dict[str, Path]:
 
 
 WHOLE = "expected a whole number from 1 to 1000000000"
-RANGES = {"epochs": "expected a whole number from 1 to 1000000", "depth": "expected a whole number from 2 to 100"}
+RANGES = {
+    "epochs": "expected a whole number from 1 to 1000000",
+    "depth": "expected a whole number from 2 to 100",
+    "num_seeds": "expected a whole number from 1 to 10000",
+}
 NUMBERS = [(f"--{flag}={value}", flag, RANGES.get(flag, WHOLE), value)
            for flag in ("widths", "epochs", "num_seeds", "batch_size", "num_train", "depth")
            for value in ("0", "-1", "many", "1.5", "nan", "", "9" * 400)]  # fmt: skip
@@ -396,7 +401,13 @@ REFUSED = [
     ("--preset=huge", "preset", "<quick|small|paper>", "huge"),
     ("--model=resnet", "model", "<mlp|cnn>", "resnet"),
     ("--figures_dir=@file", "figures_dir", "cannot write in @file"),
-    ("--widths=999999999", "mlp 999999999", "the device has"),
+    ("--widths=999999999", "--widths: mlp 999999999", "the device has"),
+    ("--num_seeds=10000 --epochs=1000000", "--num_seeds", "expected at most 100 with 1000000 epochs, got 10000"),
+    ("--out_dir=", "out_dir", "expected the name of a folder, got ''"),
+    ("--figures_dir=", "figures_dir", "expected the name of a folder, got ''"),
+    ("--out_dir=@dangling", "out_dir", "@dangling is a link to nowhere, which does not exist"),
+    ("--out_dir=@dangling/below", "out_dir", "@dangling is a link to nowhere, which does not exist"),
+    ("--data_seed=-1", "data_seed", "expected a whole number from 0 to 1000000000", "-1"),
     ("--optimizer=lion", "optimizer", "<sgd|adam|gd>", "lion"),
     ("--schedule=step", "schedule", "<cosine|constant>", "step"),
     ("--vary=nothing", "vary", "<both|init|order>", "nothing"),
@@ -443,10 +454,12 @@ def refusals(environment, tmp_path_factory):
     """What came of every command line of REFUSED: {flags: (code, stdout, stderr, folder of its own)}."""
     base = tmp_path_factory.mktemp("refused")
     places = {f"@{name}": str(path) for name, path in broken_data(base / "data").items()} | {
-        "@file": str(base / "file")
+        "@file": str(base / "file"),
+        "@dangling": str(base / "dangling"),
     }
     (base / "file").write_text("mine")
-    before = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+    (base / "dangling").symlink_to("nowhere")
+    before = {path: path.lstat().st_mtime_ns for path in base.rglob("*")}
 
     def placed(text: str) -> str:
         for name, path in places.items():
@@ -458,7 +471,7 @@ def refusals(environment, tmp_path_factory):
         out = [] if "--out_dir" in flags else [f"--out_dir={base / 'out' / str(number)}"]
         commands.append([*TINY, "--widths=4,8", "--epochs=1", *out, *as_flags(placed(flags))])
     found = drive(environment, base, commands)
-    after = {path: path.stat().st_mtime_ns for path in base.rglob("*")}
+    after = {path: path.lstat().st_mtime_ns for path in base.rglob("*")}
     assert after == before  # nothing was written, anywhere
     return {flags: (*result, placed) for (flags, *_), result in zip(REFUSED, found, strict=True)}
 
@@ -550,8 +563,8 @@ def test_help_is_complete(script, environment, tmp_path):
 
 
 def test_help_names_what_the_design_promises(environment):
-    shared = "dataset data_dir num_train num_seeds seed epochs preset out_dir figures_dir label_noise force".split()
-    assert set(shared) <= defined_flags(STUDY)
+    shared = "dataset data_dir num_train num_seeds seed data_seed epochs preset out_dir figures_dir label_noise force"
+    assert set(shared.split()) <= defined_flags(STUDY)
 
 
 # Going on

@@ -298,12 +298,18 @@ def test_a_run_writes_verdicts_and_figures(whole):
 
 
 def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
-    for kill in ("tuning.csv", "sgd128/perturbation.csv"):
+    for kill in ("parts/tuning.json", "parts/arm_sgd128.json"):
         done = call(tmp_path, *TINY, kill=kill)
         assert done.returncode == -9, done.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    part = folder / "parts" / "arm_sgd32.json"  # somebody edits what the first arm gave
+    text = part.read_text()
+    part.write_text(text.replace('"train_acc": ', '"train_acc": 1', 1))
+    assert part.read_text() != text
     done = call(tmp_path, *TINY)
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    assert "arm_sgd32.json is damaged (its checksum does not match); set aside as damaged-arm_sgd32.json" in done.stderr
+    (folder / "parts" / "damaged-arm_sgd32.json").unlink()
     ours, theirs = files(folder), files(whole[0])
     assert ours.keys() == theirs.keys() and [name for name in ours if ours[name] != theirs[name]] == []
 
@@ -314,6 +320,17 @@ def test_a_finished_run_is_not_done_again(whole, call):
     done = call(folder.parent.parent, *TINY)
     assert done.returncode == 0 and "is finished" in done.stdout and stdout.splitlines()[0] in done.stdout
     assert files(folder) == before
+
+
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
+    flags = ["--controls=none", "--track=light", "--num_seeds=1", "--lr_scaling=fixed", "--lr=1e30"]
+    done = call(tmp_path, *TINY, *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    lost = {row["arm"]: row["diverged"] for row in read(folder, "runs.csv")}
+    assert lost == {"sgd32": "1", "sgd128": "1", "adam": "0", "gd": "0"}  # the others have rates of their own
+    for name in ("accuracy_and_sharpness", "matched", "along_training"):
+        assert (folder / f"{name}.png").exists()
 
 
 REFUSED = [
@@ -329,6 +346,10 @@ REFUSED = [
     ("--lr=0.1", "--lr: expected no such flag with --lr_scaling=table"),
     ("--match=tokens", "<epochs|steps|both>"),
     ("--sam_rho=0", "sam_rho"),
+    ("--batch_sizes=32,32,128", "batch_sizes"),
+    ("--snapshots=1000000000", "snapshots"),
+    ("--width=1000000000", "--width: "),
+    ("--lr_scaling=linear --lr=1e308", "--lr: "),
     ("--track=some", "<all|light>"),
     ("--preset=quick --dataset=mnist", "--preset=quick: expected embedded data"),
 ]

@@ -192,3 +192,26 @@ def test_lock_of_a_killed_process_is_free(tmp_path):
             child.kill()
     with io.lock(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard", "fifo", "folder"])
+def test_lock_leaves_other_files_alone(tmp_path, link):
+    """A lock file that is another file's name too is refused, and what it leads to stays as it is."""
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    victim.write_text("precious")
+    folder.mkdir()
+    path = folder / ".lock"
+    make = {
+        "symbolic": lambda: path.symlink_to(victim),
+        "hard": lambda: path.hardlink_to(victim),
+        "fifo": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    make[link]()
+    with pytest.raises(io.LockedError, match="is a link or no file; remove it"), io.lock(folder):
+        pass
+    assert victim.read_text() == "precious"
+    path.rmdir() if link == "folder" else path.unlink()
+    with io.lock(folder):
+        assert path.read_text() == str(os.getpid())
+    assert victim.read_text() == "precious"

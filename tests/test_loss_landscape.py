@@ -262,18 +262,30 @@ def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, en
     copy = tmp_path / "out" / folder.relative_to(out)
     for path in [*copy.glob("*.csv"), *copy.glob("*.png"), copy / "verdict.json", copy / "finished.json"]:
         path.unlink()
-    parts = copy / "checkpoints" / "measured"
+    parts = copy / "parts"
     assert len(list(parts.iterdir())) == 2 * 5 + 2
-    (parts / "large_batch_seeds_1_1_curvature.json").write_text('{"runs": [')
+    (parts / "large_batch_seeds_1_1_curvature.json").write_text("{}")
     (parts / "between_seeds_0_0.json").unlink()
     again = call(environment, STUDY, *TINY, f"--out_dir={tmp_path / 'out'}")
     assert again.returncode == 0, again.stderr
     measured = [line.split(", ")[0] for line in again.stderr.splitlines() if line.startswith("measured")]
     assert measured == ["measured between seeds 0 0", "measured large batch seeds 1 1 curvature"]
+    assert "large_batch_seeds_1_1_curvature.json is damaged" in again.stderr
+    assert (parts / "damaged-large_batch_seeds_1_1_curvature.json").read_text() == "{}"
     for path in folder.iterdir():
         if path.is_file() and path.name != ".lock":
             assert path.read_bytes() == (copy / path.name).read_bytes(), path.name
     assert again.stdout.replace(str(tmp_path / "out"), str(out)) == done.stdout
+
+
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
+    flags = ["--small_lr=1e30", "--large_lr=1e30", "--epochs=2", "--num_seeds=1", f"--out_dir={tmp_path}"]
+    done = call(environment, STUDY, *TINY, *flags)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "loss_landscape").iterdir()
+    assert {row["diverged"] for row in table(folder, "runs")} == {"1"} and "all lost" in done.stdout
+    assert {path.stem for path in folder.glob("*.png")} == {"spectrum", "perturbation", "lines", "surfaces"}
+    assert all(row["num_diverged"] == "1" for row in table(folder, "summary"))
 
 
 REFUSED = [
@@ -283,6 +295,8 @@ REFUSED = [
     ("--small_batch=512 --large_batch=256", "--large_batch", "expected more than", "got 256"),
     ("--large_batch=2048", "--large_batch", "at most the 1297 training examples", "got 2048"),
     ("--line_points=11", "--line_points", "expected 5, 9, 13", "got 11"),
+    ("--plane_points=1000000001", "plane_points", "a whole number from 1 to 10000"),
+    ("--width=1000000000", "--width: ", "the device has"),
     ("--plane_points=1", "--plane_points", "odd number", "got 1"),
     ("--matched_loss=0", "matched_loss", "a positive number", "0"),
     ("--hessian_samples=0", "hessian_samples", "a whole number from 1", "0"),

@@ -665,6 +665,13 @@ def test_a_cnn_runs(call, tmp_path):
     assert {row["epoch"] for row in records.read_table(folder / "runs.csv")} == {"0", "1"}
 
 
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
+    stdout = succeeded(call(*TINY, "--lr=1e38", "--arms=ticket,reinit", "--keep=100,10", out=tmp_path))
+    (folder,) = (tmp_path / "lottery_ticket").iterdir()
+    assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"} and "all lost" in stdout
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy"}  # nothing was measured
+
+
 BAD = {
     "--keep=100,50,60": "--keep: expected percents that strictly decrease from 100, got",
     "--keep=50,20": "--keep: expected percents that strictly decrease from 100, got",
@@ -672,6 +679,11 @@ BAD = {
     "--keep=120,50": "--keep: expected percents in (0, 100], got",
     "--keep=100,half": "--keep: expected percents in (0, 100], got",
     "--measure_at=40": "--measure_at: expected percents of --keep",
+    "--measure_at=100,100": "--measure_at: expected percents that differ in six digits, got '100,100'",
+    "--barrier_arms=ticket,ticket": "--barrier_arms: expected each arm once, got 'ticket,ticket'",
+    "--arms=ticket,ticket": "--arms: expected ticket, and each arm once, got 'ticket,ticket'",
+    "--width=1000000000": "--width: ",
+    "--num_seeds=1000000000": "--num_seeds=1000000000: expected a whole number from 1 to 10000",
     "--keep=100,5e-324": "--keep: expected percents in (0, 100]",
     "--keep=100,29.898649,29.898648": "--keep: expected percents that differ in six digits",
     "--keep=100,99.99999": "--keep: expected percents that differ in six digits",

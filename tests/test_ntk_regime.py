@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -338,7 +339,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert rates["fixed", "8"] == rates["mup", "16"] == 0.05 and rates["over_width", "16"] == 0.4
     for row in records.read_table(folder / "analytic.csv"):
         name = "ntk" if row["limit"] == "ntk" else "standard"
-        kept = json.loads((folder / "parts" / f"analytic_{name}_w{row['width']}.json").read_text())
+        kept = json.loads((folder / "parts" / f"analytic_{name}_w{row['width']}.json").read_text())["value"]
         lazy = kept["lazy"].get(row["limit"], {"movement": None, "loss": None})
         for cell, value in (("lazy_movement", lazy["movement"]), ("lazy_train_loss", lazy["loss"])):
             assert row[cell] == ("" if value is None else repr(value))
@@ -369,11 +370,22 @@ def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tm
             (folder / name).unlink()
     for part in sorted((folder / "parts").iterdir())[::2]:  # as if killed before these were written
         part.unlink()
+    changed = min((folder / "parts").glob("cross_entropy_fixed_*.json"))  # and somebody edited a number
+    changed.write_text(re.sub(r"\.\d", ".0", changed.read_text(), count=20))
     done = call(environment, folder.parent.parent, *TINY)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and f"{changed} is damaged (its checksum does not match)" in done.stderr, done.stderr
     assert files(folder) == before
     again = call(environment, folder.parent.parent, *TINY)
     assert "is finished" in again.stdout and files(folder) == before
+
+
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
+    done = call(environment, tmp_path / "out", *TINY, "--noextras", "--lr=1e30", "--num_seeds=1")
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    (folder,) = (tmp_path / "out" / "ntk_regime").iterdir()
+    assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"}
+    assert {path.stem for path in folder.glob("*.png")} == {"accuracy", "layers", "movement"}
+    assert "1 diverged" in done.stdout
 
 
 REFUSED = [
@@ -386,6 +398,11 @@ REFUSED = [
     (["--linearised_widths=4"], "--linearised_widths"),
     (["--ridge=-1"], "ridge"),
     (["--loss=hinge"], "loss"),
+    (["--parametrization=ntk", "--lr=1e308", "--noextras"], "--lr: "),
+    (["--lr_over_width", "--lr=1e308", "--noextras"], "--lr: "),
+    (["--kernel_widths=8,8"], "kernel_widths"),
+    (["--linearised_widths=8,8"], "linearised_widths"),
+    (["--widths=1000000000"], "--widths: "),
     (["--subset=last"], "subset"),
     (["--batch_size=999"], "batch_size"),
     (["--preset=quick", "--dataset=mnist"], "--preset=quick"),

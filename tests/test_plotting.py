@@ -128,3 +128,23 @@ def test_save_writes_the_same_png_again_and_closes_it(tmp_path):
     assert b"matplotlib" not in content.lower()
     assert plt.get_fignums() == before
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["0.png", "1.png"]
+
+
+@pytest.mark.filterwarnings("ignore:Data has no positive values")  # matplotlib says it too, on the log scale
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_axes_without_a_value_say_so(tmp_path, scale):
+    """On either scale, and with the axes' own lines; with one value they do not."""
+
+    def texts(values):
+        figure, ax = plt.subplots()
+        ax.plot([1.0, 10.0], values)
+        ax.axvline(3.0)
+        ax.set(xscale=scale, yscale=scale)
+        path = plotting.save(figure, tmp_path / "figure.png")
+        assert path.stat().st_size > 1000
+        return [text.get_text() for text in ax.texts]
+
+    nan = float("nan")
+    assert texts([nan, nan]) == texts([nan, np.inf]) == ["no finite values"]
+    assert texts([nan, 2.0]) == []
+    assert texts([nan, -2.0]) == (["no finite values"] if scale == "log" else [])

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkgen import io, records
+from ntkgen import checkpoints, io, records
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -50,7 +50,8 @@ def test_config_json_says_what_was_run_with_what(tmp_path):
         found = json.loads((run.folder / "config.json").read_text())
     assert (found["study"], found["dataset"]) == ("study", "digits")
     device = {"platform": jax.default_backend(), "count": jax.local_device_count()}
-    assert found["config"] == {**CONFIG, "device": device}
+    assert found["config"] == {**CONFIG, "device": device, "numerics": records.numerics()}
+    assert found["numerics"] == records.numerics()
     assert found["device"] == {**device, "kind": jax.local_devices()[0].device_kind}
     assert found["versions"]["jax"] == jax.__version__ and found["versions"]["numpy"] == np.__version__
     assert {"ntkgen", "python", "flax", "optax", "orbax-checkpoint", "scipy", "jaxlib"} <= set(found["versions"])
@@ -164,6 +165,19 @@ def test_a_folder_with_an_impossible_name_is_refused(tmp_path):
     assert "File name too long" in refused(lambda: enter(records.open_run(name, "study", "digits", CONFIG)))
 
 
+def test_a_link_to_nowhere_is_refused(tmp_path):
+    (tmp_path / "results").symlink_to("nowhere")
+    assert "is a link to nowhere, which does not exist" in refused(lambda: enter(opened(tmp_path)))
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["", os.fsdecode(b"r\xff")], ids=["empty", "not UTF-8"])
+def test_a_name_that_no_folder_should_have_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert "expected" in refused(lambda: enter(records.open_run(name, "study", "digits", CONFIG)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
@@ -257,6 +271,57 @@ def test_finished_json_holds_the_checksums(tmp_path):
         assert run.finished
 
 
+def test_the_numerics_are_part_of_the_config(tmp_path, monkeypatch):
+    with opened(tmp_path) as run:
+        pass
+    with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable), opened(tmp_path) as other:
+        assert other.folder != run.folder
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_dump_to=/tmp/x")
+    with opened(tmp_path) as fast:
+        assert fast.folder not in (run.folder, other.folder)
+        found = json.loads((fast.folder / "config.json").read_text())["numerics"]["xla_flags"]
+    assert found == {"--xla_cpu_enable_fast_math": "true"}  # a dump changes no number
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
+    with opened(tmp_path) as slow:
+        assert slow.folder != fast.folder
+
+
+def test_numerics_say_what_jax_was_told(x64):
+    assert records.numerics()["jax_enable_x64"] is True
+    assert records.numerics()["jax_default_prng_impl"] == "threefry2x32"
+    with jax.enable_x64(False), jax.default_matmul_precision("bfloat16"):
+        assert records.numerics()["jax_enable_x64"] is False
+        assert records.numerics()["jax_default_matmul_precision"] == "bfloat16"
+
+
+def test_the_modules_of_a_study_are_part_of_the_code(tmp_path):
+    module = tmp_path / "study.py"
+    module.write_text("MARGIN = 1\n")
+    with opened(tmp_path, code=[module]):
+        pass
+    with opened(tmp_path, code=[module]):
+        pass
+    module.write_text("MARGIN = 2\n")
+    assert "another version of the code began" in refused(lambda: enter(opened(tmp_path, code=[module])))
+    with opened(tmp_path, code=[module], force=True) as run:
+        run.finish()
+    module.write_text("MARGIN = 3\n")
+    with pytest.warns(UserWarning, match="made by another version"), opened(tmp_path, code=[module]) as run:
+        assert run.finished
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"config.json": "sum"}, {"runs.csv": "sum"}, {"config.json": 0, "runs.csv": 1}]
+)
+def test_a_finished_json_that_does_not_name_the_tables_is_no_finished_run(tmp_path, content):
+    folder = finished_run(tmp_path)
+    own = json.loads((folder / "finished.json").read_text())
+    filled = {name: own[name] if value == "sum" else value for name, value in content.items()}
+    (folder / "finished.json").write_text(json.dumps(filled))
+    with pytest.warns(UserWarning, match="not as the run left it"), opened(tmp_path, tables=["runs.csv"]) as run:
+        assert not run.finished
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("runs.csv", b"a\n1.25\n"), ("runs.csv", None), ("verdict.json", b""), ("finished.json", b""),
@@ -271,6 +336,128 @@ def test_a_run_whose_tables_were_changed_is_finished_anew(tmp_path, name, conten
     with pytest.warns(UserWarning, match="not as the run left it"), opened(tmp_path) as run:
         assert not run.finished
         assert run.checkpointer("mlp4").restore({"a": np.zeros(2)}) is not None  # the training is not lost
+
+
+# Values that are computed once
+
+VALUE = {"rows": [{"z": 0.1 + 0.2, "a": math.nan, "n": 3, "text": "x,y", "nothing": None}], "more": [math.inf, -0.0]}
+
+
+def never():
+    raise AssertionError("computed again")
+
+
+def test_a_kept_value_is_computed_once_and_comes_back_as_it_was(tmp_path):
+    with opened(tmp_path) as run:
+        first = run.kept("part", lambda: VALUE)
+        again = run.kept("part", never)
+    for found in (first, again):
+        assert repr(found) == repr(VALUE)  # every digit, NaN, the sign of zero, and the order of columns
+    assert names(run.folder / "parts") == ["part.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("0.30000000000000004", "0.8"),
+        lambda text: text.replace('"n": 3', '"n": 4'),
+        lambda text: text.replace("NaN", "0.0"),
+        lambda text: text.replace("x,y", "x,z"),
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "{}",
+        lambda text: "[]",
+        lambda text: '{"value": {}}',
+        lambda text: '{"value": {}, "sha256": "0"}',
+    ],
+)
+def test_a_damaged_value_is_set_aside_and_computed_anew(tmp_path, change):
+    with opened(tmp_path) as run:
+        run.kept("part", lambda: VALUE)
+        path = run.folder / "parts" / "part.json"
+        changed = change(path.read_text())
+        assert changed != path.read_text()
+        (path.parent / "damaged-part.json").write_text("of an earlier day")
+        path.write_text(changed)
+        with pytest.warns(UserWarning, match=r"part\.json is damaged .*set aside as damaged-part.json-2") as caught:
+            found = run.kept("part", lambda: VALUE)
+        assert len(caught) == 1 and "\n" not in str(caught[0].message)
+        assert repr(found) == repr(run.kept("part", never)) == repr(VALUE)
+        assert (path.parent / "damaged-part.json").read_text() == "of an earlier day"
+        assert (path.parent / "damaged-part.json-2").read_text() == changed
+
+
+def test_the_value_of_one_part_does_not_pass_for_anothers(tmp_path):
+    with opened(tmp_path) as run:
+        run.kept("one", lambda: [1])
+        shutil.copy(run.folder / "parts" / "one.json", run.folder / "parts" / "two.json")
+        with pytest.warns(UserWarning, match="checksum does not match"):
+            assert run.kept("two", lambda: [2]) == [2]
+
+
+MOMENT = [OSError(24, "Too many open files"), OSError(12, "Cannot allocate memory"), OSError(5, "Input/output error"),
+          MemoryError("no memory")]  # fmt: skip
+
+
+@pytest.fixture(params=MOMENT, ids=lambda error: str(error))
+def failing_reads(request, monkeypatch):
+    """While it is switched on, no file can be read: switch(True)."""
+    read = Path.read_bytes
+    state = {"on": False}
+
+    def failing(path):
+        if state["on"]:
+            raise request.param
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    return lambda on: state.update(on=on)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_error_of_the_moment_changes_nothing(tmp_path, failing_reads):
+    folder = finished_run(tmp_path)
+    with opened(tmp_path) as run:
+        run.kept("part", lambda: [1])
+    before = everything(folder)
+    failing_reads(True)
+    keeper = records.Checkpointer(folder / "checkpoints" / "mlp4")
+    for call in (
+        lambda: enter(opened(tmp_path)),
+        lambda: run.kept("part", never),
+        lambda: keeper.restore({"a": np.zeros(2)}),
+    ):
+        with warnings.catch_warnings(), pytest.raises((OSError, MemoryError)):
+            warnings.simplefilter("error")
+            call()
+    failing_reads(False)
+    assert everything(folder) == before
+    assert run.kept("part", never) == [1] and keeper.restore({"a": np.zeros(2)})[0] == 1
+
+
+def test_an_intact_checkpoint_that_orbax_cannot_read_stays(damaged, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: too many open files")
+
+    before = everything(damaged)
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "restore", fail)
+    with pytest.raises(records.StorageError, match=r"cannot read the intact checkpoint .*3: RESOURCE_EXHAUSTED"):
+        records.Checkpointer(damaged).restore(tree(0))
+    assert everything(damaged) == before
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_an_error_of_the_moment(damaged, monkeypatch):
+    def fail(*args, **kwargs):
+        raise ExceptionGroup("many", [ValueError("No space left\non device")])
+
+    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "save", fail)
+    with pytest.raises(records.StorageError, match=r"cannot write the checkpoint .*: No space left on device"):
+        records.Checkpointer(damaged, 0.0).save(4, tree(4), final=True)
+    monkeypatch.undo()
+    assert records.Checkpointer(damaged).restore(tree(0))[0] == 3
 
 
 # Checkpoints
@@ -429,8 +616,9 @@ def test_nothing_intact_is_nothing_restored_and_saving_goes_on(damaged):
     assert keeper.restore(tree(0))[0] == 1
     keeper.save(3, tree(3), final=False)
     (damaged / "3" / "_METADATA").unlink()
-    with pytest.warns(UserWarning, match="set aside as damaged-3"):  # over the one set aside before
+    with pytest.warns(UserWarning, match="set aside as damaged-3-2"):  # beside the one set aside before
         assert keeper.restore(tree(0))[0] == 1
+    assert names(damaged) == ["1", "damaged-2", "damaged-3", "damaged-3-2"]
 
 
 def test_a_half_written_checkpoint_does_not_count_and_does_not_stay(damaged):

@@ -368,3 +368,19 @@ def test_non_finite_outputs_give_nan_accuracy_and_no_finite_loss(bad):
     program = train.Program.of(MODEL, train.Config(1, BATCH), NUM)
     loss, accuracy = train.evaluate(program, variables, data)
     assert np.isnan(accuracy) and not np.isfinite(loss)
+
+
+def test_what_is_measured_draws_from_no_key_that_training_used():
+    """Children of the measurement key too: splitting a key gives what folding 0, 1, ... into it gives."""
+
+    def bits(keys):
+        return {tuple(row) for row in np.asarray(jax.random.key_data(keys)).reshape(-1, 2).tolist()}
+
+    used, drawn = set(), set()
+    for seed in range(4):
+        for key in train.run_keys(seed):
+            used |= bits(key) | bits(jax.vmap(lambda epoch, key=key: jax.random.fold_in(key, epoch))(jnp.arange(20)))
+        key = train.measurement_key(seed)
+        drawn |= bits(key) | bits(jax.random.split(key, 20))
+    assert len(drawn) == 4 * 21 and not used & drawn
+    assert used & bits(jax.random.split(jax.random.key(0), 2))  # the seed's own key would share them
