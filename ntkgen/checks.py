@@ -5,6 +5,7 @@ nothing. What does not fit is refused by one line that begins with the argument.
 """
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 
 from ntkgen import modules, objectives
 from ntkgen.linearize import Linearized
-from ntkgen.train import Batch, Program
+from ntkgen.train import Batch, Config, Program, Update
 
 PyTree = Any
 
@@ -27,6 +28,43 @@ _ARITHMETIC = (
     nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm,
 )  # fmt: skip
 _SWITCH = f"an argument of its call named {', '.join(modules.SWITCHES)}"
+
+
+def prepare(
+    model: Any, dataset: Any, config: Config, update: Update | None, init: PyTree | None
+) -> tuple[Program, PyTree, Batch, Batch]:
+    """Check the arguments of a fit against each other.
+
+    Args:
+      model: the network.
+      dataset: with .train and .test, each with .x and .y.
+      config: what to do.
+      update: replaces the gradient, or None.
+      init: variables that take the place of fresh ones, or None; only their dtypes matter here.
+
+    Returns:
+      The static program, one seed's variables as shapes, and both splits as they are trained on.
+
+    Raises:
+      ValueError: something does not fit; one line that begins with the argument.
+    """
+    data, test = batch("dataset.train", dataset.train), batch("dataset.test", dataset.test)
+    if test.x.shape[1:] != data.x.shape[1:]:
+        raise ValueError(f"dataset.test.x: expected examples of shape {data.x.shape[1:]}, got {test.x.shape[1:]}")
+    program = Program.of(model, config, len(data.x), update)
+    call(program.model)
+    with naming("model", f"expected a network of x {data.x.dtype}{list(data.x.shape)}, got"):
+        first = like(data.x, 1)
+        shapes = jax.eval_shape(lambda key, x: modules.init(program.model, key, x), jax.random.key(0), first)
+    given = shapes
+    if init is not None:
+        given = {**shapes, "params": init.get("params", shapes["params"])}
+    data, test = narrowed((data, test), given)
+    seen = network(program.model, shapes, like(data.x, program.batch_size))
+    data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
+    test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
+    loss(program, seen, data.y, program.batch_size)
+    return program._replace(rngs=seen.rngs), shapes, data, test
 
 
 def batch(name: str, split: Any) -> Batch:
@@ -95,11 +133,13 @@ class Network(NamedTuple):
     """What tracing has shown of a network.
 
     Attributes:
-      outputs: of one batch, as shapes and dtypes.
+      outputs: of one batch in evaluation mode, as shapes and dtypes.
+      train_outputs: the same in training mode.
       rngs: names of the keys that it draws from in training.
     """
 
     outputs: PyTree
+    train_outputs: PyTree
     rngs: tuple[str, ...]
 
 
@@ -109,14 +149,14 @@ def call(model: Any) -> None:
     Raises:
       ValueError: its call has another argument without a default.
     """
-    kinds = (modules.inspect.Parameter.VAR_POSITIONAL, modules.inspect.Parameter.VAR_KEYWORD)
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [
         name
         for name, parameter in list(modules.parameters(model).items())[1:]
         if parameter.default is parameter.empty and parameter.kind not in kinds and name not in modules.SWITCHES
     ]
     if needed and isinstance(modules.bare(model), nn.Module):
-        raise ValueError(f"model: expected a call with x and training switches alone, got {needed[0]} without a default")
+        raise ValueError(f"model: expected a call with x and training switches, got {needed[0]} without a default")
 
 
 def network(model: Any, variables: PyTree, x: Any) -> Network:
@@ -170,16 +210,15 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
             "scale them first, such as x / 255"
         )
     statistics = ["BatchNorm"] if "batch_stats" in variables else norms
-    if (dropout or statistics) and not modules.switches(model, True) and not isinstance(model, Linearized):
+    can_train = modules.switches(model, True) or isinstance(modules.bare(model), Linearized)  # which says it does not
+    if (dropout or statistics) and not can_train:
         raise ValueError(f"model: expected a training switch for its {(dropout + statistics)[0]}; {_needs(model)}")
     with naming("model", "expected a network that can be applied in training mode, got"):
-        rngs = modules.rng_names(model, variables, x)
-        keys = {name: jax.random.key(0) for name in rngs}
-        _, state = jax.eval_shape(lambda v, x, k: modules.forward_train(model, v, x, k), variables, x, keys)
+        rngs, train_outputs, state = modules.trace_training(model, variables, x)
     for name, before in variables.items():
         if name != "params" and _shapes(before) != _shapes(state.get(name)):
             raise ValueError(f"model: expected collections of fixed shapes, got {name}, which a step changes")
-    return Network(outputs, rngs)
+    return Network(outputs, train_outputs, rngs)
 
 
 def _is_integer_array(value: Any) -> bool:
@@ -267,27 +306,25 @@ def _each(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["n", *map(str, shape)]) + ("" if shape else ",") + ")"
 
 
-def loss(program: Program, outputs: PyTree, y: Any, size: int) -> None:
-    """Check that a loss gives one real number for each example of a batch.
+def loss(program: Program, seen: Network, y: Any, size: int) -> None:
+    """Check that a loss gives one real number for each example of a batch, in evaluation and in training.
 
     Args:
       program: with the loss, a name or a function.
-      outputs: of a batch, as shapes and dtypes.
+      seen: the network's outputs for a batch.
       y: all targets (n, ...).
       size: examples of the batch.
 
     Raises:
       ValueError: it does not.
     """
-    y = jax.tree.map(lambda leaf: like(leaf, size), y)
-    with naming("loss", "expected a function (outputs, targets) -> (n,), got"):
-        losses = jax.eval_shape(objectives.per_example(program.loss), outputs, y)
-    found = getattr(losses, "shape", type(losses).__name__)
-    if found != (size,) or not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise ValueError(
-            f"loss: expected one real number for each of {size} examples, shape ({size},), got "
-            f"{getattr(losses, 'dtype', '')} {found}"
-        )
+    rows = jax.tree.map(lambda leaf: like(leaf, size), y)
+    for outputs in (seen.outputs, seen.train_outputs):
+        with naming("loss", "expected a function (outputs, targets) -> (n,), got"):
+            losses = jax.eval_shape(objectives.per_example(program.loss), outputs, rows)
+        found = getattr(losses, "shape", type(losses).__name__)
+        if found != (size,) or not jnp.issubdtype(losses.dtype, jnp.floating):
+            raise ValueError(f"loss: expected one real number for each example, shape ({size},), got {found}")
 
 
 def like(array: Any, size: int) -> jax.ShapeDtypeStruct:

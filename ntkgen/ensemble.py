@@ -209,7 +209,7 @@ def fit(
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
-    program, shapes, data, test = _checked(model, dataset, config, update, init)
+    program, shapes, data, test = checks.prepare(model, dataset, config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
     span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
@@ -242,29 +242,6 @@ def fit(
         first = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     how = {"strategy": layout.strategy, "devices": layout.num_devices, "seeds_per_chunk": min(chunk, len(seeds))}
     return first._replace(probes=first.probes[0] if single else first.probes, strategy=how, seconds=seconds)
-
-
-def _checked(
-    model: nn.Module, dataset: Any, config: train.Config, update: train.Update | None, init: PyTree | None
-) -> tuple[train.Program, PyTree, train.Batch, train.Batch]:
-    """Return the program, one seed's variables as shapes, and both splits, after checking that they fit each other."""
-    data, test = checks.batch("dataset.train", dataset.train), checks.batch("dataset.test", dataset.test)
-    if test.x.shape[1:] != data.x.shape[1:]:
-        raise ValueError(f"dataset.test.x: expected examples of shape {data.x.shape[1:]}, got {test.x.shape[1:]}")
-    program = train.Program.of(model, config, len(data.x), update)
-    checks.call(program.model)
-    with checks.naming("model", f"expected a network of x {data.x.dtype}{list(data.x.shape)}, got"):
-        first = checks.like(data.x, 1)
-        shapes = jax.eval_shape(lambda key, x: modules.init(program.model, key, x), jax.random.key(0), first)
-    given = shapes
-    if init is not None:
-        given = {**shapes, "params": init.get("params", shapes["params"])}
-    data, test = checks.narrowed((data, test), given)
-    seen = checks.network(program.model, shapes, checks.like(data.x, program.batch_size))
-    data = data._replace(y=checks.targets("dataset.train.y", data.y, seen.outputs, config.loss))
-    test = test._replace(y=checks.targets("dataset.test.y", test.y, seen.outputs, config.loss))
-    checks.loss(program, seen.outputs, data.y, program.batch_size)
-    return program._replace(rngs=seen.rngs), shapes, data, test
 
 
 class _Span(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import conv, modules, norm
-from ntkgen.modules import forward_train, switches
+from ntkgen.modules import forward_train, refit_statistics, switches
 
 __all__ = [
     "CNN", "MLP", "MUP_BASE_WIDTH", "PARAMETRIZATIONS", "BatchNormRelu", "Scales", "apply_fn", "forward_train", "init",
@@ -265,68 +265,6 @@ def init(model: nn.Module, key: Array, input_shape: tuple[int, ...], dtype: Any 
     return modules.init(model, key, jnp.zeros((1, *input_shape), dtype))
 
 
-def refit_statistics(model: nn.Module, variables: dict[str, Any], x: Array, batch_size: int) -> dict[str, Any]:
-    """Estimate the batch statistics anew for these params, in training mode: interpolated weights invalidate the old.
-
-    A running statistic moves as new = a old + (1 - a) batch, whatever the network calls its momentum. Its derivative
-    by the old value is a, and a step from zero gives (1 - a) batch, so that both are measured on the network itself.
-
-    Args:
-      model: any network; batch norms of any momentum, Flax's (which feed the biased variance) or `BatchNormRelu`.
-      variables: its variables; without collections beside `params` they are returned as they are.
-      x: examples (n, ...), n at least the batch size; what is left of the last batch is not used.
-      batch_size: examples of one batch.
-
-    Returns:
-      The variables with the plain mean of the batches' statistics (PyTorch's `momentum=None`). Collections other than
-      `batch_stats`, and numbers that a step does not change, stay as they are. Dropout draws from fixed keys.
-
-    Raises:
-      ValueError: not even one batch, or a statistic that is no running average (where traced: NaN instead).
-    """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
-    params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
-    if "batch_stats" not in state:
-        return variables
-    leaves, structure = jax.tree.flatten(state["batch_stats"])
-    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
-    names = modules.rng_names(model, variables, batches[0])
-
-    def one(numbered: tuple[Array, Array]) -> Any:
-        index, batch = numbered
-        rngs = modules.step_rngs(names, jax.random.fold_in(jax.random.key(0), index))
-
-        def step(values: list[Array]) -> list[Array]:
-            given = dict(zip(floats, values, strict=True))
-            old = structure.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)])
-            _, new = forward_train(model, {"params": params, **state, "batch_stats": old}, batch, rngs)
-            new_leaves = jax.tree.leaves(new["batch_stats"])
-            return [new_leaves[i] for i in floats]
-
-        old = [leaves[i] for i in floats]
-        return jax.jvp(step, (jax.tree.map(jnp.zeros_like, old),), (jax.tree.map(jnp.ones_like, old),))
-
-    fed, kept = jax.lax.map(one, (jnp.arange(len(batches)), batches))
-    for i, total, keep in zip(floats, fed, kept, strict=True):
-        averaged = jnp.all((keep >= 0) & (keep <= 1) & (keep == keep[:1]))
-        if not isinstance(averaged, jax.core.Tracer) and not averaged:
-            path = jax.tree_util.keystr(jax.tree.leaves_with_path(state["batch_stats"])[i][0], simple=True, separator="/")
-            raise ValueError(f"model: expected running averages as batch statistics, got {path}, which is none")
-        weight = _weight_of_new(keep[0])
-        batch_mean = jnp.mean(total, 0) / jnp.where(weight > 0, weight, 1.0)
-        leaves[i] = jnp.where(averaged, jnp.where(weight > 0, batch_mean, leaves[i]), jnp.nan)
-    return {**variables, "batch_stats": structure.unflatten(leaves)}
-
-
-def _weight_of_new(kept: Array) -> Array:
-    """Return 1 - kept, in which rounding of `kept` is undone: momenta are given with six decimals at most."""
-    weight = 1.0 - kept
-    decimal = jnp.round(weight, 6)
-    return jnp.where(jnp.abs(weight - decimal) <= jnp.finfo(kept.dtype).eps, decimal, weight)
-
-
 def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
     """Name the layers in the order of the forward pass, and the normalisation behind each that has one."""
     if isinstance(model, MLP):
@@ -347,7 +285,8 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       collections: a program that takes it as an argument compiles once for all networks of the model, and `vmap`
       walks a leading seed axis of the variables.
     """
-    return Partial(modules.Apply(modules.hashable(model)), {name: value for name, value in variables.items() if name != "params"})
+    frozen = {name: value for name, value in variables.items() if name != "params"}
+    return Partial(modules.Apply(modules.hashable(model)), frozen)
 
 
 def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> int:

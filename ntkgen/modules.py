@@ -1,7 +1,7 @@
 """How a network of any kind is called: its training switch, its random keys, and the collections it carries.
 
 A network is a Flax Linen module, or any object with `init(key, x)` and `apply(variables, x)`. `models` has the public
-names (`init`, `apply_fn`, `forward_train`).
+names (`init`, `apply_fn`, `forward_train`, `refit_statistics`).
 """
 
 import inspect
@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.errors
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 
@@ -102,7 +103,7 @@ def _is_sown(model: Any, variables: dict[str, Any], name: str, x: Array) -> bool
         return model.apply(variables, x, mutable=[name], **switches(model, False))[1].get(name)
 
     try:
-        if jax.tree.structure(jax.eval_shape(grown)) == jax.tree.structure(variables[name]):
+        if str(jax.tree.structure(jax.eval_shape(grown))) == str(jax.tree.structure(variables[name])):
             return False
         jax.eval_shape(lambda: model.apply(rest, x, **switches(model, False)))
     except Exception:  # whatever is wrong with this network, `checks.network` says so by name
@@ -119,7 +120,7 @@ def forward_train(
       model: the network.
       variables: its collections.
       x: inputs (n, ...).
-      rngs: a key for each name that it draws from, such as "dropout"; see `rng_names`.
+      rngs: a key for each name that it draws from, such as "dropout"; see `trace_training`.
 
     Returns:
       Its outputs, and the updated collections other than `params`.
@@ -130,31 +131,98 @@ def forward_train(
     return outputs, dict(new_state)
 
 
-def rng_names(model: Any, variables: Any, x: Any) -> tuple[str, ...]:
-    """Return the names of the keys that the network draws from in training mode, "dropout" for example.
+def trace_training(model: Any, variables: Any, x: Any) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+    """Trace the network in training mode; nothing is computed.
 
     Args:
       model: the network.
       variables: its collections, arrays or shapes.
-      x: inputs (n, ...), an array or its shape. Nothing is computed.
+      x: inputs (n, ...), an array or its shape.
+
+    Returns:
+      The names of the keys that it draws from ("dropout", for example), and shapes of its outputs and of its updated
+      collections other than `params`.
     """
     names: tuple[str, ...] = ()
     while True:
         keys = {name: jax.random.key(0) for name in names}
         try:
-            jax.eval_shape(lambda v, x, keys: forward_train(model, v, x, keys), variables, x, keys)
+            return names, *jax.eval_shape(lambda v, x, k: forward_train(model, v, x, k), variables, x, keys)
         except flax.errors.InvalidRngError as error:
             missing = re.search(r'PRNG for "(\w+)"', str(error))  # Flax has no other way to say what is missing
             if missing is None or missing[1] in names:
                 raise
             names += (missing[1],)
-        else:
-            return names
 
 
 def step_rngs(names: tuple[str, ...], key: Array) -> dict[str, Array]:
     """Return a key of its own for each name."""
     return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+
+
+def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size: int) -> dict[str, Any]:
+    """Estimate the batch statistics anew for these params, in training mode: interpolated weights invalidate the old.
+
+    A running statistic moves as new = a old + (1 - a) batch, whatever the network calls its momentum. Its derivative
+    by the old value is a, and a step from zero gives (1 - a) batch, so that both are measured on the network itself.
+
+    Args:
+      model: any network; batch norms of any momentum, Flax's (fed by the biased variance) or `models.BatchNormRelu`.
+      variables: its variables; without `batch_stats` they are returned as they are.
+      x: examples (n, ...), n at least the batch size; what is left of the last batch is not used.
+      batch_size: examples of one batch.
+
+    Returns:
+      The variables with the plain mean of the batches' statistics (PyTorch's `momentum=None`). Collections other than
+      `batch_stats`, and numbers that a step does not change, stay as they are. Dropout draws from fixed keys.
+
+    Raises:
+      ValueError: not even one batch, or a statistic that is no running average (where traced: NaN instead).
+    """
+    if not 1 <= batch_size <= len(x):
+        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
+    params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
+    if "batch_stats" not in state:
+        return variables
+    leaves: list[Array]
+    structure: Any
+    leaves, structure = jax.tree.flatten(state["batch_stats"])
+    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
+    names, _, _ = trace_training(model, variables, batches[0])
+
+    def one(numbered: tuple[Array, Array]) -> Any:
+        index, batch = numbered
+        rngs = step_rngs(names, jax.random.fold_in(jax.random.key(0), index))
+
+        def step(values: list[Array]) -> list[Array]:
+            given = dict(zip(floats, values, strict=True))
+            old = structure.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)])
+            _, new = forward_train(model, {"params": params, **state, "batch_stats": old}, batch, rngs)
+            new_leaves = jax.tree.leaves(new["batch_stats"])
+            return [new_leaves[i] for i in floats]
+
+        old = [leaves[i] for i in floats]
+        return jax.jvp(step, (jax.tree.map(jnp.zeros_like, old),), (jax.tree.map(jnp.ones_like, old),))
+
+    fed, kept = jax.lax.map(one, (jnp.arange(len(batches)), batches))
+    for i, total, keep in zip(floats, fed, kept, strict=True):
+        averaged = jnp.all((keep >= 0) & (keep <= 1) & (keep == keep[:1]))
+        if not isinstance(averaged, jax.core.Tracer) and not averaged:
+            where, _ = jax.tree.leaves_with_path(state["batch_stats"])[i]
+            path = jax.tree_util.keystr(where, simple=True, separator="/")
+            raise ValueError(f"model: expected running averages as batch statistics, got {path}, which is none")
+        weight = _weight_of_new(keep[0])
+        batch_mean = jnp.mean(total, 0) / jnp.where(weight > 0, weight, 1.0)
+        leaves[i] = jnp.where(averaged, jnp.where(weight > 0, batch_mean, leaves[i]), jnp.nan)
+    return {**variables, "batch_stats": structure.unflatten(leaves)}
+
+
+def _weight_of_new(kept: Array) -> Array:
+    """Return 1 - kept, in which rounding of `kept` is undone: momenta are given with six decimals at most."""
+    weight = 1.0 - kept
+    decimal = jnp.round(weight, 6)
+    return jnp.where(jnp.abs(weight - decimal) <= jnp.finfo(kept.dtype).eps, decimal, weight)
 
 
 @dataclass(frozen=True)

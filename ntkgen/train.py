@@ -103,7 +103,7 @@ def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bo
 class Program(NamedTuple):
     """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing.
 
-    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.rng_names`.
+    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`.
     """
 
     model: nn.Module
@@ -261,7 +261,7 @@ def train_epoch(
         key = None if program.update is None else jax.random.fold_in(noise_key, i)
         rngs = modules.step_rngs(program.rngs, jax.random.fold_in(model_key, i))
         batch = jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), data)
-        return train_step(program, state, batch, rate, mask, key, rngs)
+        return train_step(program, state, batch, rate, mask, key, rngs=rngs)
 
     full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
     state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))
