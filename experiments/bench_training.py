@@ -94,7 +94,7 @@ class Ours:
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
-        variables = ensemble._init(seedaxis.Plan("sequential"), model, SHAPES[kind], self.keys.init)
+        variables = ensemble._init(seedaxis.Plan("sequential"), model, self.split.x[:1], self.keys.init)
         self.layout = seedaxis.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
         self.keys, variables = (seedaxis.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
         self.split = seedaxis.place(self.layout, self.split, seeds=False)

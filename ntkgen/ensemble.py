@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import models, seedaxis, train
+from ntkgen import checks, modules, seedaxis, train
 from ntkgen.seedaxis import Plan, over_seeds, place, trim
 
 Array = jax.Array
@@ -80,7 +80,7 @@ class Result(NamedTuple):
       initial: variables before the first step, likewise.
       history: train_loss, train_accuracy, test_loss, test_accuracy and learning_rate, each float64 (S, epochs), after
         each epoch in evaluation mode; losses in nats (or half squared errors), accuracies as fractions. NaN where
-        nothing was measured.
+        nothing was measured, and accuracies where targets are no class labels.
       probes: for each probe a pytree of arrays (S, len(epochs), ...).
       diverged: bool (S,), True where the training loss stopped being finite.
       strategy: how the seed axis was walked: {strategy, devices, seeds_per_chunk}.
@@ -96,11 +96,11 @@ class Result(NamedTuple):
     seconds: dict[str, float]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _init(layout: Plan, model: nn.Module, input_shape: tuple[int, ...], keys: Array) -> PyTree:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
     # One key at a time whatever the strategy: half the compilation, and the draws are the same.
-    fn = functools.partial(models.init, model, input_shape=input_shape)
-    return over_seeds(layout._replace(strategy="sequential"), fn, (0,))(keys)
+    fn = functools.partial(modules.init, model)
+    return over_seeds(layout._replace(strategy="sequential"), fn, (0, None))(keys, x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -178,8 +178,11 @@ def fit(
     run beside it, the strategy and the devices change the rounding of its steps, which long training amplifies.
 
     Args:
-      model: Flax module mapping x (n, ...) to outputs (n, k); may take `train` and hold batch statistics.
-      dataset: `ntkgen.data.Dataset`, or anything with .train.x, .train.y, .test.x, .test.y.
+      model: Flax module mapping x (n, ...) to outputs; may hold batch statistics and use dropout, with one of the
+        training switches `modules.SWITCHES` in its call.
+      dataset: `ntkgen.data.Dataset`, or anything with .train.x, .train.y, .test.x, .test.y. For the named losses y is
+        class labels, integers (n,) or (n, 1), (n, T) for outputs (n, T, k), or real targets of the outputs' shape.
+        Integer x are tokens. Data in float64 are trained on in float32 unless a param is float64.
       config: what to do.
       seeds: a number of seeds (0, 1, ...) or the seeds themselves.
       init: variables with a leading seed axis, instead of fresh ones.
@@ -206,9 +209,7 @@ def fit(
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
-    num_train, input_shape = dataset.train.y.shape[0], tuple(dataset.train.x.shape[1:])
-    program = train.Program.of(model, config, num_train, update)
-    shapes = jax.eval_shape(lambda key: models.init(model, key, input_shape), jax.random.key(0))
+    program, shapes, data, test = checks.prepare(model, dataset, config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
     span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
@@ -216,7 +217,7 @@ def fit(
 
     layout = seedaxis.plan(strategy, shapes, len(seeds))
     if chunk is None:
-        chunk = seedaxis.seeds_per_chunk(shapes, program.batch_size, _pixels(input_shape), layout)
+        chunk = seedaxis.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
     elif _whole("chunk", chunk) < 1:
         raise ValueError(f"chunk: expected at least 1, got {chunk}")
 
@@ -230,7 +231,7 @@ def fit(
             scope = checkpoint
         report = None if progress is None else functools.partial(progress, start)
         own_init, own_masks = (_rows(tree, rows) for tree in (init, masks))
-        part = _fit_chunk(layout, program, dataset, config, span, own, own_init, own_masks, pairs, scope, report)
+        part = _fit_chunk(layout, program, (data, test), config, span, own, own_init, own_masks, pairs, scope, report)
         # What does not fit on the device together must not gather there either.
         parts.append(part if chunk >= len(seeds) else jax.device_get(part))
 
@@ -308,7 +309,7 @@ def _probe_pairs(probes: Any, start: int, epochs: int) -> tuple[bool, tuple[tupl
 def _fit_chunk(
     layout: Plan,
     program: train.Program,
-    dataset: Any,
+    splits: tuple[train.Batch, train.Batch],
     config: train.Config,
     span: _Span,
     seeds: list[int],
@@ -322,11 +323,8 @@ def _fit_chunk(
     num_seeds = len(seeds)
     keys = jax.vmap(functools.partial(train.run_keys, vary=config.vary))(jnp.asarray(seeds))
     keys, init, masks = (place(layout, tree, seeds=True) for tree in (keys, init, masks))
-    data, test = (
-        place(layout, train.Batch(jnp.asarray(split.x), jnp.asarray(split.y)), seeds=False)
-        for split in (dataset.train, dataset.test)
-    )
-    variables = _init(layout, program.model, tuple(data.x.shape[1:]), keys.init) if init is None else init
+    data, test = (place(layout, jax.tree.map(jnp.asarray, split), seeds=False) for split in splits)
+    variables = _init(layout, program.model, data.x[:1], keys.init) if init is None else init
     state = _start(layout, program, variables, masks)
     initial = state.variables
     state = jax.tree.map(jnp.copy, state)  # epochs donate the state; `initial` and the caller's `init` stay

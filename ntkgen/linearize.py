@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from ntkgen import modules
+
 Array = jax.Array
 PyTree = Any
 
@@ -46,14 +48,15 @@ class Linearized:
     `anchor` set to their params.
 
     Attributes:
-      model: a Flax module, or anything hashable with its `init(key, x)` and `apply(variables, x)`.
+      model: a Flax module, or anything with its `init(key, x)` and `apply(variables, x)`; a training switch that
+        `modules.SWITCHES` lists is set to evaluation.
     """
 
     model: Any
 
     def init(self, key: Array, x: Array) -> dict[str, Any]:
         """Draw the network's variables, and remember its params as the anchor."""
-        variables = dict(self.model.init(key, x))
+        variables = modules.init(self.model, key, x)
         return {**variables, "anchor": variables["params"]}
 
     def apply(self, variables: dict[str, Any], x: Array, mutable: Any = False) -> Any:
@@ -61,13 +64,9 @@ class Linearized:
         frozen = {name: value for name, value in variables.items() if name not in ("params", "anchor")}
 
         def f(params: PyTree, x: Array) -> Array:
-            return self.model.apply({"params": params, **frozen}, x)
+            return self.model.apply({"params": params, **frozen}, x, **modules.switches(self.model, False))
 
         out = linearize(f, variables["anchor"])(variables["params"], x)
         if mutable is False:
             return out
         return out, {name: variables[name] for name in mutable}
-
-    def __call__(self, x: Array) -> Array:
-        """Refuse: variables are needed; here so that the signature, one without `train`, can be read."""
-        raise TypeError("Linearized: call apply(variables, x)")

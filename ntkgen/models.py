@@ -1,9 +1,7 @@
 """The paper's two networks as Flax Linen modules, initialised and normalised as PyTorch does it."""
 
-import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from ntkgen import conv, norm
+from ntkgen import conv, modules, norm
+from ntkgen.modules import forward_train, refit_statistics, switches
+
+__all__ = [
+    "CNN", "MLP", "MUP_BASE_WIDTH", "PARAMETRIZATIONS", "BatchNormRelu", "Scales", "apply_fn", "forward_train", "init",
+    "layer_scales", "num_params", "pytorch_uniform", "refit_statistics", "switches", "takes_train", "uniform",
+    "unit_chain",
+]  # fmt: skip
 
 Array = jax.Array
 
@@ -160,7 +165,7 @@ class MLP(nn.Module):
       parametrization: "standard", "ntk" or "mup".
 
     Raises:
-      ValueError: the parametrization is unknown.
+      ValueError: the parametrization is unknown, or a number is not whole and at least 1.
     """
 
     width: int
@@ -169,7 +174,9 @@ class MLP(nn.Module):
     parametrization: str = "standard"
 
     def __post_init__(self) -> None:
-        """Check the parametrization."""
+        """Check the attributes."""
+        for name in ("width", "depth", "num_classes"):
+            modules.whole(name, getattr(self, name))
         if self.parametrization not in PARAMETRIZATIONS:
             expected = ", ".join(PARAMETRIZATIONS)
             raise ValueError(f"parametrization: expected one of {expected}, got {self.parametrization!r}")
@@ -198,11 +205,20 @@ class CNN(nn.Module):
       channels: channels of the first block; the second has 2x, the third 4x.
       num_classes: outputs.
       affine_norm: the usual Conv-BN pair rather than the one the parameter counts imply.
+
+    Raises:
+      ValueError: a number is not whole and at least 1.
     """
 
     channels: int
     num_classes: int = 10
     affine_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the attributes."""
+        for name in ("channels", "num_classes"):
+            modules.whole(name, getattr(self, name))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -230,62 +246,23 @@ class CNN(nn.Module):
 
 
 def takes_train(model: nn.Module) -> bool:
-    """Say whether the module's call has a `train` argument, as networks with batch norm need."""
-    return "train" in inspect.signature(model.__call__).parameters
+    """Say whether the module's call has a `train` argument; `switches` knows the other names of it too."""
+    return "train" in modules.parameters(model)
 
 
-def init(model: nn.Module, key: Array, input_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Draw a network's variables for inputs of `input_shape` (without batch axis)."""
-    return dict(model.init(key, jnp.zeros((1, *input_shape), jnp.float32)))
-
-
-def forward_train(model: nn.Module, variables: dict[str, Any], x: Array) -> tuple[Array, dict[str, Any]]:
-    """Apply the model in training mode; return logits and the updated non-parameter collections."""
-    kwargs: dict[str, Any] = {"train": True} if takes_train(model) else {}
-    state = [name for name in variables if name != "params"]
-    logits, new_state = model.apply(variables, x, mutable=state, **kwargs)
-    return logits, dict(new_state)
-
-
-@dataclass(frozen=True)
-class _Apply:
-    """The static half of `apply_fn`: equal for equal modules, so that what was compiled with it serves them all."""
-
-    model: nn.Module
-
-    def __call__(self, frozen: dict[str, Any], params: Any, x: Array) -> Any:
-        kwargs: dict[str, Any] = {"train": False} if takes_train(self.model) else {}
-        return self.model.apply({"params": params, **frozen}, x, **kwargs)
-
-
-def refit_statistics(model: nn.Module, variables: dict[str, Any], x: Array, batch_size: int) -> dict[str, Any]:
-    """Estimate the batch statistics anew for these params, in training mode: interpolated weights invalidate the old.
+def init(model: nn.Module, key: Array, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> dict[str, Any]:
+    """Draw a network's variables, in evaluation mode.
 
     Args:
-      model: a network whose running statistics move by `BatchNormRelu.MOMENTUM` towards each batch's.
-      variables: its variables; without statistics they are returned as they are.
-      x: examples (n, ...), n at least the batch size; what is left of the last batch is not used.
-      batch_size: examples of one batch.
+      model: any Flax module whose call maps x (n, ...) to its outputs.
+      key: a PRNG key.
+      input_shape: shape of one example, without batch axis.
+      dtype: of the inputs, which are zeros here; an integer one for networks of tokens.
 
     Returns:
-      The variables with the plain mean of the batches' statistics (PyTorch's `momentum=None`).
-
-    Raises:
-      ValueError: not even one batch.
+      Its collections, without those that only record what a call sows.
     """
-    if len(x) < batch_size:
-        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
-    params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
-    if not state:
-        return variables
-    zeros = jax.tree.map(jnp.zeros_like, state)
-    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
-
-    def one(batch: Array) -> Any:
-        return forward_train(model, {"params": params, **zeros}, batch)[1]  # momentum x the batch's, from zero
-
-    means = jax.tree.map(lambda leaf: jnp.mean(leaf, 0) / BatchNormRelu.MOMENTUM, jax.lax.map(one, batches))
-    return {"params": params, **means}
+    return modules.init(model, key, jnp.zeros((1, *input_shape), dtype))
 
 
 def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
@@ -308,10 +285,14 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       collections: a program that takes it as an argument compiles once for all networks of the model, and `vmap`
       walks a leading seed axis of the variables.
     """
-    return Partial(_Apply(model), {name: value for name, value in variables.items() if name != "params"})
+    frozen = {name: value for name, value in variables.items() if name != "params"}
+    return Partial(modules.Apply(modules.hashable(model)), frozen)
 
 
-def num_params(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Count a network's learned numbers for inputs of `input_shape` (without batch axis); nothing is computed."""
-    shapes = jax.eval_shape(lambda key: init(model, key, input_shape), jax.random.key(0))
+def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> int:
+    """Count a network's learned numbers for inputs of `input_shape` (without batch axis); nothing is computed.
+
+    `dtype` is that of the inputs, an integer one for networks of tokens.
+    """
+    shapes = jax.eval_shape(lambda key: init(model, key, input_shape, dtype), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import models, objectives, optim
+from ntkgen import models, modules, objectives, optim
 
 Array = jax.Array
 PyTree = Any
@@ -23,6 +23,8 @@ VARY = ("both", "init", "order")
 # Folded into the order key for `update`'s randomness, beside the epochs. An epoch's own key is spent on its
 # permutation, and whatever is folded into a spent key may repeat the bits that were drawn from it.
 NOISE = 2**31 - 1
+MODEL_NOISE = 2**31 - 2  # the same for what the network draws itself: dropout
+MAX_EPOCHS = 10**7  # histories of 400 MB a seed; far below the two constants above
 # Children of a seed's key: initialisation and batch order (`run_keys`), and what is measured afterwards.
 INIT, ORDER, MEASUREMENT = 0, 1, 2
 
@@ -32,14 +34,15 @@ class Config:
     """The choices that define a training run; checked when made.
 
     Attributes:
-      epochs: passes over the training set.
+      epochs: passes over the training set, at most `MAX_EPOCHS`.
       batch_size: examples a step; the last step of an epoch takes what is left. Ignored by "gd".
       learning_rate: initial rate of the schedule.
       optimizer: "sgd", "adam" or "gd" (full batch).
       momentum: of sgd and gd; None means 0.9 for sgd (appendix A) and 0 for gd.
       schedule: "cosine" (stepped once an epoch) or "constant".
       weight_decay: L2 coefficient; the paper uses none.
-      loss: "cross_entropy" or "mse".
+      loss: "cross_entropy" (class labels, or probabilities), "mse" (half the squared distance to real targets, or to
+        the one-hot vectors of class labels), or a function (outputs, targets) -> (n,) of any outputs and targets.
       vary: what differs between seeds: "init", "order" (of the batches) or "both" (section IV-D).
 
     Raises:
@@ -53,18 +56,17 @@ class Config:
     momentum: float | None = None
     schedule: str = "cosine"
     weight_decay: float = 0.0
-    loss: str = "cross_entropy"
+    loss: str | objectives.Loss = "cross_entropy"
     vary: str = "both"
 
     def __post_init__(self) -> None:
         """Check every value and resolve the default momentum."""
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        modules.whole("epochs", self.epochs, MAX_EPOCHS)
+        modules.whole("batch_size", self.batch_size)
         _check_choice("optimizer", self.optimizer, optim.OPTIMIZERS)
         _check_choice("schedule", self.schedule, optim.SCHEDULES)
-        _check_choice("loss", self.loss, tuple(objectives.LOSSES))
+        if not callable(self.loss) or modules.hashable(self.loss) is not self.loss:
+            _check_choice("loss", self.loss, tuple(objectives.LOSSES), " or a hashable function")
         _check_choice("vary", self.vary, VARY)
         if self.momentum is None:
             object.__setattr__(self, "momentum", 0.9 if self.optimizer == "sgd" else 0.0)
@@ -85,27 +87,35 @@ class Config:
         return optim.learning_rate_at(epoch, base=self.learning_rate, epochs=self.epochs, schedule=self.schedule)
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+def _check_choice(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}{more}, got {modules.short(value)}")
 
 
 def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) -> None:
     real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not real or not math.isfinite(value) or not ok(value):
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    try:
+        good = real and math.isfinite(value) and ok(value)
+    except (OverflowError, TypeError):  # an int beyond all floats, a complex number
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {modules.short(value)}")
 
 
 class Program(NamedTuple):
-    """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing."""
+    """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing.
+
+    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`.
+    """
 
     model: nn.Module
     batch_size: int
     optimizer: str
     momentum: float
     weight_decay: float
-    loss: str
+    loss: str | objectives.Loss
     update: Update | None = None
+    rngs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: nn.Module, config: Config, num_train: int, update: Update | None = None) -> "Program":
@@ -114,7 +124,8 @@ class Program(NamedTuple):
         if batch_size > num_train:
             raise ValueError(f"batch_size: expected at most the {num_train} training examples, got {batch_size}")
         assert config.momentum is not None  # resolved by Config
-        return cls(model, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
+        static = modules.hashable(model)
+        return cls(static, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
 
     def direction(self) -> Any:
         """Build the optimizer, without its learning rate."""
@@ -129,10 +140,10 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's examples: x (b, h, w, c), integer labels y (b,)."""
+    """One step's examples: inputs x (b, ...), and targets y (b, ...) or a pytree of such arrays."""
 
     x: Array
-    y: Array
+    y: Any
 
 
 class Keys(NamedTuple):
@@ -184,7 +195,13 @@ def _within(loss: Callable, mask: PyTree | None) -> Callable:
 
 
 def train_step(
-    program: Program, state: TrainState, batch: Batch, rate: Array, mask: PyTree | None, key: Array | None
+    program: Program,
+    state: TrainState,
+    batch: Batch,
+    rate: Array,
+    mask: PyTree | None,
+    key: Array | None,
+    rngs: dict[str, Array] | None = None,
 ) -> TrainState:
     """Take one step of the optimizer on one batch.
 
@@ -196,17 +213,19 @@ def train_step(
       mask: pytree like params or None. Masking the gradient keeps pruned weights *and* their momentum at
         exactly zero in every optimizer, since they start there. An update sees the loss of the kept weights alone.
       key: this step's randomness, for `program.update`; None without one.
+      rngs: a key for each name in `program.rngs`, the same wherever an update evaluates the loss in this step.
 
     Returns:
       The state after the step.
     """
-    per_example = objectives.LOSSES[program.loss]
+    per_example = objectives.per_example(program.loss)
     params = state.variables["params"]
     statistics = {name: value for name, value in state.variables.items() if name != "params"}
 
     def loss(params: PyTree, batch: Batch, weights: Array | None = None) -> tuple[Array, dict[str, Any]]:
-        logits, model_state = models.forward_train(program.model, {"params": params, **statistics}, batch.x)
-        losses = per_example(logits, batch.y)
+        outputs, new = models.forward_train(program.model, {"params": params, **statistics}, batch.x, rngs)
+        losses = per_example(outputs, batch.y)
+        model_state = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, statistics)
         return jnp.mean(losses if weights is None else losses * weights), model_state
 
     if program.update is None:
@@ -234,24 +253,27 @@ def train_epoch(
     Args:
       program: static choices.
       state: state at the start of the epoch.
-      order_key: the run's key for batch orders; the epoch is folded in, then the step.
+      order_key: the run's key for batch orders, and (as other children) for what `update` and dropout draw in each
+        step; the epoch is folded in, then the step, so that a resumed run repeats them.
       epoch: 0-based, scalar integer.
       rate: the epoch's learning rate, scalar.
-      data: the whole training set, x (n, h, w, c), y (n,).
+      data: the whole training set, x (n, ...), y (n, ...).
       mask: pytree like params or None.
 
     Returns:
       The state at the end of the epoch.
     """
-    num_train = data.y.shape[0]
+    num_train = data.x.shape[0]
     order = batch_order(order_key, epoch, num_train)
     steps, rest = divmod(num_train, program.batch_size)
     noise_key = jax.random.fold_in(jax.random.fold_in(order_key, NOISE), epoch)
+    model_key = jax.random.fold_in(jax.random.fold_in(order_key, MODEL_NOISE), epoch)
 
     def step(state: TrainState, i: Array, rows: Array) -> TrainState:
         key = None if program.update is None else jax.random.fold_in(noise_key, i)
-        batch = Batch(jnp.take(data.x, rows, 0), jnp.take(data.y, rows, 0))
-        return train_step(program, state, batch, rate, mask, key)
+        rngs = modules.step_rngs(program.rngs, jax.random.fold_in(model_key, i))
+        batch = jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), data)
+        return train_step(program, state, batch, rate, mask, key, rngs=rngs)
 
     full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
     state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))
@@ -261,15 +283,18 @@ def train_epoch(
 
 
 def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[Array, Array]:
-    """Give mean loss and accuracy (a fraction) over a dataset in evaluation mode; NaN where outputs are not finite."""
-    per_example = objectives.LOSSES[program.loss]
+    """Return mean loss and accuracy (a fraction) over a dataset in evaluation mode.
+
+    Both are NaN where outputs are not finite, and accuracy where targets are no class labels (`objectives.correct`).
+    """
+    per_example = objectives.per_example(program.loss)
     f = models.apply_fn(program.model, variables)
-    num = data.y.shape[0]
+    num = data.x.shape[0]
 
     def sums(start: Array | int, size: int) -> Array:
-        x, y = (jax.lax.dynamic_slice_in_dim(leaf, start, size) for leaf in data)
-        logits = f(variables["params"], x)
-        return jnp.stack([jnp.sum(per_example(logits, y)), jnp.sum(objectives.correct(logits, y))])
+        x, y = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
+        outputs = f(variables["params"], x)
+        return jnp.stack([jnp.sum(per_example(outputs, y)), jnp.sum(objectives.correct(outputs, y))])
 
     steps, rest = divmod(num, EVAL_BATCH)
     total = jnp.zeros(2)
