@@ -164,8 +164,9 @@ def _reading(path: Path, named: Mapping[Path, Shape], stacked: bool) -> _Reading
         bias = named[partner]
         units = _units(shape, bias)
         if word == "weight":  # PyTorch's and Equinox's layers have one output axis, and biases such as (out, 1, 1)
-            if len(bias) > 1 and bias[-1] == 1:
-                units |= _units(shape, bias[:1])
+            while len(bias) > 1 and bias[-1] == 1:
+                bias = bias[:-1]
+                units |= _units(shape, bias)
             units = {reading for reading in units if reading[2] == 1}
         if not stacked:
             units = {reading for reading in units if reading[0] == 0}

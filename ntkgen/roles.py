@@ -85,10 +85,11 @@ def given(params: PyTree, roles: PyTree | None, *, strict: bool = True) -> PyTre
     want: Any = jax.tree.structure(params)
     if jax.tree.structure(roles) != want:
         raise ValueError(f"roles: expected the structure {want}, got {jax.tree.structure(roles)}")
-    found = [
-        _checked("roles", tree_name(path), leaf, jnp.shape(array))
-        for (path, array), leaf in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(roles), strict=True)
-    ]
+    found = []
+    for (path, array), leaf in zip(jax.tree.leaves_with_path(params), jax.tree.leaves(roles), strict=True):
+        found.append(_checked("roles", tree_name(path), leaf, jnp.shape(array)))
+        if strict:
+            check_decided(tree_name(path), found[-1], jnp.shape(array))
     return want.unflatten(found)
 
 
