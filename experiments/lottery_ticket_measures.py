@@ -21,6 +21,7 @@ from ntkgen import (
     pruning,
     sharpness,
     spectrum,
+    symmetry,
     train,
     tree,
 )
@@ -66,7 +67,7 @@ def _child(lab: Lab, trained: Trained) -> ensemble.Result:
 def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness.
 
-    Adaptive sharpness leaves zeros alone, and the leaves that have no effect on the function (config's `unmoved`).
+    Adaptive sharpness leaves zeros alone, and what has no effect on the function: convolution biases before batch norm.
 
     Both as trained and with the outputs at the temperature that brings the sample's cross-entropy to `matched_loss`:
     curvature falls with the loss itself, and the arms end at unequal losses. NaN where no temperature does.
@@ -78,7 +79,7 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     )
     for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
         shared = lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
-        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(lab.config["unmoved"]))
+        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(symmetry.cancelled(lab.model)))
         for name, each in zip(("sample_loss", "sharpness", "sharpness_se", "num_evaluations"), found, strict=True):
             values[f"{prefix}{name}"] = np.where(np.isfinite(temperatures), np.asarray(each, np.float64), np.nan)
     for s, (key, warm) in enumerate(zip(lab.keys(LANCZOS), lab.keys(WARM), strict=True)):

@@ -160,6 +160,9 @@ def _depth(path: Path, named: Mapping[Path, Shape]) -> int | None:
 
 def _reading(path: Path, named: Mapping[Path, Shape], stacked: bool) -> _Reading:
     shape, partner, word = named[path], _partner(path, named), _word(path[-1])
+    attention = _attention(path, named)
+    if attention is not None and (stacked or attention.depth == 0):
+        return attention
     if partner is not None:
         bias = named[partner]
         units = _units(shape, bias)
@@ -180,14 +183,26 @@ def _reading(path: Path, named: Mapping[Path, Shape], stacked: bool) -> _Reading
     return _without_bias(path, named, stacked)
 
 
+def _attention(path: Path, named: Mapping[Path, Shape]) -> _Reading | None:
+    """Read query, key, value (..., in, heads, d) and out (..., heads, d, out) of one module together."""
+    modules = ("query", "key", "value", "out")
+    if len(path) < 2 or path[-2] not in modules:
+        return None
+    shapes = {part: named.get((*path[:-2], part, path[-1]), ()) for part in modules}
+    rank = len(named[path])
+    if rank < 3 or {len(shape) for shape in shapes.values()} != {rank} or shapes["query"][-2:] != shapes["out"][-3:-1]:
+        return None
+    bias = _partner(path, named)
+    own = 1 if path[-2] == "out" else 2
+    if bias is not None and len(named[bias]) != rank - 3 + own:
+        return None
+    return _Reading(rank - 3, {(rank - own, own)})
+
+
 def _without_bias(path: Path, named: Mapping[Path, Shape], stacked: bool) -> _Reading:
     shape = named[path]
     rank = len(shape)
     ends = {(rank - 1, 1)}
-    attention = {part: named.get((*path[:-2], part, path[-1]), ()) for part in ("query", "key", "value", "out")}
-    if rank >= 3 and _in_module(path, "^(query|key|value|out)$") and {len(own) for own in attention.values()} == {rank}:
-        if attention["query"][-2:] == attention["out"][-3:-1] and (stacked or rank == 3):
-            return _Reading(rank - 3, ends if path[-2] == "out" else {(rank - 2, 2)})
     depth = _depth(path, named) if stacked else 0
     if rank == 2:
         return _Reading(0, {(0, 1), *ends})
@@ -197,7 +212,8 @@ def _without_bias(path: Path, named: Mapping[Path, Shape], stacked: bool) -> _Re
     if depth is None:
         return _Reading(None, set())
     inner = rank - depth
-    if inner == 2 or inner >= 4 or convolution:
+    window = inner >= 4 and shape[depth] == shape[depth + 1]
+    if inner == 2 or window or convolution:
         return _Reading(depth, {(depth, 1), *ends})
     return _Reading(depth, set())
 
