@@ -24,7 +24,7 @@ from absl import flags
 from implicit_regularization_figures import draw
 from implicit_regularization_verdict import judge, show
 
-from ntkgen import data, ensemble, models, optim, records, seedaxis, train
+from ntkgen import data, ensemble, models, optim, records, seedaxis, symmetry, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -138,6 +138,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
     network = models.MLP(config["width"]) if config["model"] == "mlp" else models.CNN(config["channels"])
     shape = dataset.train.x.shape[1:]
     config["num_params"] = models.num_params(network, shape)
+    config["unmoved"] = symmetry.cancelled(network)  # no effect on the function: adaptive sharpness leaves them alone
     size = "width" if config["model"] == "mlp" else "channels"
     seedaxis.check_fits(config["num_params"], f"--{size}: {config['model']} {config[size]}")
     for arm in arms.build(config, config["gd_grid"][0]):

@@ -105,6 +105,7 @@ class Ask:
             average_rho=self.config["average_rho"],
             worst_rho=self.config["worst_rho"],
             worst_steps=20 if worst else 0,
+            unmoved=tuple(self.config["unmoved"]),
         )
 
 

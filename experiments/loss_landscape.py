@@ -28,7 +28,7 @@ from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
 from loss_landscape_report import draw, same_protocol, show
 
-from ntkgen import data, ensemble, landscape, models, optim, paper, records, seedaxis, train
+from ntkgen import data, ensemble, landscape, models, optim, paper, records, seedaxis, symmetry, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -132,6 +132,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
         average_draws=20,
         worst_rho=0.5,
         worst_steps=20,
+        unmoved=tuple(symmetry.cancelled(model)),
         matched_loss=config["matched_loss"],
         line_points=config["line_points"],
         plane_points=config["plane_points"],

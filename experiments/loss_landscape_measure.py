@@ -34,6 +34,8 @@ class Settings(NamedTuple):
       average_draws: its draws.
       worst_rho: radius of the worst-case adaptive sharpness (Kwon et al. 2021).
       worst_steps: its gradients.
+      unmoved: leaves without an effect on the function, such as convolution biases that batch norm cancels; adaptive
+        sharpness leaves them alone.
       matched_loss: training cross-entropy (nats) to which the temperature brings every network.
       line_points: of each line between and around solutions; 4k + 1, so that solutions are among them.
       plane_points: along each side of a surface; odd.
@@ -56,6 +58,7 @@ class Settings(NamedTuple):
     average_draws: int
     worst_rho: float
     worst_steps: int
+    unmoved: tuple[str, ...]
     matched_loss: float
     line_points: int
     plane_points: int
@@ -180,10 +183,10 @@ class Instruments:
         def value(params: PyTree) -> Array:
             return self._loss(net, params, batch)
 
-        s = self.settings
+        s, own = self.settings, (value, net.params, net.key)
         return {
-            "worst": landscape.worst_adaptive_sharpness(value, net.params, net.key, s.worst_rho, s.worst_steps),
-            "average": landscape.average_adaptive_sharpness(value, net.params, net.key, s.average_rho, s.average_draws),
+            "worst": landscape.worst_adaptive_sharpness(*own, s.worst_rho, s.worst_steps, unmoved=s.unmoved),
+            "average": landscape.average_adaptive_sharpness(*own, s.average_rho, s.average_draws, unmoved=s.unmoved),
         }
 
     def _perturbed_of(self, net: Network, batch: train.Batch) -> dict[str, landscape.Sensitivity]:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from lottery_ticket_arms import ARMS
 
-from ntkgen import data, models, optim, paper, pruning, seedaxis, train
+from ntkgen import data, models, optim, paper, pruning, seedaxis, symmetry, train
 from ntkgen.sources import SOURCES
 
 FLAGS = flags.FLAGS
@@ -236,6 +236,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
         model: Any = models.MLP(config["width"], config["depth"], dataset.num_classes)
     else:
         model = models.CNN(config["channels"], dataset.num_classes, config["affine_norm"])
+    config["unmoved"] = symmetry.cancelled(model)  # no effect on the function: adaptive sharpness leaves them alone
     size = "width" if config["model"] == "mlp" else "channels"
     params = models.num_params(model, dataset.train.x.shape[1:])
     seedaxis.check_fits(params, f"--{size}: {config['model']} {config[size]}")

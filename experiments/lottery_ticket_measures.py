@@ -21,6 +21,7 @@ from ntkgen import (
     pruning,
     sharpness,
     spectrum,
+    symmetry,
     train,
     tree,
 )
@@ -64,7 +65,9 @@ def _child(lab: Lab, trained: Trained) -> ensemble.Result:
 
 
 def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
-    """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness (which leaves zeros alone).
+    """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness.
+
+    Adaptive sharpness leaves zeros alone, and what has no effect on the function: convolution biases before batch norm.
 
     Both as trained and with the outputs at the temperature that brings the sample's cross-entropy to `matched_loss`:
     curvature falls with the loss itself, and the arms end at unequal losses. NaN where no temperature does.
@@ -75,9 +78,8 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
         _temperatures(lab.model, lab.config["matched_loss"], variables, lab.sample), np.float64
     )
     for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
-        found = _sharpness(
-            lab.model, lab.training.loss, variables, lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
-        )
+        shared = lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
+        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(symmetry.cancelled(lab.model)))
         for name, each in zip(("sample_loss", "sharpness", "sharpness_se", "num_evaluations"), found, strict=True):
             values[f"{prefix}{name}"] = np.where(np.isfinite(temperatures), np.asarray(each, np.float64), np.nan)
     for s, (key, warm) in enumerate(zip(lab.keys(LANCZOS), lab.keys(WARM), strict=True)):
@@ -153,9 +155,15 @@ def _temperatures(model: Any, target: float, variables: PyTree, sample: train.Ba
     return jax.lax.map(one, variables)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 6))
 def _sharpness(
-    model: Any, loss: str, variables: PyTree, sample: train.Batch, keys: jax.Array, temperatures: jax.Array
+    model: Any,
+    loss: str,
+    variables: PyTree,
+    sample: train.Batch,
+    keys: jax.Array,
+    temperatures: jax.Array,
+    unmoved: tuple[str, ...] = (),
 ) -> tuple:
     def one(args: tuple[PyTree, jax.Array, jax.Array]) -> tuple:
         variables, key, temperature = args
@@ -164,7 +172,7 @@ def _sharpness(
         def value(params: PyTree) -> jax.Array:
             return jnp.mean(objectives.LOSSES[loss](f(params, sample.x), sample.y))
 
-        found = landscape.average_adaptive_sharpness(value, variables["params"], key, RHO, DRAWS)
+        found = landscape.average_adaptive_sharpness(value, variables["params"], key, RHO, DRAWS, unmoved=unmoved)
         return value(variables["params"]), *found
 
     return jax.lax.map(one, (variables, keys, temperatures))

@@ -7,7 +7,7 @@ A network with batch norm is another function once its weights moved and its sta
 from a solution, give `refit(params) -> state`, which estimates the statistics anew, and a function of both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ntkgen import roles as leaf_roles
 from ntkgen import tree
 from ntkgen.curvature import highest_precision
 
@@ -64,6 +65,7 @@ def perturbation(
     sigmas: Any = SIGMAS,
     num_samples: int = SAMPLES,
     relative: bool = False,
+    roles: PyTree | None = None,
 ) -> Sensitivity:
     """Measure how a function of the params rises when Gaussian noise is added to them.
 
@@ -74,15 +76,18 @@ def perturbation(
       sigmas: (s,) strengths: the standard deviation of each entry (the paper's), or with `relative` the norm of the
         noise over that of the weights, filter by filter.
       num_samples: draws for each sigma.
-      relative: use `filter_direction`: filters keep their proportions, vectors (biases) are left alone.
+      relative: use `filter_direction`: filters keep their proportions, biases and scales are left alone.
+      roles: of `filter_direction`; without `relative` nobody asks for them.
 
     Returns:
       Values, mean increase and its standard error.
 
     Raises:
-      ValueError: params not finite, no draw, or a sigma that is negative or not finite.
+      ValueError: params not finite, no draw, a sigma that is negative or not finite, or as in `filter_direction`.
     """
     _check(params)
+    if relative:
+        roles = leaf_roles.given(params, roles)
     _check_strengths("sigmas", sigmas)
     sigmas = jnp.asarray(sigmas, float)
     _check_count("num_samples", num_samples)
@@ -90,7 +95,7 @@ def perturbation(
 
     def one(args: tuple[Array, Array]) -> Array:
         sigma, key = args
-        noise = filter_direction(key, params) if relative else tree.random_like(key, params)
+        noise = filter_direction(key, params, roles) if relative else tree.random_like(key, params)
         return value(tree.axpy(sigma, noise, params))
 
     # The baseline is a point like the others, so that one program serves all.
@@ -106,11 +111,17 @@ def perturbation(
 
 
 @highest_precision
-def average_adaptive_sharpness(value: Value, params: PyTree, key: Array, rho: float, num_samples: int) -> Sharpness:
+def average_adaptive_sharpness(
+    value: Value, params: PyTree, key: Array, rho: float, num_samples: int, *, unmoved: Sequence[str] = ()
+) -> Sharpness:
     """Average the increase under noise whose standard deviation is rho |w| for each weight w.
 
     Andriushchenko et al. 2023 (arXiv:2302.07011), equation 1 with c = |w|. Multiplying weights by positive numbers
     that leave the function alone (Dinh et al. 2017) leaves this alone, draw by draw.
+
+    Params without an effect on the function belong into `unmoved`. A convolution bias before batch norm is cancelled
+    by the mean of the batch, so that it may have any size; under frozen statistics noise of that size acts all the
+    same, and would be counted as sharpness. `symmetry.without_effect` finds them.
 
     Args:
       value: params -> ().
@@ -118,20 +129,22 @@ def average_adaptive_sharpness(value: Value, params: PyTree, key: Array, rho: fl
       key: of the noise.
       rho: relative size of the noise.
       num_samples: draws.
+      unmoved: names of leaves without noise, such as "conv0_0/bias".
 
     Returns:
       The mean increase and its standard error.
 
     Raises:
-      ValueError: params not finite, rho negative or not finite, fewer than 2 draws.
+      ValueError: params not finite, rho negative or not finite, fewer than 2 draws, no leaf of a name in unmoved.
     """
     _check(params)
     _check_strengths("rho", rho)
     _check_count("num_samples", num_samples, 2)
+    moves = _moves(params, unmoved)
 
     def one(args: tuple[Array, Array]) -> Array:
         strength, key = args
-        return value(_adapted(params, tree.scale(strength, tree.random_like(key, params))))
+        return value(_adapted(params, _masked(tree.scale(strength, tree.random_like(key, params)), moves)))
 
     strengths = rho * (jnp.arange(num_samples + 1) > 0)  # the first is the baseline
     values = lax.map(one, (strengths, jax.random.split(key, num_samples + 1)))
@@ -142,13 +155,21 @@ def average_adaptive_sharpness(value: Value, params: PyTree, key: Array, rho: fl
 
 @highest_precision
 def worst_adaptive_sharpness(
-    value: Value, params: PyTree, key: Array, rho: float, num_steps: int = 20, norm: str = "l2"
+    value: Value,
+    params: PyTree,
+    key: Array,
+    rho: float,
+    num_steps: int = 20,
+    norm: str = "l2",
+    *,
+    unmoved: Sequence[str] = (),
 ) -> Sharpness:
     """Search the largest increase within a ball of radius rho in units of each weight's magnitude.
 
     max over |u| <= rho of value(w + |w| u) - value(w): ASAM's sharpness (Kwon et al. 2021, arXiv:2102.11600), by
     projected gradient ascent on u from a random point of the sphere, with steps that fall from rho to zero. Found
-    from below: a bad search looks like a flat minimum, so vary num_steps. Invariant like the average.
+    from below: a bad search looks like a flat minimum, so vary num_steps. Invariant like the average, with the same
+    `unmoved`.
 
     Args:
       value: params -> ().
@@ -157,19 +178,21 @@ def worst_adaptive_sharpness(
       rho: radius.
       num_steps: gradients to spend.
       norm: "l2", or "linf": every weight changes by at most the fraction rho.
+      unmoved: names of leaves that stay, see `average_adaptive_sharpness`.
 
     Returns:
       The largest increase that was seen, at least 0.
 
     Raises:
-      ValueError: params not finite, rho negative or not finite, no step, an unknown norm.
+      ValueError: params not finite, rho negative or not finite, no step, an unknown norm, no leaf of a name in unmoved.
     """
     _check(params)
     _check_strengths("rho", rho)
     _check_count("num_steps", num_steps)
     if norm not in NORMS:
         raise ValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
-    slope = jax.value_and_grad(lambda u: value(_adapted(params, u)))
+    moves = _moves(params, unmoved)
+    slope = jax.value_and_grad(lambda u: value(_adapted(params, _masked(u, moves))))
 
     def step(carry: tuple[PyTree, Array], i: Array) -> tuple[tuple[PyTree, Array], None]:
         u, best = carry
@@ -177,7 +200,7 @@ def worst_adaptive_sharpness(
         u = tree.axpy(rho * (1 - i / num_steps), _unit(gradient, norm), u)
         return (_project(u, rho, norm), jnp.maximum(best, now)), None
 
-    start = tree.scale(rho, _unit(tree.random_like(key, params), norm))
+    start = tree.scale(rho, _unit(_masked(tree.random_like(key, params), moves), norm))
     lowest = jnp.asarray(-jnp.inf, jax.eval_shape(value, params).dtype)
     (u, best), _ = lax.scan(step, (start, lowest), jnp.arange(num_steps))
     baseline, last = lax.map(lambda a: value(_adapted(params, tree.scale(a, u))), jnp.arange(2.0))
@@ -187,6 +210,20 @@ def worst_adaptive_sharpness(
 
 def _adapted(params: PyTree, u: PyTree) -> PyTree:
     return jax.tree.map(lambda w, change: w + jnp.abs(w) * change, params, u)
+
+
+def _moves(params: PyTree, unmoved: Sequence[str]) -> PyTree:
+    """Return a tree like params of bools: whether a leaf takes part in the neighbourhood."""
+    names = [leaf_roles.tree_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    strange = [name for name in unmoved if name not in names]
+    if isinstance(unmoved, str) or strange:
+        raise ValueError(f"unmoved: expected names among {', '.join(names)}, got {unmoved!r}")
+    structure: Any = jax.tree.structure(params)
+    return structure.unflatten([name not in unmoved for name in names])
+
+
+def _masked(direction: PyTree, moves: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf, moved: leaf if moved else jnp.zeros_like(leaf), direction, moves)
 
 
 def _unit(direction: PyTree, norm: str) -> PyTree:
@@ -207,21 +244,34 @@ def _project(u: PyTree, rho: float, norm: str) -> PyTree:
 # --- Lines, planes, paths
 
 
-def filter_direction(key: Array, params: PyTree) -> PyTree:
+def filter_direction(key: Array, params: PyTree, roles: PyTree | None = None) -> PyTree:
     """Draw a Gaussian direction whose filters have the norms of the params' filters.
 
-    Li et al. 2018 (arXiv:1712.09913), section 4. A filter is what feeds one output unit: all axes but the last, as
-    Flax lays out dense (in, out) and convolution (height, width, in, out) kernels. Leaves with fewer than two axes
-    (biases, batch norm) get zeros, as in their code.
+    Li et al. 2018 (arXiv:1712.09913), section 4. A filter is what feeds one output unit of one layer: of a dense
+    kernel (in, out) a column, of layers stacked as (layers, in, out) a column of each. Leaves that are neither
+    kernels nor embeddings (biases, normalisation scales, single vectors) get zeros, as in their code.
+
+    Args:
+      key: of the draw.
+      params: one network's params.
+      roles: what the leaves are, a tree like params of `roles.Leaf`; default `roles.of(params)`.
+
+    Returns:
+      A tree like params.
+
+    Raises:
+      ValueError: a leaf is not floating, roles do not fit, or nothing tells a kernel's output units.
     """
 
-    def one(draw: Array, leaf: Array) -> Array:
-        if jnp.ndim(leaf) < 2:
+    def one(draw: Array, leaf: Array, role: leaf_roles.Leaf) -> Array:
+        if role.role not in ("kernel", "embedding"):
             return jnp.zeros_like(leaf)
-        want, have = (jnp.sqrt(jnp.sum(a**2, range(a.ndim - 1), keepdims=True)) for a in (leaf, draw))
+        own = {*(role.filter_axes or ()), *(role.stack_axes or ())}
+        inputs = tuple(axis for axis in range(leaf.ndim) if axis not in own)
+        want, have = (jnp.sqrt(jnp.sum(a**2, inputs, keepdims=True)) for a in (leaf, draw))
         return draw * jnp.broadcast_to(want / have, draw.shape)
 
-    return jax.tree.map(one, tree.random_like(key, params), params)
+    return jax.tree.map(one, tree.random_like(key, params), params, leaf_roles.given(params, roles))
 
 
 @highest_precision

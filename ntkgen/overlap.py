@@ -6,6 +6,7 @@ import numpy as np
 import scipy.stats
 
 from ntkgen import pruning, tree
+from ntkgen.prunable import split_layers
 
 PyTree = Any
 
@@ -28,13 +29,16 @@ class Overlap(NamedTuple):
     kept: tuple[int, int]
 
 
-def overlap(masks: PyTree, other: PyTree, *, prunable: pruning.Prunable = pruning.is_kernel) -> dict[str, Overlap]:
+def overlap(
+    masks: PyTree, other: PyTree, *, prunable: pruning.Prunable = pruning.is_kernel, roles: PyTree | None = None
+) -> dict[str, Overlap]:
     """Compare two tickets layer by layer; runs on the host.
 
     Args:
       masks: one network's masks, no seed axis.
       other: masks of the same structure.
       prunable: which leaves count as layers.
+      roles: what the leaves are, default `roles.of(masks)`; stacked layers count each by itself.
 
     Returns:
       For each layer, by name, the overlap beside its chance level.
@@ -43,8 +47,8 @@ def overlap(masks: PyTree, other: PyTree, *, prunable: pruning.Prunable = prunin
       ValueError: the structures differ, or nothing is prunable.
     """
     tree.check_like("other", other, masks)
-    layers = pruning.layers_of("masks", masks, prunable)
-    others = pruning.layers_of("other", other, prunable)
+    layers = split_layers("masks", masks, prunable, roles)
+    others = split_layers("other", other, prunable, roles)
     found = {}
     for name in layers:
         a, b = (np.asarray(named[name]).astype(bool) for named in (layers, others))

@@ -4,7 +4,8 @@ Functions are for one network and safe under jit and vmap; with a leading seed a
 and every seed keeps exactly k of its own. Masks are pytrees like params of booleans, True where a weight is kept, as
 `ensemble.fit(masks=)` wants them (stacked).
 
-* A *layer* is one prunable leaf. By default these are the kernels, see `is_kernel`; all other leaves are kept whole.
+* By default the kernels are prunable, see `is_kernel`; all other leaves are kept whole.
+* A *layer* is one prunable leaf, or one layer of a leaf that stacks them (`nn.scan`, `vmap`); see `ntkgen.roles`.
 * Of n weights a fraction f keeps k = max(1, round(f n)), Python's `round` (halves to even), see `keep_count`. PyTorch
   rounds the number to prune instead: where f n is an odd half (n = 5, f = 0.5) it keeps one more.
 * Of equal scores the one that comes first in the flattened tree (`jax.tree.leaves`, each leaf in C order) is kept; NaN
@@ -15,7 +16,6 @@ and every seed keeps exactly k of its own. Masks are pytrees like params of bool
 import functools
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,42 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import tree
+from ntkgen.prunable import SCOPES as SCOPES
+from ntkgen.prunable import Prunable as Prunable
+from ntkgen.prunable import groups_of, restacked, split_layers, unstacked
+from ntkgen.prunable import is_kernel as is_kernel
+from ntkgen.prunable import kernels as kernels
+from ntkgen.prunable import layers_of as layers_of
 
 Array = jax.Array
 PyTree = Any
-Prunable = Callable[[str, Any], bool]  # (name such as "dense0/kernel", leaf) -> may it be pruned
-
-SCOPES = ("global", "layer")
-
-
-def is_kernel(name: str, leaf: Any) -> bool:
-    """Say whether a leaf is a kernel: two axes or more, and not called bias or scale."""
-    return np.ndim(leaf) >= 2 and name.rsplit("/", 1)[-1] not in ("bias", "scale")
-
-
-def kernels(except_for: Sequence[str]) -> Prunable:
-    """Make a rule that prunes the kernels of all but some layers.
-
-    Args:
-      except_for: names on the way to a leaf, e.g. ("dense3",) for the head of the four-layer MLP.
-
-    Returns:
-      A value for the `prunable` arguments. What takes it raises a ValueError if the tree has none of a name.
-
-    Raises:
-      ValueError: a single string, of which every letter would be a name.
-    """
-    if isinstance(except_for, str):
-        raise ValueError(f"except_for: expected a sequence of names, got the string {except_for!r}")
-    return _KernelsBut(frozenset(except_for))
-
-
-@dataclass(frozen=True)
-class _KernelsBut:
-    spared: frozenset[str]
-
-    def __call__(self, name: str, leaf: Any) -> bool:
-        return is_kernel(name, leaf) and self.spared.isdisjoint(name.split("/"))
 
 
 def keep_count(size: int, keep_fraction: float) -> int:
@@ -107,6 +80,7 @@ def masks_from_scores(
     scope: str = "global",
     masks: PyTree | None = None,
     prunable: Prunable = is_kernel,
+    roles: PyTree | None = None,
 ) -> PyTree:
     """Keep exactly the k highest scores.
 
@@ -116,6 +90,8 @@ def masks_from_scores(
       scope: "global" ranks all prunable weights together, "layer" keeps the fraction in each layer by itself.
       masks: current masks. What they prune never comes back: a group that holds fewer than k keeps what it has.
       prunable: which leaves take part, (name, leaf) -> bool.
+      roles: what the leaves are, a tree like params of `roles.Leaf`: which are kernels, and with the scope "layer"
+        which axes stack layers; default `roles.of(scores)`.
 
     Returns:
       Masks like scores, bool. Leaves that are not prunable stay as in `masks`, or are kept whole.
@@ -126,13 +102,14 @@ def masks_from_scores(
     check_fraction("keep_fraction", keep_fraction)
     alive = full_masks(scores) if masks is None else masks
     tree.check_like("masks", alive, scores)
-    leaves, structure = jax.tree.flatten(scores)
-    groups = _groups("scores", scores, scope, prunable)
+    groups, stacks = groups_of("scores", scores, scope, prunable, roles)
+    leaves, structure = unstacked(scores, stacks)
     for i in sorted(sum(groups, ())):
         if not jnp.issubdtype(jnp.result_type(leaves[i]), jnp.floating):
             raise ValueError(f"scores: expected floating-point numbers, got {jnp.result_type(leaves[i])}")
     counts = [keep_count(sum(np.size(leaves[i]) for i in group), keep_fraction) for group in groups]
-    return jax.tree.unflatten(structure, _select(groups, leaves, jax.tree.leaves(alive), counts))
+    selected = _select(groups, leaves, unstacked(alive, stacks)[0], counts)
+    return structure.unflatten(restacked(selected, scores, stacks))
 
 
 def magnitude_masks(
@@ -142,6 +119,7 @@ def magnitude_masks(
     scope: str = "global",
     masks: PyTree | None = None,
     prunable: Prunable = is_kernel,
+    roles: PyTree | None = None,
 ) -> PyTree:
     """Keep exactly the k weights of largest magnitude; arguments and errors as in `masks_from_scores`.
 
@@ -150,10 +128,13 @@ def magnitude_masks(
       >>> jax.tree.map(lambda leaf: leaf.tolist(), magnitude_masks(params, 0.5))
       {'bias': [True, True], 'kernel': [[False, True], [True, False]]}
     """
-    return masks_from_scores(magnitude(params), keep_fraction, scope=scope, masks=masks, prunable=prunable)
+    scores = magnitude(params)
+    return masks_from_scores(scores, keep_fraction, scope=scope, masks=masks, prunable=prunable, roles=roles)
 
 
-def shuffle_masks(key: Array, masks: PyTree, *, scope: str = "layer", prunable: Prunable = is_kernel) -> PyTree:
+def shuffle_masks(
+    key: Array, masks: PyTree, *, scope: str = "layer", prunable: Prunable = is_kernel, roles: PyTree | None = None
+) -> PyTree:
     """Draw random masks that keep as many weights as the given ones.
 
     Args:
@@ -161,6 +142,7 @@ def shuffle_masks(key: Array, masks: PyTree, *, scope: str = "layer", prunable: 
       masks: pytree like params.
       scope: "layer" keeps each layer's count (every arrangement within it equally likely), "global" only the total.
       prunable: which leaves take part; the others stay as they are.
+      roles: as in `masks_from_scores`.
 
     Returns:
       Masks like the given ones, bool.
@@ -168,8 +150,9 @@ def shuffle_masks(key: Array, masks: PyTree, *, scope: str = "layer", prunable: 
     Raises:
       ValueError: the scope is unknown, or nothing is prunable.
     """
-    leaves, structure = jax.tree.flatten(masks)
-    return jax.tree.unflatten(structure, _shuffle(_groups("masks", masks, scope, prunable), key, leaves))
+    groups, stacks = groups_of("masks", masks, scope, prunable, roles)
+    leaves, structure = unstacked(masks, stacks)
+    return structure.unflatten(restacked(_shuffle(groups, key, leaves), masks, stacks))
 
 
 def full_masks(params: PyTree) -> PyTree:
@@ -183,21 +166,10 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
     return _apply(params, masks)
 
 
-def sparsity_profile(masks: PyTree, *, prunable: Prunable = is_kernel) -> dict[str, Array]:
-    """Give the fraction of weights kept in each layer, by name, scalars."""
-    return {name: jnp.mean(_as_bool(leaf), dtype=float) for name, leaf in layers_of("masks", masks, prunable).items()}
-
-
-def layers_of(argument: str, params: PyTree, prunable: Prunable = is_kernel) -> dict[str, Any]:
-    """Give the prunable leaves by name, in the order of the flattened tree; a ValueError names the argument."""
-    named = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-    known = {part for name in named for part in name.split("/")}
-    if isinstance(prunable, _KernelsBut) and (strange := sorted(prunable.spared - known)):
-        raise ValueError(f"except_for: expected names on the way to {', '.join(sorted(named))}, got {strange[0]!r}")
-    found = {name: leaf for name, leaf in named.items() if np.size(leaf) and prunable(name, leaf)}
-    if not found:
-        raise ValueError(f"{argument}: expected at least one prunable weight, got none among {sorted(named)}")
-    return found
+def sparsity_profile(masks: PyTree, *, prunable: Prunable = is_kernel, roles: PyTree | None = None) -> dict[str, Array]:
+    """Give the fraction of weights kept in each layer, by name, scalars; stacked layers are "stack/kernel[0]", ..."""
+    layers = split_layers("masks", masks, prunable, roles)
+    return {name: jnp.mean(_as_bool(leaf), dtype=float) for name, leaf in layers.items()}
 
 
 def check_fraction(name: str, value: Any) -> None:
@@ -207,21 +179,8 @@ def check_fraction(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a number in (0, 1], got {value!r}")
 
 
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _as_bool(leaf: Any) -> Array:
     return jnp.asarray(leaf).astype(bool)
-
-
-def _groups(argument: str, params: PyTree, scope: str, prunable: Prunable) -> tuple[tuple[int, ...], ...]:
-    """Give the positions of the leaves that are ranked together, group by group."""
-    if scope not in SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {scope!r}")
-    layers = layers_of(argument, params, prunable)
-    positions = tuple(i for i, (path, _) in enumerate(jax.tree.leaves_with_path(params)) if _name(path) in layers)
-    return (positions,) if scope == "global" else tuple((i,) for i in positions)
 
 
 def _join(leaves: Sequence[Array], group: tuple[int, ...]) -> Array:

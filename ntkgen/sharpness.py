@@ -125,6 +125,8 @@ def flatness(
     worst_rho: float = 0.5,
     num_samples: int = 10,
     worst_steps: int = 20,
+    unmoved: Sequence[str] = (),
+    roles: PyTree | None = None,
 ) -> Flatness:
     """Perturb one seed's weights: the paper's noise, noise relative to filters, average and worst adaptive sharpness.
 
@@ -141,14 +143,19 @@ def flatness(
       worst_rho: of the worst-case one, Euclidean; the default is that of ASAM on CIFAR-10 (arXiv:2102.11600).
       num_samples: draws of the average adaptive sharpness.
       worst_steps: gradients spent on the worst case; 0 for none, which saves all gradients.
+      unmoved: names of leaves that adaptive sharpness leaves alone, because they have no effect on the function; see
+        `landscape.average_adaptive_sharpness`.
+      roles: what the leaves are, for the noise relative to filters; default `roles.of(params)`.
     """
     value = partial(mean_loss, f, x=x, y=y, loss=loss)
     keys = jax.random.split(key, 4)
     return Flatness(
         landscape.perturbation(value, params, keys[0], sigmas),
-        landscape.perturbation(value, params, keys[1], relative_sigmas, relative=True),
-        landscape.average_adaptive_sharpness(value, params, keys[2], average_rho, num_samples),
-        landscape.worst_adaptive_sharpness(value, params, keys[3], worst_rho, worst_steps) if worst_steps else None,
+        landscape.perturbation(value, params, keys[1], relative_sigmas, relative=True, roles=roles),
+        landscape.average_adaptive_sharpness(value, params, keys[2], average_rho, num_samples, unmoved=unmoved),
+        landscape.worst_adaptive_sharpness(value, params, keys[3], worst_rho, worst_steps, unmoved=unmoved)
+        if worst_steps
+        else None,
     )
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from ntkgen import pruning, tree
+from ntkgen.prunable import stack_axes
 
 PyTree = Any
 
@@ -76,6 +77,7 @@ def iterative_pruning(
     score: Score | None = None,
     scope: str = "global",
     prunable: pruning.Prunable = pruning.is_kernel,
+    roles: PyTree | None = None,
     one_shot: bool = False,
     seed_axis: bool = True,
     store: Store | None = None,
@@ -96,6 +98,7 @@ def iterative_pruning(
         default the magnitude of the trained params.
       scope: "global" or "layer", see `pruning.masks_from_scores`.
       prunable: which leaves are pruned.
+      roles: what the leaves are, a tree like one network's params of `roles.Leaf`; default `roles.of`.
       one_shot: prune every level from the whole network's trained weights, rather than from the level before.
       seed_axis: every array of variables leads with a seed axis, and each seed has its own masks.
       store: keeps every finished level; levels found in it are read, not trained, so that a resumed loop yields the
@@ -115,23 +118,26 @@ def iterative_pruning(
         raise ValueError(f"rewind_epoch: expected {train.rewind_epoch}, that of rewinding(), got {rewind_epoch}")
     _check_variables(initial, seed_axis)
     shapes = jax.eval_shape(lambda own: jax.tree.map(lambda a: a[0], own) if seed_axis else own, initial)
-    pruning.layers_of("initial", shapes["params"], prunable)
+    layers: list[Any] = list(pruning.layers_of("initial", shapes["params"], prunable, roles))
     if scope not in pruning.SCOPES:
         raise ValueError(f"scope: expected one of {', '.join(pruning.SCOPES)}, got {scope!r}")
+    if scope == "layer":
+        stacks = stack_axes("initial", shapes["params"], prunable, roles)
+        layers = [(name, stacks[name]) if stacks[name] else name for name in layers]
 
     def prune(variables: PyTree, target: PyTree, masks: PyTree, fraction: float, level: int) -> PyTree:
         scores = pruning.magnitude(variables["params"]) if score is None else score(variables, target, level)
         tree.check_like("score", scores, variables["params"])
 
         def one(scores: PyTree, masks: PyTree) -> PyTree:
-            return pruning.masks_from_scores(scores, fraction, scope=scope, masks=masks, prunable=prunable)
+            return pruning.masks_from_scores(scores, fraction, scope=scope, masks=masks, prunable=prunable, roles=roles)
 
         return (jax.vmap(one) if seed_axis else one)(scores, masks)
 
     def run() -> Iterator[Level]:
         full = pruning.full_masks(initial["params"])
         target, source, masks = initial, initial, full  # source: what the next masks are made from
-        about = b"" if store is None else _digest(initial, pruning.layers_of("initial", shapes["params"], prunable))
+        about = b"" if store is None else _digest(initial, layers)
         for level, fraction in enumerate(fractions):
             rewinds = level == 0 and rewind_epoch > 0
             own = None if store is None else store.scope(f"level_{level}")
@@ -258,9 +264,9 @@ def _check_arguments(marks: Store, level: int, made_by: dict[str, np.ndarray]) -
         raise ValueError(f"store: expected level {level} of these arguments, got one of others")
 
 
-def _digest(variables: PyTree, layers: Mapping[str, Any]) -> bytes:
+def _digest(variables: PyTree, layers: Sequence[Any]) -> bytes:
     """Digest variables, bit for bit, and which of them may be pruned."""
-    total = hashlib.blake2b(repr(list(layers)).encode())
+    total = hashlib.blake2b(repr(layers).encode())
     for path, leaf in jax.tree.leaves_with_path(variables):
         values = np.asarray(leaf)
         total.update(f"{jax.tree_util.keystr(path)} {values.shape} {values.dtype}".encode())
