@@ -68,7 +68,9 @@ def freeze(f: Callable, *args: PyTree) -> Partial:
     if not forward:  # the backward pass may hold constants of its own
         fingerprint = (fingerprint, _fingerprint(_trace_backward(function, shapes)))
     key = function if _hashable(function) else id(function)
-    return Partial(Function(key, fingerprint, function, shapes, out, forward, _narrowest(program)), *f.args, **f.keywords)
+    return Partial(
+        Function(key, fingerprint, function, shapes, out, forward, _narrowest(program)), *f.args, **f.keywords
+    )
 
 
 def check(name: str, f: Partial) -> None:
@@ -81,7 +83,9 @@ def check(name: str, f: Partial) -> None:
     now = freeze(Partial(function.function, *function.shapes[0], **function.shapes[1]), *function.shapes[2])
     traced = any(type(part) is object for part in (function.fingerprint, now.func.fingerprint))  # type: ignore[attr-defined]
     if not traced and now.func != function:
-        raise ValueError(f"{name}: expected the arrays that it held when the product was made, got others; make it anew")
+        raise ValueError(
+            f"{name}: expected the arrays that it held when the product was made, got others; make it anew"
+        )
 
 
 def is_traced(*trees: PyTree) -> bool:

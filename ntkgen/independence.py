@@ -3,7 +3,6 @@
 Per-sample quantities (kernels, products in chunks) are not defined otherwise: batch norm in training mode, dropout.
 """
 
-import functools
 from typing import Any
 
 import jax

@@ -209,6 +209,7 @@ def _padded(array: Array, rows: int) -> Array:
 
 @jax.jit
 def last(basis: Array, steps: Array) -> Array:
+    """Return the row of the basis that is multiplied next."""
     return basis[steps]
 
 
@@ -289,6 +290,7 @@ def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
 
 
 def ordered(state: Krylov, vectors: Array, products: Array) -> tuple[Array, Array, Array]:
+    """Return values (descending), unit vectors and residuals; all NaN where a product was not finite."""
     values, residuals = jax.vmap(rayleigh)(vectors, products)
     lost = ~jnp.isfinite(jnp.sum(state.alpha) + jnp.sum(state.beta))
     values, vectors, residuals = (jnp.where(lost, jnp.nan, leaf) for leaf in (values, vectors, residuals))

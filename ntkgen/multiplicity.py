@@ -83,7 +83,11 @@ def search(problem: krylov.Problem, state: krylov.Krylov, num_iters: int, k: int
     grown = Found(*_ritz(end.whole, k=k, which=which), end.whole.steps, good & end.clear)
     if known:
         return grown
-    return jax.tree.map(lambda a, b: jnp.where(end.grew, a, b), grown, plain._replace(num_matvecs=end.whole.steps, complete=grown.complete))
+    return jax.tree.map(
+        lambda a, b: jnp.where(end.grew, a, b),
+        grown,
+        plain._replace(num_matvecs=end.whole.steps, complete=grown.complete),
+    )
 
 
 def _score(values: Array, which: str) -> Array:

@@ -87,9 +87,9 @@ def empirical_ntk(
     """Compute the empirical neural tangent kernel, exactly.
 
     Every tile is certified: J^T v reassembled from its factors is compared with `vjp` for a random v, and what does not
-    agree goes through its own Jacobian. Agreement is to 2,000 roundings of the gradient's norm in the narrowest dtype that
-    f computes in, 2e-4 in float32, and to a twentieth in half precision. float64 in, float64 out (params or inputs); matrix products run in the highest
-    precision.
+    agree goes through its own Jacobian. Agreement is to 2,000 roundings of the gradient's norm in the narrowest dtype
+    that f computes in, 2e-4 in float32, and to a twentieth in half precision. float64 in, float64 out (params or
+    inputs); matrix products run in the highest precision.
 
     Args:
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs

@@ -21,8 +21,9 @@ from ntkgen.ntk_layers import Call, Group, Network, Structure, Use, Window, watc
 Array = jax.Array
 PyTree = Any
 
-# What the certificate forgives: roundings of the narrowest dtype that f computes in, since two summation orders over a batch differ by tens of them (2e-4 of a
-# gradient in float32), and at most so much of it, or in half precision everything would be forgiven.
+# What the certificate forgives: roundings of the narrowest dtype that f computes in, since two summation orders over a
+# batch differ by tens of them (2e-4 of a gradient in float32), and at most so much of it, or in half precision
+# everything would be forgiven.
 TOLERANCE, FORGIVEN = 2000, 0.05
 
 
@@ -41,7 +42,7 @@ def factors(f: Partial, structure: Structure, params: PyTree, x: Array, v: Array
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
     Args:
-      f: function (params, x) -> outputs (n, k), from `frozen.freeze`; each sample's outputs depend on that sample alone.
+      f: function (params, x) -> outputs (n, k), from `frozen.freeze`; each sample for itself.
       structure: from `discover`.
       params: the parameters.
       x: inputs (n, ...).
@@ -124,7 +125,7 @@ def jacobian_of(f: Network, leaves: tuple[int, ...], params: PyTree, x: Array) -
 
 def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
     """Say for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
-    out, pullback = jax.vjp(lambda p: f(p, x), params)
+    pullback = jax.vjp(lambda p: f(p, x), params)[1]
     straight = jax.tree.leaves(pullback(v)[0])
     rows = []
     for group, piece in zip(structure.groups, pieces, strict=False):
