@@ -214,7 +214,7 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, plotting.Curve]:
         curves = []
         for probes in cells.values():
             pairs = np.array(list(probes.values()))  # (probes, steps, 2)
-            quadrature = spectrum.Density(pairs[..., 0], pairs[..., 1], *[np.empty(0)] * 6)
+            quadrature = spectrum.Density(pairs[..., 0], pairs[..., 1], *[np.empty(0)] * 7)
             curves.append(np.asarray(spectrum.smooth(quadrature, grid, width)))
         found[arm] = tables.curve(grid, np.array(curves).T)
     return found

@@ -9,11 +9,13 @@ With f(params, x) -> outputs (n, k), J its Jacobian and l a loss per example, me
 
 `*_vp` computes one product. `*_matvec` fixes all but the vector. What it returns is compiled, may be called inside
 `jit` and `vmap` (over params and data, too), and is a pytree: programs that take it as an argument compile once for
-all networks with the same f. Examples are taken in chunks: memory grows with the chunk, the result does not depend
-on it. So f must treat examples independently; batch norm does so with frozen statistics. All matrix products run at
-the highest precision; float64 params (under `jax_enable_x64`) give float64 products.
+all networks with the same f. Arrays that f or the loss read from outside are those of the moment when the product is
+made (`frozen`). Examples are taken in chunks: memory grows with the chunk, the result does not depend on it. So f must
+treat examples independently, which is checked where there is more than one chunk; batch norm does so with frozen
+statistics. All matrix products run at the highest precision; float64 params (under `jax_enable_x64`) give float64
+products.
 
-A little over 350 lines, a third of them documentation: all products share one way of chunking and compiling.
+Over 350 lines, a third of them documentation: all products share one way of chunking and compiling.
 """
 
 import functools
@@ -26,7 +28,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen import tree
+from ntkgen import frozen, independence, tree
+from ntkgen.directional import jvp
 
 Array = jax.Array
 PyTree = Any
@@ -112,8 +115,9 @@ def hessian_matvec(
     """Make v -> H v for the Hessian H of the mean of loss(f(params, x), y).
 
     Args:
-      f: (params, x) -> outputs (n, k), each example for itself. One that is a `jax.tree_util.Partial` over arrays
-        (batch statistics, say) passes them as arguments, and a new network costs no compilation.
+      f: (params, x) -> outputs (n, ...), one floating array, each example for itself. One that is a
+        `jax.tree_util.Partial` over arrays (batch statistics, say) passes them as arguments, and a new network costs
+        no compilation. One with `jax.custom_vjp` has reverse mode alone; see `derivative_mode`.
       loss: (outputs, y) -> (n,).
       params: floating arrays.
       x: inputs, leading axis n; an array or a tree.
@@ -126,28 +130,28 @@ def hessian_matvec(
       The product, v and result like params.
 
     Raises:
-      ValueError: no examples, x and y of different length, chunk below 1, params not finite; at the first product:
-        outputs or losses without one entry an example, v not like params.
+      ValueError: no examples, x and y of different length, chunk below 1, params not finite, outputs that are no array,
+        outputs or losses without one entry an example, outputs that depend on other examples where chunk is below n;
+        at a product: v not like params, or arrays of f replaced before the first product was compiled.
     """
-    params, chunk = _checked(params, (x, y), chunk)
+    arguments = _prepared(_hessian, f, loss, params, (x, y), chunk)
     if not linearize:
-        return Partial(_call, _as_partial(f), _Static(_hessian, loss, chunk), params, (x, y))
-    return Partial(_call_linear, _linearized(_as_partial(f), _Static(_hessian, loss, chunk), params, (x, y)), params)
+        return Partial(_call, *arguments)
+    return Partial(_call_linear, _linearized(*arguments), arguments[3])
 
 
 def ggn_matvec(f: Network, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None) -> Matvec:
     """Make v -> G v for the Gauss-Newton matrix; arguments, result and errors as in `hessian_matvec`."""
-    params, chunk = _checked(params, (x, y), chunk)
-    return Partial(_call, _as_partial(f), _Static(_ggn, loss, chunk), params, (x, y))
+    return Partial(_call, *_prepared(_ggn, f, loss, params, (x, y), chunk))
 
 
 def fisher_matvec(f: Network, params: PyTree, x: Any, chunk: int | None = None) -> Matvec:
     """Make v -> F v for the Fisher matrix of a softmax classifier, exact expectation over the classes.
 
-    Labels are the model's own: no y. Arguments, result and errors as in `hessian_matvec`.
+    Labels are the model's own: no y. The classes are the last axis of the outputs. Arguments, result and errors as in
+    `hessian_matvec`.
     """
-    params, chunk = _checked(params, (x,), chunk)
-    return Partial(_call, _as_partial(f), _Static(_fisher, None, chunk), params, (x,))
+    return Partial(_call, *_prepared(_fisher, f, None, params, (x,), chunk))
 
 
 def gradient_covariance_matvec(
@@ -172,17 +176,38 @@ def gradient_covariance_matvec(
     Raises:
       ValueError: as in `hessian_matvec`.
     """
-    params, chunk = _checked(params, (x, y), chunk)
     product = _covariance if centred else _second_moment
-    return Partial(_call, _as_partial(f), _Static(product, loss, chunk), params, (x, y))
+    return Partial(_call, *_prepared(product, f, loss, params, (x, y), chunk))
 
 
-# --- One product: f, loss, params, batch, v
+def derivative_mode(f: Network, loss: Loss, params: PyTree, x: Any, y: Any) -> str:
+    """Return how all products of f and this loss are differentiated; nothing is computed.
+
+    Arguments and errors are those of `hessian_matvec`.
+
+    Returns:
+      "forward over reverse", or "reverse over reverse" where f or the loss use `jax.custom_vjp` and so have no
+      forward mode. Values agree; the second takes more time.
+    """
+    return FORWARD if _prepared(_hessian, f, loss, params, (x, y), None)[2].forward else REVERSE
 
 
-def _hessian(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, chunk: int) -> PyTree:
-    gradient = _mean_gradient(f, loss, batch, chunk)
-    return jax.jvp(gradient, (params,), (v,))[1]
+# --- One product: f, loss, params, batch, v, static choices
+
+
+def _hessian(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+    if how.forward:
+        return jax.jvp(_mean_gradient(f, loss, batch, how.chunk), (params,), (v,))[1]
+
+    def of_chunk(part: Any) -> PyTree:  # H v is the gradient of <gradient, v>
+        gradient = _sum_gradient(f, loss, part)
+        return jax.grad(lambda p: tree.dot(gradient(p), v))(params)
+
+    return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, how.chunk))
+
+
+def _sum_gradient(f: Network, loss: Loss, part: Any) -> Callable[[PyTree], PyTree]:
+    return jax.grad(lambda params: jnp.sum(_losses(f, loss, params, part)))
 
 
 def _mean_gradient(f: Network, loss: Loss, batch: Any, chunk: int) -> Callable[[PyTree], PyTree]:
@@ -194,60 +219,60 @@ def _mean_gradient(f: Network, loss: Loss, batch: Any, chunk: int) -> Callable[[
 
     def gradient(params: PyTree) -> PyTree:
         def of_chunk(part: Any) -> PyTree:
-            return jax.grad(lambda p: jnp.sum(_losses(f, loss, p, part)))(params)
+            return _sum_gradient(f, loss, part)(params)
 
         return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, chunk))
 
     return gradient
 
 
-def _ggn(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, chunk: int) -> PyTree:
+def _ggn(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     def curve(outputs: Array, tangent: Array, y: Any) -> Array:
-        return jax.jvp(jax.grad(lambda o: jnp.sum(_per_example(loss(o, y), o))), (outputs,), (tangent,))[1]
+        return jvp(jax.grad(lambda o: jnp.sum(_per_example(loss(o, y), o))), outputs, tangent, how.forward)[1]
 
-    return _sandwich(f, curve, params, batch, v, chunk)
+    return _sandwich(f, curve, params, batch, v, how)
 
 
-def _fisher(f: Network, loss: None, params: PyTree, batch: Any, v: PyTree, chunk: int) -> PyTree:
+def _fisher(f: Network, loss: None, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     def curve(outputs: Array, tangent: Array) -> Array:
         # Expectation over classes c ~ p of (e_c - p)(e_c - p)^T t, written out.
         p = jax.nn.softmax(outputs)
         return p * (tangent - jnp.sum(p * tangent, -1, keepdims=True))
 
-    return _sandwich(f, curve, params, batch, v, chunk)
+    return _sandwich(f, curve, params, batch, v, how)
 
 
-def _sandwich(f: Network, curve: Callable, params: PyTree, batch: Any, v: PyTree, chunk: int) -> PyTree:
+def _sandwich(f: Network, curve: Callable, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     """Compute the mean of J^T curve(outputs, J v, *targets)."""
 
     def of_chunk(part: Any) -> PyTree:
         x, *targets = part
         network = functools.partial(_outputs, f, x=x)
         outputs, pull_back = jax.vjp(network, params)
-        tangent = jax.jvp(network, (params,), (v,))[1]  # one program: XLA computes the shared forward pass once
+        tangent = jvp(network, params, v, how.forward)[1]  # one program: XLA computes the shared forward pass once
         return pull_back(curve(outputs, tangent, *targets))[0]
 
-    return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, chunk))
+    return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, how.chunk))
 
 
-def _covariance(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, chunk: int) -> PyTree:
-    return _second_moment(f, loss, params, batch, v, chunk, centred=True)
+def _covariance(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+    return _second_moment(f, loss, params, batch, v, how, centred=True)
 
 
 def _second_moment(
-    f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, chunk: int, centred: bool = False
+    f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static", centred: bool = False
 ) -> PyTree:
     # With c_i = g_i . v, C v is the mean of g_i (c_i - mean c): centring the numbers c centres the gradients.
     def slopes(part: Any) -> Array:
-        return jax.jvp(lambda p: _losses(f, loss, p, part), (params,), (v,))[1]
+        return jvp(lambda p: _losses(f, loss, p, part), params, v, how.forward)[1]
 
     def of_chunk(part_and_weights: tuple[Any, Array]) -> PyTree:
         part, weights = part_and_weights
         return jax.grad(lambda p: jnp.vdot(weights, _losses(f, loss, p, part)))(params)
 
-    c = _map_chunks(slopes, batch, chunk)
+    c = _map_chunks(slopes, batch, how.chunk)
     weights = c - jnp.mean(c) if centred else c
-    return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, (batch, weights), chunk))
+    return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, (batch, weights), how.chunk))
 
 
 def _losses(f: Network, loss: Loss, params: PyTree, batch: Any) -> Array:
@@ -258,14 +283,25 @@ def _losses(f: Network, loss: Loss, params: PyTree, batch: Any) -> Array:
 
 def _outputs(f: Network, params: PyTree, x: Any) -> Array:
     outputs = f(params, x)
-    if jnp.ndim(outputs) < 1 or len(outputs) != _length(x):
-        raise ValueError(f"f: expected outputs for {_length(x)} examples, got shape {jnp.shape(outputs)}")
+    _check_outputs(outputs, _length(x))
     return outputs
 
 
-def _per_example(losses: Array, outputs: Array) -> Array:
-    if jnp.shape(losses) != (len(outputs),):
-        raise ValueError(f"loss: expected shape ({len(outputs)},), one for each example, got {jnp.shape(losses)}")
+def _check_outputs(outputs: Any, num: int) -> None:
+    shape, dtype = getattr(outputs, "shape", None), getattr(outputs, "dtype", None)
+    if shape is None or dtype is None:
+        raise ValueError(f"f: expected one array of outputs ({num}, ...), got {type(outputs).__name__}")
+    if len(shape) < 1 or shape[0] != num:
+        raise ValueError(f"f: expected outputs for {num} examples, got shape {shape}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"f: expected floating outputs, got {dtype}")
+
+
+def _per_example(losses: Any, outputs: Array) -> Array:
+    shape, num = getattr(losses, "shape", None), outputs.shape[0]
+    if shape != (num,):
+        got = type(losses).__name__ if shape is None else shape
+        raise ValueError(f"loss: expected shape ({num},), one for each example, got {got}")
     return losses
 
 
@@ -304,34 +340,48 @@ def _map_chunks(part: Callable[[Any], Array], batch: Any, chunk: int) -> Array:
 # --- Static choices, arrays, checks
 
 
+FORWARD, REVERSE = "forward over reverse", "reverse over reverse"
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class _Static:
-    """What a compiled product depends on besides arrays; functions compare by identity."""
+    """What a compiled product depends on besides arrays, f and the loss."""
 
     product: Callable
-    loss: Any
     chunk: int
-
-
-def _as_partial(f: Network) -> Partial:
-    return f if isinstance(f, Partial) else Partial(f)
+    forward: bool
 
 
 @highest_precision
-def _call(f: Partial, static: _Static, params: PyTree, batch: Any, v: PyTree) -> PyTree:
-    return _compiled(f, static, params, batch, _tangent(v, params))
+def _call(f: Partial, loss: Partial | None, static: _Static, params: PyTree, batch: Any, v: PyTree) -> PyTree:
+    return _compiled(f, loss, static, params, batch, _tangent(v, params))
 
 
 @jax.jit
-def _compiled(f: Partial, static: _Static, params: PyTree, batch: Any, v: PyTree) -> PyTree:
-    return static.product(f, static.loss, params, batch, v, static.chunk)
+def _compiled(f: Partial, loss: Partial | None, static: _Static, params: PyTree, batch: Any, v: PyTree) -> PyTree:
+    _check_frozen(f, loss)
+    return static.product(f, loss, params, batch, v, static)
 
 
 @highest_precision
 @jax.jit
-def _linearized(f: Partial, static: _Static, params: PyTree, batch: Any) -> Any:
-    return jax.linearize(_mean_gradient(f, static.loss, batch, static.chunk), params)[1]  # a Partial over residuals
+def _linearized(f: Partial, loss: Partial, static: _Static, params: PyTree, batch: Any) -> Partial:
+    _check_frozen(f, loss)
+    gradient = _mean_gradient(f, loss, batch, static.chunk)
+    if static.forward:
+        return jax.linearize(gradient, params)[1]  # a Partial over residuals
+    return Partial(_only, jax.vjp(gradient, params)[1])  # H is symmetric
+
+
+def _only(pullback: Callable, v: PyTree) -> PyTree:
+    return pullback(v)[0]
+
+
+def _check_frozen(f: Partial, loss: Partial | None) -> None:
+    frozen.check("f", f)
+    if loss is not None:
+        frozen.check("loss", loss)
 
 
 def _call_linear(linear: Partial, params: PyTree, v: PyTree) -> PyTree:
@@ -349,8 +399,14 @@ def _checked_params(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, params)
 
 
-def _checked(params: PyTree, batch: tuple, chunk: int | None) -> tuple[PyTree, int]:
-    lengths = {len(leaf) for leaf in jax.tree.leaves(batch)}
+def _prepared(product: Callable, f: Network, loss: Any, params: PyTree, batch: tuple, chunk: int | None) -> tuple:
+    """Check everything, and return what a compiled product takes before v: f, loss, static choices, params, batch."""
+    if not callable(f):
+        raise ValueError(f"f: expected a function (params, x) -> outputs (n, ...), got {type(f).__name__}")
+    leaves = jax.tree.leaves(batch)
+    if not leaves or not all(jnp.ndim(leaf) for leaf in leaves):
+        raise ValueError("x, y: expected arrays that lead with the examples (n, ...), got a single number or nothing")
+    lengths = {len(leaf) for leaf in leaves}
     if len(lengths) != 1:
         raise ValueError(f"x, y: expected as many inputs as targets, got lengths {sorted(lengths)}")
     (num,) = lengths
@@ -358,7 +414,18 @@ def _checked(params: PyTree, batch: tuple, chunk: int | None) -> tuple[PyTree, i
         raise ValueError("x: expected at least one example, got none")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk: expected a whole number of at least 1, got {chunk!r}")
-    return _checked_params(params), min(chunk or num, num)
+    params, x, chunk = _checked_params(params), batch[0], min(chunk or num, num)
+    f = frozen.freeze(f, params, x)
+    function: frozen.Function = f.func  # type: ignore[assignment]
+    _check_outputs(function.out, num)
+    forward = function.forward
+    if loss is not None:
+        loss = frozen.freeze(loss, function.out, batch[1])
+        _per_example(loss.func.out, function.out)
+        forward = forward and loss.func.forward
+    if chunk < num and not frozen.is_traced(f, params, x):
+        independence.check(f, params, x)
+    return f, loss, _Static(product, chunk, forward), params, batch
 
 
 def _tangent(v: PyTree, params: PyTree) -> PyTree:

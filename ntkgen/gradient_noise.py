@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntkgen import curvature, tree
+from ntkgen import curvature, frozen, independence, tree
+from ntkgen.directional import jvp
 
 Array = jax.Array
 PyTree = Any
@@ -38,7 +39,7 @@ class NoiseScale(NamedTuple):
 
 @curvature.highest_precision
 def noise_scale(
-    f: Callable, params: PyTree, x: Array, y: Array, *, loss: curvature.Loss, chunk: int = 20
+    f: Callable, params: PyTree, x: PyTree, y: PyTree, *, loss: curvature.Loss, chunk: int = 20
 ) -> NoiseScale:
     """Estimate the simple gradient noise scale from a sample of examples (McCandlish et al. 2018, arXiv:1812.06162).
 
@@ -49,7 +50,7 @@ def noise_scale(
     Args:
       f: the network.
       params: its params.
-      x: inputs (n, ...), n at least 3.
+      x: inputs (n, ...), n at least 3; an array or a tree.
       y: targets (n,).
       loss: per example.
       chunk: examples whose gradients are held at once.
@@ -58,19 +59,26 @@ def noise_scale(
       The scale and its parts.
 
     Raises:
-      ValueError: fewer than 3 examples.
+      ValueError: fewer than 3 examples, f's outputs depend on other examples, or as `curvature.hessian_matvec`.
     """
-    n = len(y)
+    n = len(jax.tree.leaves(y)[0])
     if n < 3:
         raise ValueError(f"x: expected at least 3 examples for a standard error, got {n}")
+    forward = curvature.derivative_mode(f, loss, params, x, y) == curvature.FORWARD
+    if not frozen.is_traced(f, params, x):
+        independence.check(frozen.freeze(f, params, x), params, x)
+
+    def losses(params: PyTree, x: PyTree, y: PyTree) -> Array:
+        return loss(f(params, x), y)
 
     def of_example(args: tuple[Array, Array]) -> Array:
-        own = jax.grad(lambda p: loss(f(p, args[0][None]), args[1][None])[0])(params)
+        alone, target = jax.tree.map(lambda leaf: leaf[None], args)
+        own = jax.grad(lambda p: losses(p, alone, target)[0])(params)
         return tree.dot(own, own)
 
     squares = lax.map(of_example, (x, y), batch_size=min(chunk, n))  # |g_i|^2 (n,)
-    mean = jax.grad(lambda p: jnp.mean(loss(f(p, x), y)))(params)
-    slopes = jax.jvp(lambda p: loss(f(p, x), y), (params,), (mean,))[1]  # g_i . g (n,)
+    mean = jax.grad(lambda p: jnp.mean(losses(p, x, y)))(params)
+    slopes = jvp(lambda p: losses(p, x, y), params, mean, forward)[1]  # g_i . g (n,)
 
     def parts(sum_of_squares: Array, squared_mean: Array, m: int) -> tuple[Array, Array]:
         trace = (sum_of_squares - m * squared_mean) / (m - 1)

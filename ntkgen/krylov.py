@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen import tree
+from ntkgen import frozen, tree
 
 Array = jax.Array
 PyTree = Any
@@ -31,8 +31,9 @@ class Problem(NamedTuple):
     """An operator on flat vectors (d,), a start of unit norm, and the way back to trees."""
 
     product: Callable[[Array], Array]
-    start: Array  # unit vector (d,)
-    unravel: Callable[[Array], PyTree]
+    start: Array  # unit vector (d,), at least float32
+    unravel: Callable[[Array], PyTree]  # keeps at least float32
+    rounds: bool  # the operator is given vectors in half precision, so what it multiplies is not the vector itself
 
     @classmethod
     def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "Problem":
@@ -43,26 +44,41 @@ class Problem(NamedTuple):
             raise ValueError(f"tol: expected None or a number of at least 0, got {tol!r}")
         tree.check_floating("v0", v0)
         tree.check_finite("v0", v0)
-        start, unravel = tree.ravel(jax.tree.map(jnp.asarray, v0))
+        v0 = jax.tree.map(jnp.asarray, v0)
+        start, unravel = tree.ravel(jax.tree.map(_at_least_single, v0))
         if not isinstance(start, jax.core.Tracer) and not np.any(start):
             raise ValueError("v0: expected a start vector that is not zero, got zeros")
-        return cls(flattened(matvec, unravel), start / jnp.linalg.norm(start), unravel)
+        rounds = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(v0))
+        return cls(flattened(matvec, v0), start / jnp.linalg.norm(start), unravel, rounds)
 
 
-def flattened(matvec: Matvec, unravel: Callable[[Array], PyTree]) -> Callable[[Array], Array]:
-    """Let an operator on trees act on flat vectors (d,)."""
-    matvec = compiled(matvec)
-    return lambda vector: tree.ravel(matvec(unravel(vector)))[0]
+def flattened(matvec: Matvec, like: PyTree) -> Callable[[Array], Array]:
+    """Let an operator on trees act on flat vectors (d,) of at least float32; it is given the dtypes of `like`."""
+    _, unravel = tree.ravel(jax.tree.map(_at_least_single, like))
+    matvec = compiled(matvec, like)
+
+    def product(vector: Array) -> Array:
+        given = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), unravel(vector), like)
+        return tree.ravel(jax.tree.map(_at_least_single, matvec(given)))[0].astype(vector.dtype)
+
+    return product
 
 
-def compiled(matvec: Matvec) -> Matvec:
-    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls."""
+def _at_least_single(leaf: Array) -> Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def compiled(matvec: Matvec, like: PyTree) -> Matvec:
+    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls.
+
+    Arrays that a plain function reads from outside are those of this call (`frozen`).
+    """
     if isinstance(matvec, Partial):
         return functools.partial(_apply, matvec)
     inner: Any = matvec
     while isinstance(inner, functools.partial):
         inner = inner.func
-    return matvec if hasattr(inner, "lower") else jax.jit(matvec)
+    return matvec if hasattr(inner, "lower") else functools.partial(_apply, frozen.freeze(matvec, like))
 
 
 @jax.jit
@@ -90,12 +106,39 @@ def loop(
 
 
 def stack(function: Callable, xs: Array) -> Any:
-    """Stack function(x) over the leading axis: in a host loop where numbers are known, else `lax.map`."""
+    """Stack function(x) over the leading axis: in a host loop where numbers are known, else `lax.scan`.
+
+    After the first result that is not finite the function is not called any more; the results that remain are NaN,
+    whole numbers 0.
+
+    Args:
+      function: one x -> a tree of arrays.
+      xs: (m, ...).
+
+    Returns:
+      The stacked results.
+    """
     first = function(xs[0])
     if isinstance(jax.tree.leaves(first)[0], jax.core.Tracer):
-        return lax.map(function, xs)
-    results = [first, *(function(x) for x in xs[1:])]
+        lost = jax.tree.map(_lost, first)
+
+        def step(alive: Array, x: Array) -> tuple[Array, Any]:
+            result = lax.cond(alive, function, lambda _: lost, x)
+            return alive & _finite(result), result
+
+        return lax.scan(step, jnp.ones((), bool), xs)[1]
+    results = [first]
+    for x in xs[1:]:
+        results.append(function(x) if _finite(results[-1]) else jax.tree.map(_lost, first))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _finite(result: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(result)]))
+
+
+def _lost(leaf: Array) -> Array:
+    return jnp.full(leaf.shape, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0, leaf.dtype)
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -151,7 +194,7 @@ def iterate(
 
     return loop(
         problem.product,
-        lambda s: _last(s.basis, s.steps),
+        lambda s: last(s.basis, s.steps),
         lambda s, product: step(s, product, goal),
         lambda s: (s.steps < size) & ~s.done,
         state,
@@ -166,7 +209,8 @@ def _padded(array: Array, rows: int) -> Array:
 
 
 @jax.jit
-def _last(basis: Array, steps: Array) -> Array:
+def last(basis: Array, steps: Array) -> Array:
+    """Return the row of the basis that is multiplied next."""
     return basis[steps]
 
 
@@ -176,23 +220,24 @@ def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, 
     basis, products, alpha, beta, j, _ = state
     products = products.at[j].set(product) if len(products) else products
     alpha = alpha.at[j].set(dot(basis[j], product))
-    w = _orthogonal_part(basis, product, j)
+    w = orthogonal_part(basis, product, j)
     length = jnp.linalg.norm(w)
     # What is left of an invariant subspace is the rounding of products as large as the operator.
     exhausted = length <= 10 * jnp.finfo(w.dtype).eps * jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(beta))
     length = jnp.where(exhausted, 0.0, length)
     beta = beta.at[j].set(length)
-    following = lax.cond(exhausted, lambda: _fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
+    following = lax.cond(exhausted, lambda: fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
     basis = basis.at[j + 1].set(following, mode="drop")
-    state = Krylov(basis, products, alpha, beta, j + 1, jnp.zeros((), bool))
+    broken = ~jnp.isfinite(length)  # the product is not finite, and nothing after it would be
+    state = Krylov(basis, products, alpha, beta, j + 1, broken)
     if not judged:
         return state
     value, vector, found = _ritz(state, k, which)
     estimate = jnp.where(found, length * jnp.abs(vector[j]), jnp.inf)
-    return state._replace(done=jnp.all(estimate <= goal * jnp.abs(value)))
+    return state._replace(done=broken | jnp.all(estimate <= goal * jnp.abs(value)))
 
 
-def _orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
+def orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
     """Subtract twice what lies in rows 0 ... j, block by block so that rows still empty cost nothing."""
 
     def subtract(i: Array, w: Array) -> Array:
@@ -204,11 +249,11 @@ def _orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
     return w
 
 
-def _fresh(basis: Array, j: Array) -> Array:
+def fresh(basis: Array, j: Array) -> Array:
     """Draw a unit vector orthogonal to the basis; zeros where there is none left."""
     restarts = jax.random.fold_in(jax.random.key(0), RESTARTS)
     w = jax.random.normal(jax.random.fold_in(restarts, j), basis.shape[1:], basis.dtype)
-    w = _orthogonal_part(basis, w / jnp.linalg.norm(w), j)
+    w = orthogonal_part(basis, w / jnp.linalg.norm(w), j)
     length = jnp.linalg.norm(w)
     return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)
 
@@ -243,6 +288,13 @@ def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
     vectors, products = (dot(weights, rows[: weights.shape[1]]) for rows in (state.basis, state.products))
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors / length
-    values, residuals = jax.vmap(rayleigh)(vectors, products / length)
+    return ordered(state, vectors, products / length)
+
+
+def ordered(state: Krylov, vectors: Array, products: Array) -> tuple[Array, Array, Array]:
+    """Return values (descending), unit vectors and residuals; all NaN where a product was not finite."""
+    values, residuals = jax.vmap(rayleigh)(vectors, products)
+    lost = ~jnp.isfinite(jnp.sum(state.alpha) + jnp.sum(state.beta))
+    values, vectors, residuals = (jnp.where(lost, jnp.nan, leaf) for leaf in (values, vectors, residuals))
     order = jnp.argsort(-values)
     return values[order], vectors[order], residuals[order]

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from ntkgen import modules
+from ntkgen.directional import jvp
 
 Array = jax.Array
 PyTree = Any
@@ -16,10 +17,11 @@ PyTree = Any
 def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[[PyTree, Array], Array]:
     """Expand a network to first order in its parameters (Lee et al. 2019, section 2.2).
 
-    f_lin(params, x) = f(params0, x) + (d f / d params)(params0, x) (params - params0), by one `jvp`.
+    f_lin(params, x) = f(params0, x) + (d f / d params)(params0, x) (params - params0), by one `jvp`, or by reverse mode
+    alone where f has no forward mode (`jax.custom_vjp`).
 
     Args:
-      f: function (params, x) -> outputs of any shape.
+      f: function (params, x) -> outputs of any shape, or a tree of them; x may be a tree, too.
       params0: where to expand.
 
     Returns:
@@ -28,8 +30,12 @@ def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[
 
     def f_lin(params: PyTree, x: Array) -> Array:
         tangent = jax.tree.map(lambda p, p0: p - p0, params, params0)
-        value, change = jax.jvp(functools.partial(_at, f, x), (params0,), (tangent,))
-        return value + change
+        at = functools.partial(_at, f, x)
+        try:
+            value, change = jvp(at, params0, tangent)
+        except TypeError:  # JAX's error for `jax.custom_vjp`; any other comes up again
+            value, change = jvp(at, params0, tangent, forward=False)
+        return jax.tree.map(lambda a, b: a + b, value, change)
 
     return f_lin
 

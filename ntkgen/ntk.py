@@ -9,8 +9,10 @@ For a Dense layer with inputs A and output derivatives D the sum over its kernel
 section 3.3, for what is gained). Convolutions are contracted over positions first, a layer and a tile at a time. The
 kernel is assembled from tiles of samples; where it is symmetric, from half of them.
 
-Functions here run a loop on the host and compile their parts: give them a function that is not jitted, and the *same*
-function object again for the next kernel, since it is what the compiled parts are found by.
+Functions here run a loop on the host and compile their parts: give them a function that is not jitted. Arrays of a
+`jax.tree_util.Partial` (batch statistics, as `models.apply_fn` freezes them) are arguments of the compiled parts: the
+next network of the same model compiles nothing. Arrays that f reads from outside are those at the time of the call;
+where they were replaced, parts are compiled anew (`frozen`).
 """
 
 import functools
@@ -23,8 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
-from ntkgen import ntk_cost, ntk_factors, ntk_layers
+from ntkgen import frozen, ntk_cost, ntk_factors, ntk_layers
+from ntkgen.directional import jvp
 from ntkgen.ntk_activations import activations
 from ntkgen.ntk_checks import checked, finite
 from ntkgen.ntk_cost import Plan, Problem
@@ -51,7 +55,7 @@ class Prepared(NamedTuple):
     plan: Plan
     structure: Structure
     problem: Problem
-    f: Network
+    f: Partial
     params: PyTree
     x1: Array
     x2: Array | None
@@ -83,9 +87,9 @@ def empirical_ntk(
     """Compute the empirical neural tangent kernel, exactly.
 
     Every tile is certified: J^T v reassembled from its factors is compared with `vjp` for a random v, and what does not
-    agree goes through its own Jacobian. Agreement is to 2,000 roundings of the gradient's norm, 2e-4 in float32, and to
-    a twentieth in half precision. float64 in, float64 out (params or inputs); matrix products run in the highest
-    precision.
+    agree goes through its own Jacobian. Agreement is to 2,000 roundings of the gradient's norm in the narrowest dtype
+    that f computes in, 2e-4 in float32, and to a twentieth in half precision. float64 in, float64 out (params or
+    inputs); matrix products run in the highest precision.
 
     Args:
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
@@ -116,31 +120,67 @@ def empirical_ntk(
 
 
 def empirical_ntk_seeds(
-    f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]
+    f: Network,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    f_has_seeds: bool | None = None,
+    **options: Unpack[Options],
 ) -> Array:
     """Compute the kernels of several seeds, one after another with the same compiled parts.
 
     A loop and not `vmap`: one seed's products fill the machine already, and the memory budget holds for each.
 
     Args:
-      f: as in `empirical_ntk`.
+      f: as in `empirical_ntk`. The arrays of a `jax.tree_util.Partial` may lead with the seed axis, too, all of them.
       params: as there, with a leading seed axis (S,) on every leaf.
       x1: as there.
       x2: as there.
+      f_has_seeds: whether the arrays of f lead with the seed axis. None finds out by their shapes: f is traced with
+        the arrays of one seed, and with all of them.
       **options: as there.
 
     Returns:
       The kernels, with a leading axis (S,).
 
     Raises:
-      ValueError: the leaves have no seed axis, an empty one, or unequal ones; and as there.
+      ValueError: the leaves have no seed axis, an empty one, or unequal ones; f can be read either way and f_has_seeds
+        does not say which; and as there.
     """
     axes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
     if len(axes) != 1 or not all(axis and axis[0] for axis in axes):
         raise ValueError(f"params: expected one leading seed axis (S,) in all leaves, got {sorted(axes)}")
     num_seeds = axes.pop()[0]
-    rows = [jax.tree.map(lambda leaf, s=s: leaf[s], params) for s in range(num_seeds)]
-    return jnp.stack([empirical_ntk(f, row, x1, x2, **options) for row in rows])
+    if f_has_seeds is None:
+        f_has_seeds = _has_seeds(f, params, x1, num_seeds)
+    seeded = (f, params) if f_has_seeds else (None, params)
+    rows = [jax.tree.map(lambda leaf, s=s: leaf[s], seeded) for s in range(num_seeds)]
+    return jnp.stack([empirical_ntk(own or f, row, x1, x2, **options) for own, row in rows])
+
+
+def _has_seeds(f: Network, params: PyTree, x: Array, num_seeds: int) -> bool:
+    """Tell by tracing whether the arrays of f lead with the seed axis."""
+    arrays = jax.tree.leaves(f) if isinstance(f, Partial) else []
+    if not arrays or any(jnp.shape(leaf)[:1] != (num_seeds,) for leaf in arrays):
+        return False
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    own = jax.tree.map(lambda leaf: leaf[0], f)
+    seeded, shared = (_fits(each, one, x) for each in (own, f))
+    if seeded and shared:
+        raise ValueError(
+            f"f: its arrays lead with {num_seeds} as the seeds do, and it runs with one of them as with all; "
+            "say which is meant by f_has_seeds"
+        )
+    return seeded
+
+
+def _fits(f: Partial, params: PyTree, x: Array) -> bool:
+    try:
+        out = frozen.freeze(f, params, x).func.out  # type: ignore[attr-defined]
+    except (TypeError, ValueError):  # shapes that do not fit
+        return False
+    return len(getattr(out, "shape", ())) == 2 and out.shape[0] == len(x)
 
 
 def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
@@ -154,7 +194,7 @@ def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **optio
 def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
     """Make the product of the tangent kernel with a vector, for kernels too big to hold.
 
-    J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1.
+    J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1 (reverse mode twice where f has no forward mode).
 
     Args:
       f: function (params, x) -> outputs (n, K).
@@ -169,11 +209,12 @@ def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Ca
       ValueError: as in `empirical_ntk`.
     """
     f, x1, x2, _ = checked(f, params, x1, x2)
+    forward = f.func.forward
 
     def matvec(v: Array) -> Array:
         with jax.default_matmul_precision("highest"):
             _, pullback = jax.vjp(lambda p: f(p, x1 if x2 is None else x2), params)
-            return jax.jvp(lambda p: f(p, x1), (params,), pullback(v))[1]
+            return jvp(lambda p: f(p, x1), params, pullback(v)[0], forward)[1]
 
     return matvec
 
@@ -247,6 +288,7 @@ def _prepare(
     found, why = none, "asked for"
     if method != "jacobian":
         found, why = layers, "" if layers.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
+    mode = "" if f.func.forward else "; f has no forward mode (custom_vjp), reverse mode is used alone"
     failed: list[str] = []
     while True:  # until the certificate of the first tile holds; what fails is taken apart
         problem = Problem(
@@ -256,6 +298,7 @@ def _prepare(
         choices, note = ntk_cost.choose(found, none, problem, method)
         if len(choices) > 1 and not ntk_cost.fits(choices[0], problem, tile, budget):
             choices, note = choices[::-1], f"{note}; the other method, since that needs more than memory_budget"
+        note += mode
         structure = choices[0]
         if failed:
             why = f"certificate failed for {', '.join(failed)}: Jacobian instead; "

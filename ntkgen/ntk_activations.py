@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.tree_util import Partial
 
-from ntkgen.ntk_layers import Network
+from ntkgen import frozen
 
 PyTree = Any
 
@@ -21,25 +22,26 @@ class Activations(NamedTuple):
     largest: int
 
 
-def activations(f: Network, params: PyTree, x: Any) -> Activations:
+def activations(f: Partial, params: PyTree, x: Any) -> Activations:
     """Count what f computes for one sample; nothing is computed, and the count is remembered.
 
     Args:
-      f: function (params, x) -> outputs (n, k).
+      f: function (params, x) -> outputs (n, k), from `frozen.freeze`.
       params: its parameters, arrays or their shapes.
       x: inputs (n, ...) or their shape.
 
     Returns:
       The counts. What depends on the parameters alone is there once, however many samples there are, and left out.
     """
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten((f, params))
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _count(f, treedef, shapes, jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)))
+    return _count(treedef, shapes, jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)))
 
 
 @functools.lru_cache(maxsize=256)
-def _count(f: Network, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x: jax.ShapeDtypeStruct) -> Activations:
-    program = jax.make_jaxpr(f)(jax.tree.unflatten(treedef, shapes), x)
+def _count(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x: jax.ShapeDtypeStruct) -> Activations:
+    arguments = jax.tree.unflatten(treedef, shapes)
+    program = jax.make_jaxpr(lambda arguments, x: arguments[0](arguments[1], x))(arguments, x)
     return _walk(program.jaxpr, [False] * len(shapes) + [True])
 
 
@@ -53,7 +55,7 @@ def _walk(jaxpr: Any, depends: Sequence[bool]) -> Activations:
             continue
         seen.update(eqn.outvars)
         inner = [_walk(each, marks if len(marks) == len(each.invars) else [True] * len(each.invars))
-                 for each in _programs(eqn.params)]  # fmt: skip
+                 for each in _inner(eqn.params)]  # fmt: skip
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         sizes = [math.prod(var.aval.shape) for var in eqn.outvars]
         total += repeats * sum(each.total for each in inner) if inner else sum(sizes)
@@ -61,11 +63,5 @@ def _walk(jaxpr: Any, depends: Sequence[bool]) -> Activations:
     return Activations(total, largest)
 
 
-def _programs(params: dict[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            each = each.jaxpr if isinstance(each, core.ClosedJaxpr) else each
-            if isinstance(each, core.Jaxpr):
-                found.append(each)
-    return found
+def _inner(params: dict[str, Any]) -> list[Any]:
+    return [getattr(each, "jaxpr", each) for each in frozen.programs(params)]

@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
+from ntkgen.independence import tolerance
 from ntkgen.ntk_layers import Call, Group, Network, Structure, Use, Window, watch
 
 Array = jax.Array
 PyTree = Any
 
-# What the certificate forgives: roundings, since two summation orders over a batch differ by tens of them (2e-4 of a
-# gradient in float32), and at most so much of it, or in half precision everything would be forgiven.
+# What the certificate forgives: roundings of the narrowest dtype that f computes in, since two summation orders over a
+# batch differ by tens of them (2e-4 of a gradient in float32), and at most so much of it, or in half precision
+# everything would be forgiven.
 TOLERANCE, FORGIVEN = 2000, 0.05
 
 
@@ -34,12 +37,12 @@ class Pairs(NamedTuple):
 Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def factors(f: Network, structure: Structure, params: PyTree, x: Array, v: Array) -> tuple[Factors, Array, Array]:
+@functools.partial(jax.jit, static_argnums=1)
+def factors(f: Partial, structure: Structure, params: PyTree, x: Array, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
     Args:
-      f: function (params, x) -> outputs (n, k); each sample's outputs depend on that sample alone.
+      f: function (params, x) -> outputs (n, k), from `frozen.freeze`; each sample for itself.
       structure: from `discover`.
       params: the parameters.
       x: inputs (n, ...).
@@ -69,7 +72,7 @@ def factors(f: Network, structure: Structure, params: PyTree, x: Array, v: Array
 
 def _capture(f: Network, structure: Structure, params: PyTree, x: Array) -> tuple[Array, dict, dict]:
     """Run f once forward and k times backward: outputs, and each call's input (n, ...) and derivative (k, n, ...)."""
-    shape = jax.eval_shape(f, params, x)
+    shape = jax.eval_shape(lambda params, x: f(params, x), params, x)
     calls = {use.call: use.output for group in structure.groups for use in group.uses}
 
     def nudged(nudges: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
@@ -120,9 +123,9 @@ def jacobian_of(f: Network, leaves: tuple[int, ...], params: PyTree, x: Array) -
     return jax.vmap(one)(x)
 
 
-def _certificate(f: Network, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
+def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
     """Say for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
-    out, pullback = jax.vjp(lambda p: f(p, x), params)
+    pullback = jax.vjp(lambda p: f(p, x), params)[1]
     straight = jax.tree.leaves(pullback(v)[0])
     rows = []
     for group, piece in zip(structure.groups, pieces, strict=False):
@@ -139,7 +142,7 @@ def _certificate(f: Network, structure: Structure, pieces: list, params: PyTree,
     norms = jnp.stack([jnp.linalg.norm(b) for _, b in rows])
     errors = jnp.stack([jnp.linalg.norm(a - b) for a, b in rows])
     # A leaf whose gradient cancels to rounding is measured against the whole gradient's rounding instead.
-    bound = min(TOLERANCE * float(jnp.finfo(out.dtype).eps), FORGIVEN) * (norms + 0.01 * jnp.linalg.norm(norms))
+    bound = tolerance(f, TOLERANCE, FORGIVEN) * (norms + 0.01 * jnp.linalg.norm(norms))
     return ~(errors <= bound)
 
 

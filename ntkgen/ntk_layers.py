@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
 Array = jax.Array
 PyTree = Any
@@ -121,11 +122,11 @@ def watch(f: Network, params: PyTree, x: Array, seen: Callable[[int, Call], Arra
         return f(params, x)
 
 
-def discover(f: Network, params: PyTree, x: Array, *, trace: bool) -> Structure:
+def discover(f: Partial, params: PyTree, x: Array, *, trace: bool) -> Structure:
     """Find the layers of a network; nothing is computed. What was found for a function and shapes is remembered.
 
     Args:
-      f: function (params, x) -> outputs (n, k).
+      f: function (params, x) -> outputs (n, k), from `frozen.freeze`.
       params: its parameters, any pytree of arrays (or of shapes).
       x: inputs (n, ...) (or their shape).
       trace: whether the kernel is averaged over outputs, which decides what is cheaper.
@@ -133,14 +134,14 @@ def discover(f: Network, params: PyTree, x: Array, *, trace: bool) -> Structure:
     Returns:
       Every leaf of params, in a group or on its own.
     """
-    leaves, treedef = jax.tree.flatten((params, x))
+    leaves, treedef = jax.tree.flatten((f, params, x))
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _discover(f, treedef, shapes, trace)
+    return _discover(treedef, shapes, trace)
 
 
 @functools.lru_cache(maxsize=256)
-def _discover(f: Network, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: bool) -> Structure:
-    params, x = jax.tree.unflatten(treedef, shapes)
+def _discover(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: bool) -> Structure:
+    f, params, x = jax.tree.unflatten(treedef, shapes)
     num_outputs, found = _look(f, params, x)
     # An axis that is as long as the batch by chance is not the batch: it stays when the batch grows.
     grown = _look(f, params, jax.ShapeDtypeStruct((x.shape[0] + 1, *x.shape[1:]), x.dtype))[1]
@@ -157,14 +158,14 @@ def _discover(f: Network, treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...]
         groups.append(group._replace(paired=fits))
     claims = [i for group in groups for i in group.leaves]
     good = tuple(group for group in groups if all(claims.count(i) == 1 for i in group.leaves))
-    return without(Structure(good, ()), (), treedef.children()[0].num_leaves)
+    return without(Structure(good, ()), (), treedef.children()[1].num_leaves)
 
 
 def _look(f: Network, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
     """Give the number of outputs, and what there is a formula for among the calls of a batch of this size."""
     found: dict[int, Entry] = {}
 
-    def look(params: PyTree, x: Array) -> Array:
+    def look(f: Network, params: PyTree, x: Array) -> Array:
         def seen(number: int, call: Call) -> Array:
             use = _use(number, call, x.shape[0])
             if use is not None:
@@ -174,13 +175,13 @@ def _look(f: Network, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
 
         return watch(f, params, x, seen)
 
-    return jax.eval_shape(look, params, x).shape[-1], found
+    return jax.eval_shape(look, f, params, x).shape[-1], found
 
 
 def _carried(f: Network, params: PyTree, x: Array, calls: set[int]) -> bool:
     """Say whether the inputs of some calls can be carried out of f: not from within its own vmap, scan or jit."""
 
-    def inputs(params: PyTree, x: Array) -> list[Array]:
+    def inputs(f: Network, params: PyTree, x: Array) -> list[Array]:
         found = []
 
         def seen(number: int, call: Call) -> Array:
@@ -193,7 +194,7 @@ def _carried(f: Network, params: PyTree, x: Array, calls: set[int]) -> bool:
 
     # What belongs to a trace that has ended is refused by JAX, or taken for a constant of the program.
     try:
-        program, carried = jax.make_jaxpr(inputs, return_shape=True)(params, x)
+        program, carried = jax.make_jaxpr(inputs, return_shape=True)(f, params, x)
     except jax.errors.UnexpectedTracerError:
         return False
     return len(carried) == len(calls) and not any(isinstance(const, jax.core.Tracer) for const in program.consts)

@@ -73,7 +73,7 @@ def spectral(
     matvec = curvature.hessian_matvec(f, loss, params, x, y, chunk, linearize=chunk is None)
     top = spectrum.lanczos(matvec, start, num_iters, tol=tol)
     nan = jnp.full((), jnp.nan)
-    trace = spectrum.Estimate(nan, nan, jnp.zeros((), int))
+    trace = spectrum.Estimate(nan, nan, jnp.zeros((), int), jnp.zeros((), int))
     if trace_probes:
         trace = spectrum.trace(matvec, params, key, trace_probes, "hutch++")
     return Spectral(_first_pair(top), trace)
@@ -91,8 +91,8 @@ def warm_start(key: Array, vector: PyTree) -> PyTree:
 
 
 def _first_pair(eigen: spectrum.Eigen) -> spectrum.Eigen:
-    first = jax.tree.map(lambda leaf: leaf[0], eigen._replace(num_matvecs=eigen.value))
-    return first._replace(num_matvecs=eigen.num_matvecs)
+    first = jax.tree.map(lambda leaf: leaf[0], eigen._replace(num_matvecs=eigen.value, complete=eigen.converged))
+    return first._replace(num_matvecs=eigen.num_matvecs, complete=eigen.complete)
 
 
 def power(

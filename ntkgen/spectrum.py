@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 
-from ntkgen import krylov, tree
+from ntkgen import krylov, multiplicity, tree
 
 Array = jax.Array
 PyTree = Any
@@ -37,7 +40,9 @@ class Eigen(NamedTuple):
       residual: (k,) |H v - value v| / |value|, measured with this vector; some eigenvalue lies within
         residual * |value| of the value. A value that is zero up to rounding cannot do well in this measure.
       num_matvecs: () products spent, those for the residuals included.
-      converged: (k,) residual within the tolerance.
+      converged: (k,) residual within the tolerance. Says nothing of pairs that were missed.
+      complete: () whether no pair was missed: all k have converged, and a search in the complement found no eigenvalue
+        beyond them. Always equal to `converged` where one pair was asked for.
     """
 
     value: Array
@@ -45,6 +50,7 @@ class Eigen(NamedTuple):
     residual: Array
     num_matvecs: Array
     converged: Array
+    complete: Array
 
 
 class Density(NamedTuple):
@@ -60,6 +66,7 @@ class Density(NamedTuple):
         edges enclose all nodes.
       mass_errors: (b,) standard errors over probes; they do not know the smearing of finitely many steps.
       num_matvecs: () products spent.
+      degrees_of_freedom: () of the standard errors, probes - 1; see `interval`.
     """
 
     nodes: Array
@@ -70,14 +77,37 @@ class Density(NamedTuple):
     mass: Array
     mass_errors: Array
     num_matvecs: Array
+    degrees_of_freedom: Array
 
 
 class Estimate(NamedTuple):
-    """An unbiased estimate (), its standard error (), and the products spent ()."""
+    """An unbiased estimate (), its standard error (), the products spent (), and degrees of freedom of the error ()."""
 
     value: Array
     standard_error: Array
     num_matvecs: Array
+    degrees_of_freedom: Array
+
+
+def interval(
+    value: ArrayLike, standard_error: ArrayLike, degrees_of_freedom: ArrayLike, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and the upper end of value +- t standard_error, t the quantile of Student's distribution.
+
+    Args:
+      value: estimates, of any shape.
+      standard_error: their standard errors.
+      degrees_of_freedom: of the errors, as `Estimate` and `Density` have them.
+      confidence: between 0 and 1.
+
+    Raises:
+      ValueError: the confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: expected a number between 0 and 1, got {confidence!r}")
+    center = np.asarray(value, float)
+    half = stats.t.ppf((1 + confidence) / 2, np.asarray(degrees_of_freedom)) * np.asarray(standard_error, float)
+    return center - half, center + half
 
 
 def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None = None) -> Eigen:
@@ -104,7 +134,7 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     more = functools.partial(_power_unfinished, num_iters, -1.0 if tol is None else tol)
     state = krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
     converged = state.residual <= _judged(tol)
-    return Eigen(state.value, problem.unravel(state.vector), state.residual, state.steps, converged)
+    return Eigen(state.value, problem.unravel(state.vector), state.residual, state.steps, converged, converged)
 
 
 def lanczos(
@@ -113,15 +143,19 @@ def lanczos(
     """Find k eigenpairs at an end of the spectrum by Lanczos iteration with full reorthogonalisation.
 
     Each new vector is freed of the basis B twice, v - B^T (B v), by two matrix products, so that no ghost copies come
-    up. Where the Krylov space is exhausted a fresh direction continues it: multiple eigenvalues are then found as
-    often as they occur; before that, one start sees one vector of each eigenspace. Memory: two vectors for each step,
-    taken as steps are (inside `jit`: for all num_iters).
+    up. One start sees one vector of each eigenspace. So where k > 1 and all pairs have converged, a fresh random vector
+    orthogonal to all others begins a search in the complement: multiple eigenvalues are found as often as they occur
+    (`multiplicity`), or `complete` is False. Memory: two vectors for each step, taken as steps are (inside `jit`: for
+    all num_iters, twice as many where k > 1).
+
+    Operators of half precision (bfloat16, float16) are given vectors rounded to it. Everything else is float32, vectors
+    included, and each residual costs a product of its own.
 
     Args:
       matvec: the operator, of dimension d.
       v0: start, not zero; the eigenvector of an earlier checkpoint saves steps. A start that already is an
         eigenvector of the wrong pair passes for converged: add some noise.
-      num_iters: steps at most; never more than d are taken.
+      num_iters: steps at most; never more than d are taken. The search in the complement may take as many again.
       k: pairs wanted.
       which: "LA" the largest, "SA" the smallest, "LM" the largest in magnitude.
       tol: stop when the Ritz estimates of all k residuals are just below this; None takes all steps and counts a
@@ -143,8 +177,15 @@ def lanczos(
     if num_iters < k:
         raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
     state = krylov.iterate(problem, num_iters, k, which, tol)
-    value, vectors, residual = krylov.pairs(state, k, which)
-    return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, state.steps, residual <= _judged(tol))
+    found = multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
+    value, vectors, residual, spent = found.value, found.vectors, found.residual, found.num_matvecs
+    if problem.rounds:
+        products = krylov.stack(problem.product, vectors)
+        value, residual = jax.vmap(krylov.rayleigh)(vectors, products)
+        spent = spent + k
+    converged = residual <= _judged(tol)
+    complete = found.complete & jnp.all(converged)
+    return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, spent, converged, complete)
 
 
 def density(
@@ -181,21 +222,23 @@ def density(
     if bins < 1:
         raise ValueError(f"bins: expected at least 1, got {bins!r}")
 
-    def quadrature(key: Array) -> tuple[Array, Array]:
+    def quadrature(key: Array) -> tuple[Array, Array, Array]:
         problem = krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
         state = krylov.iterate(problem, num_iters, keep_products=False)
         nodes, vectors = jnp.linalg.eigh(krylov.tridiagonal(state))
-        return nodes, vectors[0] ** 2
+        return nodes, vectors[0] ** 2, state.steps
 
-    matvec = krylov.compiled(matvec)  # once for all probes
-    nodes, weights = krylov.stack(quadrature, jax.random.split(key, num_probes))
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
+    matvec = krylov.compiled(matvec, like)  # once for all probes
+    nodes, weights, steps = krylov.stack(quadrature, jax.random.split(key, num_probes))
     powers = jnp.arange(1, MOMENTS + 1)
     moments = jnp.sum(weights[..., None] * nodes[..., None] ** powers[None, None], 1)  # (p, 4)
     if edges is None:
         edges = jnp.linspace(jnp.min(nodes), jnp.max(nodes), bins + 1)
     masses = jax.vmap(functools.partial(_histogram, edges))(nodes, weights)
     (moment, moment_error), (mass, mass_error) = _mean_and_error(moments), _mean_and_error(masses)
-    return Density(nodes, weights, moment, moment_error, edges, mass, mass_error, jnp.asarray(nodes.size, int))
+    freedom = jnp.asarray(num_probes - 1, int)
+    return Density(nodes, weights, moment, moment_error, edges, mass, mass_error, jnp.sum(steps), freedom)
 
 
 def smooth(spectrum: Density, grid: Array, width: float) -> Array:
@@ -226,19 +269,26 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     _check_probes(num_probes, 2 if method == "hutchinson" else 6)
-    flat, unravel = tree.ravel(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like))
-    product = krylov.flattened(matvec, unravel)
-    sketched = 0 if method == "hutchinson" else min(num_probes // 3, flat.size)
-    probes = jax.random.rademacher(key, (num_probes - sketched, flat.size), flat.dtype)
-    basis, known = jnp.zeros((0, flat.size), flat.dtype), jnp.zeros((), flat.dtype)
+    like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
+    size, dtype = tree.size(like), jnp.promote_types(jnp.result_type(float(0), *jax.tree.leaves(like)), jnp.float32)
+    multiply = krylov.flattened(matvec, like)
+
+    def product(vector: Array) -> tuple[Array, Array]:
+        return multiply(vector), jnp.ones((), int)
+
+    sketched = 0 if method == "hutchinson" else min(num_probes // 3, size)
+    probes = jax.random.rademacher(key, (num_probes - sketched, size), dtype)
+    known, spent = jnp.zeros((), dtype), jnp.zeros((), int)
     if sketched:
-        basis = jnp.linalg.qr(krylov.stack(product, probes[:sketched]).T)[0].T
-        known = jnp.sum(basis * krylov.stack(product, basis))
+        sketch, done = krylov.stack(product, probes[:sketched])
+        basis = jnp.linalg.qr(sketch.T)[0].T
+        products, more = krylov.stack(product, basis)
+        known, spent = jnp.sum(basis * products), jnp.sum(done) + jnp.sum(more)
         probes = probes[sketched:]
         probes = probes - krylov.dot(krylov.dot(probes, basis.T), basis)
-    samples = jnp.sum(probes * krylov.stack(product, probes), -1)
-    value, error = _mean_and_error(samples)
-    return Estimate(known + value, error, jnp.asarray(num_probes, int))
+    products, done = krylov.stack(product, probes)
+    value, error = _mean_and_error(jnp.sum(probes * products, -1))
+    return Estimate(known + value, error, spent + jnp.sum(done), jnp.asarray(len(probes) - 1, int))
 
 
 # --- Power iteration
@@ -262,7 +312,7 @@ def _power_step(state: _Power, product: Array) -> _Power:
 
 
 def _power_unfinished(num_iters: int, tol: float, state: _Power) -> Array:
-    return (state.steps < num_iters) & ~(state.residual <= tol)
+    return (state.steps < num_iters) & ~(state.residual <= tol) & jnp.isfinite(state.value)
 
 
 def _judged(tol: float | None) -> float:
@@ -284,4 +334,5 @@ def _histogram(edges: Array, nodes: Array, weights: Array) -> Array:
     index = jnp.searchsorted(edges, nodes, side="right") - 1
     index = jnp.where(nodes == edges[-1], bins - 1, index)
     inside = (index >= 0) & (index < bins)
-    return jnp.zeros(bins, weights.dtype).at[jnp.clip(index, 0, bins - 1)].add(jnp.where(inside, weights, 0.0))
+    mass = jnp.zeros(bins, weights.dtype).at[jnp.clip(index, 0, bins - 1)].add(jnp.where(inside, weights, 0.0))
+    return jnp.where(jnp.all(jnp.isfinite(nodes)), mass, jnp.nan)

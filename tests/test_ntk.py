@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import models, ntk, ntk_factors, ntk_layers, spectrum
+from ntkgen import frozen, models, ntk, ntk_factors, ntk_layers, spectrum
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -379,8 +379,9 @@ def test_other_layers_for_other_samples_are_noticed_while_computing(where, x64):
 
     first = x if second is None else x[:3]
     assert ntk.plan(f, params, first, second, tile=3).method == "layerwise"
-    structure = ntk_layers.discover(f, params, x, trace=False)
-    _, failed, _ = ntk_factors.factors(f, structure, params, x, jnp.ones((5, 3)))
+    frozen_f = frozen.freeze(f, params, x)
+    structure = ntk_layers.discover(frozen_f, params, x, trace=False)
+    _, failed, _ = ntk_factors.factors(frozen_f, structure, params, x, jnp.ones((5, 3)))
     assert failed.all()
     with pytest.warns(UserWarning, match="certificate failed in a later tile"):
         got = ntk.empirical_ntk(f, params, first, second, tile=3)
@@ -423,6 +424,7 @@ def test_trace_never_forms_the_blocks():
     f, params, x = case(models.MLP(2, depth=2, num_classes=5), (3,), n=40, dtype=np.float32)
     sizes = {}
     for trace in (False, True):
+        f = frozen.freeze(f, params, x)
         structure = ntk_layers.discover(f, params, x, trace=trace)
         pieces, _, _ = ntk_factors.factors(f, structure, params, x, jnp.ones((40, 5)))
         theta = jnp.zeros((40, 40) if trace else (40, 40, 5, 5))
@@ -437,6 +439,7 @@ def test_trace_never_forms_the_blocks():
 def test_finiteness_is_shown_by_counting_only_where_it_is_certain(x64):
     """Scaled outputs: the bound lies above the kernel's entries, and NaN or what overflows is never called bounded."""
     f, params, x = case(Shared(), (9, 3), dtype=np.float32)
+    f = frozen.freeze(f, params, x)
     structure = ntk_layers.discover(f, params, x, trace=False)
     sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
     problem = ntk.Problem(6, None, 2, False, 4, sizes, sum(sizes))
@@ -512,6 +515,7 @@ class Attending(nn.Module):
 def test_the_plan_has_room_for_what_xla_takes(model, shape, method):
     f, params, x = case(model, shape, n=8, dtype=np.float32)
     plan = ntk.plan(f, params, x, method=method)
+    f = frozen.freeze(f, params, x)
     structure = ntk_layers.discover(f, params, x, trace=False)
     if method == "jacobian":
         structure = ntk_layers.without(structure, range(100), len(jax.tree.leaves(params)))
