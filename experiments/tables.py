@@ -98,6 +98,50 @@ def compare(
     return rows
 
 
+def correct_rows(arm: str, seeds: Sequence[int], right: np.ndarray, lost: np.ndarray) -> list[dict[str, Any]]:
+    """Make correct.csv: which test images each final network classifies right.
+
+    Args:
+      arm: its name.
+      seeds: in order.
+      right: booleans (seeds, images).
+      lost: seeds that diverged (seeds,).
+
+    Returns:
+      A row for each seed; `bits` has the images in order as hexadecimal digits, most significant bit first. It is empty
+      for a lost seed.
+    """
+    bits = ["" if gone else np.packbits(row).tobytes().hex() for row, gone in zip(right, lost, strict=True)]
+    about = {"arm": arm, "images": right.shape[1]}
+    return [{**about, "seed": seed, "bits": text} for seed, text in zip(seeds, bits, strict=True)]
+
+
+def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Read the rows of `correct_rows`: arm -> 0 and 1 (seeds, images), NaN for a lost seed."""
+    arms: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        count = int(row["images"])
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["bits"]), np.uint8), count=count) if row["bits"] else None
+        arms.setdefault(row["arm"], []).append(np.full(count, np.nan) if bits is None else bits.astype(float))
+    return {arm: np.stack(found) for arm, found in arms.items()}
+
+
+def cross(rows: Sequence[dict[str, Any]], right: Mapping[str, np.ndarray]) -> None:
+    """Add to rows of `compare` of test accuracy in percent the interval over seeds and test images, in points.
+
+    Args:
+      rows: those of another metric get None.
+      right: of `correctness`; an arm without it gets None.
+    """
+    for row in rows:
+        row |= dict.fromkeys(("crossed_low", "crossed_high", "crossed_p"))
+        a, b = right.get(row["first"]), right.get(row["second"])
+        if row["metric"] != "test_acc" or a is None or b is None or row["difference"] is None:
+            continue
+        found = stats.crossed(a, b)
+        row |= {"crossed_low": 100 * found.low, "crossed_high": 100 * found.high, "crossed_p": found.pvalue}
+
+
 def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fill in the p-values adjusted within each family (Benjamini and Hochberg), for both tests; returns all rows."""
     rows = list(rows)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from ntkgen.association import Association, association
+from ntkgen.association import Association, association  # noqa: F401  (public here)
 from ntkgen.checks import check
+from ntkgen.crossed import Crossed, crossed  # noqa: F401  (public here)
 
 ROUNDING = 16 * np.finfo(float).eps  # a spread below this times the largest magnitude is rounding
 
