@@ -100,10 +100,10 @@ def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000,
     all pairs in the window and the size on either side. Seeds may also differ much more at some sizes than at others,
     above all near the threshold. The null distribution is that of normal errors under the least favourable spreads of
     a family: equal ones, a hundredfold one at any single size, at a size of the window and at one or both ends, and
-    spreads that rise or fall steadily over two decades. In a curve without a peak the sizes up to some place have no
-    true rise, and those beyond it no true fall; p is the largest over these places and spreads, and pays for choosing
-    the pair of sizes (max-T, Westfall & Young 1993). Where all seeds have the same differences p is 1 / (1 + B) for a
-    peak and 1 for none.
+    spreads that rise or fall steadily over one or two decades. In a curve without a peak the sizes up to some place
+    have no true rise, and those beyond it no true fall; p is the largest over these places and spreads, and pays for
+    choosing the pair of sizes (max-T, Westfall & Young 1993). It is 1 where the mean curve has no peak in the window, and
+    1 / (1 + B) for a peak where all seeds have the same differences.
 
     Args:
         error: Test error, sizes ascending, shape (seeds, k), k >= 3. A seed with a NaN is dropped and counted.
@@ -131,7 +131,7 @@ def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000,
     best = int(both.argmax())
     location = places[best]
     hits = (_null(n, k, places, num_permutations, seed) >= both[best]).sum(axis=-1)
-    pvalue = (1 + int(hits.max())) / (1 + num_permutations)
+    pvalue = (1 + int(hits.max())) / (1 + num_permutations) if both[best] > 0 else 1.0
     lift, drop = mean[location] - mean[:location].min(), mean[location] - mean[-1]
     return PeakTest(pvalue, location, float(lift), float(drop), float(both[best]), n, num_nan)
 
@@ -214,7 +214,8 @@ def _spreads(k: int, places: tuple[int, ...]) -> np.ndarray:
     spreads = np.ones((len(wide), k))
     for spread, sizes in zip(spreads, sorted(wide), strict=True):
         spread[list(sizes)] = 100.0
-    return np.vstack([spreads, np.geomspace(1, 0.01, k), np.geomspace(0.01, 1, k)])
+    steady = [np.geomspace(1, last, k) for last in (0.1, 0.01, 10.0, 100.0)]
+    return np.vstack([spreads, *steady])
 
 
 @functools.lru_cache(maxsize=4)

@@ -46,7 +46,7 @@ def test_targets_that_a_seed_misses_do_not_count_and_one_is_too_few():
 @pytest.mark.parametrize("others", [0.0, 0.1, 3.0])
 def test_equal_at_one_loss_is_rarely_called_a_difference(others):
     """No difference at one target, whatever there is at the two others; and a difference of the margin at one."""
-    count = 500
+    count = 200
     fired = [equal_loss.over_targets(*sides((3, i), [0.0, others, others]), 0.1).pvalue <= 0.05 for i in range(count)]
     same = [equal_loss.over_targets(*sides((4, i), [0.1, 0.0, 0.0]), 0.1).equivalence_p <= 0.05 for i in range(count)]
     for hits in (sum(fired), sum(same)):
