@@ -89,7 +89,7 @@ class Study:
             )
         return np.log10(found, where=found > 0, out=np.full(len(found), np.nan))
 
-    def targets(self, form: str) -> list[float | None]:
+    def targets(self, form: str) -> list[Any]:
         """List the training losses at which a form is measured; as trained there is a single one, unmatched."""
         return [None] if form == "raw" else list(self.config["loss_targets"])
 
@@ -228,25 +228,13 @@ class Study:
         for family, form, metric, (first, second) in cases:
             a, b = (np.stack([self.sharpness(name, metric, form, t) for t in self.targets(form)])
                     for name in (first, second))  # fmt: skip
-            found = equal_loss.over_targets(a, b, self.config["margin_log10"])
-            row: dict[str, Any] = {"family": family, "form": form, "metric": metric, "first": first, "second": second}
-            known = found.difference[np.isfinite(found.difference)]
-            ends = {"lowest": float(known.min()), "highest": float(known.max())} if known.size else {}
-            tested = not found.undecided
-            rows.append(
-                row | {"num_targets": found.num_targets, "lowest": None, "highest": None} | ends | {
-                    "sign": found.sign, "pvalue": found.pvalue if tested else None, "adjusted": None,
-                    "equivalence_p": found.equivalence_p if tested else None, "equivalence_adjusted": None,
-                    "margin": found.margin, "num_pairs": found.num_pairs, "undecided": found.undecided,
-                }
-            )  # fmt: skip
-            for t, target in enumerate(self.targets(form)):
-                point = {name: getattr(found, name)[t] for name in ("difference", "low", "high")}
-                curves.append(row | {"target": target} | {k: float(v) if np.isfinite(v) else None
-                                                         for k, v in point.items()})  # fmt: skip
+            about = {"family": family, "form": form, "metric": metric, "first": first, "second": second}
+            row, points = tables.at_equal_loss(about, a, b, self.targets(form), self.config["margin_log10"])
+            rows.append(row)
+            curves += points
         for family in dict.fromkeys(row["family"] for row in rows):
             own = [row for row in rows if row["family"] == family]
-            _adjust_pvalues(own)
+            tables.adjust_single(own)
             tables.adjust_equivalence(own)
         return rows, curves
 
@@ -341,14 +329,4 @@ def over_targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         agree = len({np.sign(row.get("tau", 1.0)) for row in tested}) == 1
         found.append(worst | {"pvalue": worst["pvalue"] if agree else 1.0, "adjusted": None,
                               "num_targets": len(tested)})  # fmt: skip
-    return _adjust_pvalues(found)
-
-
-def _adjust_pvalues(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the p-values of one family; rows without one stay as they are."""
-    tested = [row for row in rows if row["pvalue"] is not None]
-    if tested:
-        _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
-        for row, value in zip(tested, adjusted, strict=True):
-            row["adjusted"] = float(value)
-    return rows
+    return tables.adjust_single(found)

@@ -34,7 +34,7 @@ class Settings(NamedTuple):
       average_draws: its draws.
       worst_rho: radius of the worst-case adaptive sharpness (Kwon et al. 2021).
       worst_steps: its gradients.
-      matched_loss: training cross-entropy (nats) to which the temperature brings every network.
+      matched_losses: training cross-entropies (nats) to which temperatures bring every network.
       line_points: of each line between and around solutions; 4k + 1, so that solutions are among them.
       plane_points: along each side of a surface; odd.
       examples: of training and of test set, at most, that lines and surfaces are evaluated on.
@@ -56,7 +56,7 @@ class Settings(NamedTuple):
     average_draws: int
     worst_rho: float
     worst_steps: int
-    matched_loss: float
+    matched_losses: tuple[float, ...]
     line_points: int
     plane_points: int
     examples: int

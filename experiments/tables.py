@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import plotting, stats
+from ntkgen import equal_loss, plotting, stats
 
 ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
@@ -151,6 +151,50 @@ def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             _, adjusted = stats.false_discovery([row[f"{kind}_p"] for row in tested])
             for row, value in zip(tested, adjusted, strict=True):
                 row[f"{kind}_adjusted"] = float(value)
+    return rows
+
+
+def at_equal_loss(
+    about: Mapping[str, Any], a: Any, b: Any, targets: Sequence[float], margin: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compare two arms at equal loss over all targets: one row that decides, and one for each target that does not.
+
+    Args:
+      about: columns that both kinds of rows begin with; `family` for `adjust_single`.
+      a: logarithms (targets, seeds), NaN where a target is not reached.
+      b: likewise; differences are a - b.
+      targets: losses, as text and order of the rows.
+      margin: of the equivalence.
+
+    Returns:
+      The row, with the p-values of `equal_loss.over_targets`, to be adjusted; and a row for each target, which has the
+      difference and its interval and no p-value.
+    """
+    found = equal_loss.over_targets(a, b, margin)
+    known = found.difference[np.isfinite(found.difference)]
+    tested = not found.undecided
+    row = dict(about) | {"num_targets": found.num_targets}
+    row |= {"lowest": float(known.min()) if known.size else None, "highest": float(known.max()) if known.size else None}
+    row |= {"sign": found.sign, "pvalue": found.pvalue if tested else None, "adjusted": None}
+    row |= {"equivalence_p": found.equivalence_p if tested else None, "equivalence_adjusted": None}
+    row |= {"margin": margin, "num_pairs": found.num_pairs, "undecided": found.undecided}
+    ends = {name: getattr(found, name) for name in ("difference", "low", "high")}
+    points = [
+        dict(about)
+        | {"target": target}
+        | {name: float(values[t]) if np.isfinite(values[t]) else None for name, values in ends.items()}
+        for t, target in enumerate(targets)
+    ]
+    return row, points
+
+
+def adjust_single(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the p-values of one family, as `adjusted`; rows without one stay as they are. Returns all rows."""
+    tested = [row for row in rows if row["pvalue"] is not None]
+    if tested:
+        _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
+        for row, value in zip(tested, adjusted, strict=True):
+            row["adjusted"] = float(value)
     return rows
 
 

@@ -102,8 +102,8 @@ def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000,
     a family: equal ones, a hundredfold one at any single size, at a size of the window and at one or both ends, and
     spreads that rise or fall steadily over one or two decades. In a curve without a peak the sizes up to some place
     have no true rise, and those beyond it no true fall; p is the largest over these places and spreads, and pays for
-    choosing the pair of sizes (max-T, Westfall & Young 1993). It is 1 where the mean curve has no peak in the window, and
-    1 / (1 + B) for a peak where all seeds have the same differences.
+    choosing the pair of sizes (max-T, Westfall & Young 1993). It is 1 where the mean curve has no peak in the window,
+    and 1 / (1 + B) for a peak where all seeds have the same differences.
 
     Args:
         error: Test error, sizes ascending, shape (seeds, k), k >= 3. A seed with a NaN is dropped and counted.
