@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import implicit_regularization_arms as arms
 import implicit_regularization_tables as tables
+import tables as common
 from implicit_regularization_verdict import judge, show
 from test_experiments import DRIVER
 
@@ -312,6 +313,20 @@ def test_a_run_measures_every_network(whole):
     assert {row["base_rate"] for row in runs if row["arm"] == "gd_tuned"} == {chosen[0]["learning_rate"]}
     by = {row["arm"]: row for row in runs if row["seed"] == "0"}
     assert by["gd_noise"]["train_loss"] != by["gd_quiet"]["train_loss"]
+
+
+def test_a_run_keeps_which_test_images_are_right(whole):
+    folder, _ = whole
+    runs = {(row["arm"], row["seed"]): row for row in read(folder, "runs.csv")}
+    rows = read(folder, "correct.csv")
+    assert len(rows) == len(runs)
+    for row in rows:
+        right = common.correctness([row])[row["arm"]]
+        assert 100 * right.mean() == pytest.approx(float(runs[row["arm"], row["seed"]]["test_acc"]), abs=1e-3)
+    tests = [row for row in read(folder, "tests.csv") if row["metric"] == "test_acc"]
+    assert tests and all(float(r["crossed_low"]) <= float(r["difference"]) <= float(r["crossed_high"]) for r in tests)
+    levels = {row["target"] for row in read(folder, "equal_loss_curves.csv")}
+    assert levels == {"0.1", "0.03", "0.01", "0.003"} and read(folder, "equal_loss.csv")
 
 
 def test_a_run_writes_verdicts_and_figures(whole):
