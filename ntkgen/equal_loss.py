@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntkgen import stats
+from ntkgen import margins, stats
 from ntkgen.checks import check
 
 LEAST = 2  # targets
@@ -74,7 +74,7 @@ def over_targets(a: ArrayLike, b: ArrayLike, margin: float) -> OverTargets:
             test = stats.paired(a[t], b[t])
             ends[:, t] = test.mean_difference, test.low, test.high
             pvalues.append(test.pvalue)
-            equivalences.append(stats.equivalence(a[t], b[t], margin).pvalue)
+            equivalences.append(margins.within(a[t], b[t], margin))
     signs = set(np.sign(ends[0, reached]).tolist()) if seeds > 1 else set()
     sign = int(signs.pop()) if len(signs) == 1 else 0
     undecided = ""

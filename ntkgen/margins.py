@@ -46,6 +46,18 @@ def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
     return float(min(1.0, stats.t.sf(near, test.df) + stats.t.sf(far, test.df)))
 
 
+def within(a: ArrayLike, b: ArrayLike, margin: float) -> float:
+    """Give the p-value of |mean(a - b)| < margin: that of `stats.equivalence`, pairs, and nothing beside it.
+
+    Raises:
+      ValueError: a margin that is not positive, and as `stats.paired`.
+    """
+    check(np.isfinite(margin) and margin > 0, f"margin: expected a positive number, got {margin}")
+    test = paired(a, b)
+    room, se = margin - abs(test.mean_difference), _standard_error(test)
+    return float(room <= 0) if se == 0 else float(stats.t.sf(room / se, test.df))
+
+
 def equivalence_power(difference: float, std: float, n: int, margin: float, alpha: float = 0.05) -> float:
     """Give the probability that n pairs are called equivalent (TOST) at a true difference.
 
