@@ -243,14 +243,18 @@ def main() -> None:
             train_and_measure(run, config, network, dataset)
         read = {name: records.read_table(run.folder / name) for name in measures.TABLES}
         study = tables.Study(config, *(read[name] for name in measures.TABLES))
-        tests, trends = study.tests(), study.trends()
-        verdict = judge(study, tests, trends)
+        tests = study.tests()
+        relations, curves = study.equal_losses()
+        verdict = judge(study, tests, relations)
         # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
         run.write_table("summary.csv", study.summary())
         run.write_table("comparison.csv", study.comparison())
         run.write_table("tests.csv", tests)
-        if trends:  # none with a single batch size
-            run.write_table("trends.csv", trends)
+        rest = {"equal_loss": relations, "equal_loss_curves": curves, "trends": study.trends()}
+        rest |= {"associations": study.associations(), "matched_summary": study.matched_summary()}
+        for name, rows in rest.items():
+            if rows:  # none with a single batch size and without controls
+                run.write_table(f"{name}.csv", rows)
         run.write_json("verdict.json", verdict)
         print(show(study, verdict))
         if FLAGS.figures_dir is None:
@@ -259,6 +263,7 @@ def main() -> None:
             folder, name = Path(FLAGS.figures_dir), common.figure_name(run, stem(config))
             paths = draw(study, folder, f"{name}_")
             paths.append(records.write_table(folder / f"{name}.csv", study.summary()))
+            paths.append(records.write_table(folder / f"{name}_equal_loss.csv", study.matched_summary()))
         run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))
 

@@ -26,8 +26,7 @@ PROTOCOL: dict[str, Any] = {
     "relative_sigma": 0.05,
     "average_rho": 0.1,
     "worst_rho": 0.5,
-    "loss_targets": [0.1, 0.03, 0.01, 0.003],  # nats, on the curvature samples
-    "temperature_target": 0.01,
+    "loss_targets": [0.1, 0.03, 0.01, 0.003],  # nats, on the curvature samples; also of the temperature
 }
 # Column of runs.csv, tracking.csv and matched.csv -> what it is called in a figure.
 SHARPNESS = {

@@ -63,8 +63,9 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
 
     panels = {}
     for metric in ("eigenvalue", "average_adaptive", "perturbation"):
-        forms = {"as trained": "raw", f"at training loss {config['primary_loss']:g}": "loss"}
-        forms[f"at logit temperature of loss {config['temperature_target']:g}"] = "temperature"
+        shown = config["shown_targets"]
+        forms = {"as trained": "raw", f"at training loss {shown['loss']:g}": "loss"}
+        forms[f"at logit temperature of loss {shown['temperature']:g}"] = "temperature"
         panels[SHARPNESS[metric]] = {
             label: _exp(against_batch([reached(name, metric, form) for name in sweep])) for label, form in forms.items()
         }

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tables as common_tables
 from implicit_regularization_arms import SHARPNESS, Arm
 
 from ntkgen import gradient_noise, landscape, loss_matching, models, objectives, sharpness, train
-from ntkgen.measure import each_seed
+from ntkgen.measure import correct, each_seed
 
-TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "runs.csv")
+TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "correct.csv", "runs.csv")
 
 
 def measure(
@@ -45,9 +46,11 @@ def measure(
         **{name: np.stack([_increases(one)[name][0] for one in flat], 1) for name in _increases(flat[0])},
     }
     final = _final(ask, arm, networks, points[0]["params"], track, flat[-1], everything)
-    heated = _heated(ask, network, points[-1], track.vector, everything)
+    heated = {t: _heated(ask, network, points[-1], track.vector, everything, t) for t in config["loss_targets"]}
 
+    right = correct(*networks[-1], dataset.test.x, dataset.test.y)
     tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    tables["correct.csv"] = common_tables.correct_rows(arm.name, seeds, right, result.diverged)
     for s, seed in enumerate(seeds):
         one = {"arm": arm.name, "seed": seed}
         tables["tracking.csv"] += [one | row for row in _tracking(arm, rates, track, along, s)]
@@ -64,7 +67,7 @@ def measure(
         row |= {"train_loss": history["train_loss"], "test_loss": history["test_loss"]}
         row |= {"comparable": int(train_acc >= config["accuracy_needed"]), "diverged": int(result.diverged[s])}
         row |= {name: values[s].item() for name, values in final["columns"].items()}
-        row |= {"temperature": float(heated["temperature"][s]), "samples": samples, "batch_norm": "frozen"}
+        row |= {"samples": samples, "batch_norm": "frozen"}
         tables["runs.csv"].append(one | arm.describe() | row | {"precision": "float32, highest"})
     return tables
 
@@ -164,10 +167,11 @@ def _final(
     return {"columns": columns, "curves": kinds}
 
 
-def _heated(ask: Ask, network: Any, variables: dict[str, Any], vector: Any, everything: bool) -> dict[str, Any]:
+def _heated(
+    ask: Ask, network: Any, variables: dict[str, Any], vector: Any, everything: bool, target: float
+) -> dict[str, Any]:
     """Measure the trained networks with their logits at the temperature that gives the target loss."""
     plain, params = models.apply_fn(network, variables), variables["params"]
-    target = ask.config["temperature_target"]
     temperature = ask.each(loss_matching.matching_temperature, (plain, params), target=target)
     f = _network(network, variables, temperature)
     spectral = ask.spectral(f, params, vector, everything)
@@ -193,7 +197,12 @@ def _tracking(arm: Arm, rates: list, track: Any, along: dict[str, np.ndarray], s
 
 
 def _matched(
-    config: dict[str, Any], arm: Arm, track: Any, along: dict[str, np.ndarray], heated: dict[str, Any], s: int
+    config: dict[str, Any],
+    arm: Arm,
+    track: Any,
+    along: dict[str, np.ndarray],
+    heated: dict[float, dict[str, Any]],
+    s: int,
 ) -> list[dict[str, Any]]:
     rows = []
     for name, values in along.items():
@@ -206,11 +215,12 @@ def _matched(
             row |= {"epoch_after": arm.snapshots[ends[1]] if passed else None, "temperature": None}
             good = passed and (name != "eigenvalue" or bool(track.converged[s, ends].all()))
             rows.append(row | {"reached": int(passed), "converged": int(good)})
-    for name, (value, error) in heated["values"].items():
-        reached = bool(np.isfinite(heated["temperature"][s]))
-        row = {"match": "temperature", "target": config["temperature_target"], "metric": name}
-        row |= {"value": float(value[s]), "standard_error": float(error[s]), "epoch_before": None}
-        row |= {"epoch_after": arm.training.epochs, "temperature": float(heated["temperature"][s])}
-        good = reached and (name != "eigenvalue" or bool(heated["converged"][s]))
-        rows.append(row | {"reached": int(reached), "converged": int(good)})
+    for target, hot in heated.items():
+        temperature = float(hot["temperature"][s])
+        for name, (value, error) in hot["values"].items():
+            row = {"match": "temperature", "target": target, "metric": name, "value": float(value[s])}
+            row |= {"standard_error": float(error[s]), "epoch_before": None, "epoch_after": arm.training.epochs}
+            good = np.isfinite(temperature) and (name != "eigenvalue" or bool(hot["converged"][s]))
+            row |= {"temperature": temperature, "reached": int(np.isfinite(temperature)), "converged": int(good)}
+            rows.append(row)
     return rows

@@ -9,17 +9,18 @@ import tables
 from implicit_regularization_arms import SHARPNESS
 from scipy import stats as scipy_stats
 
-from ntkgen import paper, stats
+from ntkgen import equal_loss, margins, paper, stats
 
 # Fixed before any run; part of its config.
 FIXED: dict[str, Any] = {
     "alpha": 0.05,
     "accuracy_needed": 99.9,  # percent of the training set: below it an arm's sharpness is not compared
-    "margin_points": 0.5,  # of test accuracy: differences below it do not matter
-    "margin_log10": 0.1,  # of sharpness, a factor of 1.26
-    "primary_loss": 0.03,  # of the loss targets, the one that decides
+    "margin_points": margins.ACCURACY,
+    "margin_log10": margins.SHARPNESS,
+    "shown_targets": {"loss": 0.03, "temperature": 0.01},  # in summary.csv and one figure; they decide nothing
 }
-FORMS = ("raw", "loss", "temperature")
+MATCHED = ("loss", "temperature")  # at equal training loss: along training, or by a temperature of the logits
+FORMS = ("raw", *MATCHED)
 PLAIN = ("train_acc", "test_acc", "gap", "train_loss", "test_loss", "distance", "relative_distance", "noise_scale")
 PRIMARY = ("eigenvalue", "average_adaptive", "worst_adaptive")  # what the verdict on flatness names
 
@@ -35,8 +36,11 @@ class Study:
       sweeps: "epochs" -> sweep, "updates" -> those that make as many; without those of a single arm.
     """
 
-    def __init__(self, config: dict[str, Any], tracking: list, matched: list, perturbation: list, runs: list) -> None:
+    def __init__(
+        self, config: dict[str, Any], tracking: list, matched: list, perturbation: list, correct: list, runs: list
+    ) -> None:
         """Index the tables' rows, cells as text."""
+        self.correct = tables.correctness(correct)
         self.config, self.tracking, self.perturbation, self.runs = config, tracking, perturbation, runs
         self.arms = {row["arm"]: row for row in runs}
         self.seeds = sorted({int(row["seed"]) for row in runs})
@@ -77,7 +81,7 @@ class Study:
         if form == "raw":
             found = self.values(arm, metric)
         else:
-            key = (form, self._target(form) if target is None else target, metric, arm)
+            key = (form, self.config["shown_targets"][form] if target is None else target, metric, arm)
             rows = [self._matched.get((*key, seed)) for seed in self.seeds]
             good = [row is not None and row["converged"] == "1" for row in rows]
             found = np.array(
@@ -85,8 +89,9 @@ class Study:
             )
         return np.log10(found, where=found > 0, out=np.full(len(found), np.nan))
 
-    def _target(self, form: str) -> float:
-        return self.config["primary_loss" if form == "loss" else "temperature_target"]
+    def targets(self, form: str) -> list[Any]:
+        """List the training losses at which a form is measured; as trained there is a single one, unmatched."""
+        return [None] if form == "raw" else list(self.config["loss_targets"])
 
     def metrics(self, form: str) -> list[str]:
         """List the kinds of sharpness that a form has; few along training with --track=light."""
@@ -95,12 +100,14 @@ class Study:
         have = {key[2] for key in self._matched if key[0] == form}
         return [name for name in SHARPNESS if name in have]
 
-    def fit_to_compare(self, sweep: str, metric: str, form: str) -> list[str]:
+    def fit_to_compare(self, sweep: str, metric: str, form: str, target: float | None = None) -> list[str]:
         """List a sweep's arms whose sharpness may be compared: at interpolation, or at the level with every seed."""
         arms = self.sweeps[sweep]
         if metric == "test_acc":
             return arms
-        return [name for name in arms if (self.comparable(name) if form == "raw" else self.reaches(metric, form, name))]
+        if form == "raw":
+            return [name for name in arms if self.comparable(name)]
+        return [name for name in arms if self.reaches(metric, form, name, target)]
 
     def reaches(self, metric: str, form: str, arm: str, target: float | None = None) -> bool:
         """Say whether every seed of an arm has a sharpness at the matched level."""
@@ -128,6 +135,18 @@ class Study:
                     row |= tables.columns(column, values) | {f"{column}_num": int(np.isfinite(values).sum())}
             power = self.runs_where(name, "power_converged")
             found.append(row | {"num_power_converged": power})
+        return found
+
+    def matched_summary(self) -> list[dict[str, Any]]:
+        """Make matched.csv of the figures: log10 of every sharpness at every matched loss, means with intervals."""
+        found = []
+        for name in self.arms:
+            for form in MATCHED:
+                for metric, target in itertools.product(self.metrics(form), self.targets(form)):
+                    values = self.sharpness(name, metric, form, target)
+                    row = {"arm": name, "form": form, "metric": metric, "target": target}
+                    row |= {"num": int(np.isfinite(values).sum())}
+                    found.append(row | tables.columns("log10", values))
         return found
 
     def runs_where(self, arm: str, flag: str) -> int:
@@ -159,66 +178,91 @@ class Study:
     def tests(self) -> list[dict[str, Any]]:
         """Make tests.csv: paired and Welch tests, adjusted within families; differences are first - second.
 
-        Sharpness is compared as log10. Families: accuracy of each sweep; its sharpness raw, at matched loss, at
-        matched temperature; controls against their references; Adam.
+        Sharpness is compared as log10. Families: accuracy of each sweep; its sharpness as trained; controls against
+        their references; Adam. Sharpness at equal loss is in `equal_losses`. `crossed_low` and `crossed_high` are the
+        interval of a difference of accuracies over seeds and test images.
         """
         points, dex = self.config["margin_points"], self.config["margin_log10"]
         accuracy = {name: self.values(name, "test_acc") for name in self.arms}
         rows: list[dict[str, Any]] = []
         for matched, sweep in self.sweeps.items():
-            pairs = list(itertools.pairwise(sweep))
-            pairs += [(sweep[0], sweep[-1])] if len(sweep) > 2 else []
-            equal = f"equal {matched}"
+            pairs, equal = _pairs(sweep), f"equal {matched}"
             rows += tables.compare(f"accuracy, {equal}", "test_acc", accuracy, pairs, points)
-            for form in FORMS:
-                for metric in self.metrics(form):
-                    values = {name: self.sharpness(name, metric, form) for name in sweep}
-                    rows += tables.compare(f"sharpness, {form}, {equal}", f"log10_{metric}", values, pairs, dex)
-            for target in self.config["loss_targets"]:
-                values = {name: self.sharpness(name, "eigenvalue", "loss", target) for name in sweep}
-                label = f"log10_eigenvalue at {target:g}"
-                rows += tables.compare(f"sharpness, all losses, {equal}", label, values, pairs, dex)
-        against = [(name, other) for name, row in self.arms.items() for other in row["references"].split()]
-        controls = [pair for pair in against if self.arms[pair[0]]["group"] in ("steps", "control")]
+            for metric in SHARPNESS:
+                values = {name: self.sharpness(name, metric) for name in sweep}
+                rows += tables.compare(f"sharpness, raw, {equal}", f"log10_{metric}", values, pairs, dex)
+        controls = self.controls()
         rows += tables.compare("controls", "test_acc", accuracy, controls, points)
-        for form, target in (("raw", None), *(("loss", target) for target in self.config["loss_targets"])):
-            values = {name: self.sharpness(name, "eigenvalue", form, target) for name in self.arms}
-            label = "log10_eigenvalue" + ("" if target is None else f" at {target:g}")
-            rows += tables.compare("controls", label, values, controls, dex)
+        values = {name: self.sharpness(name, "eigenvalue") for name in self.arms}
+        rows += tables.compare("controls", "log10_eigenvalue", values, controls, dex)
         adam = [("adam", other) for other in dict.fromkeys((f"sgd{self.config['reference']}", *self.sweep[:1]))]
         rows += tables.compare("adam", "test_acc", accuracy, adam, points)
         rows = tables.adjust(rows)
+        tables.cross(rows, self.correct)
         for row in rows:
             row["comparable"] = int(self.comparable(row["first"]) and self.comparable(row["second"]))
         return tables.adjust_equivalence(rows)
+
+    def controls(self) -> list[tuple[str, str]]:
+        """List the pairs of a control and an arm that it refers to."""
+        groups = ("steps", "control")
+        own = [(name, row["references"].split()) for name, row in self.arms.items() if row["group"] in groups]
+        return [(name, other) for name, others in own for other in others]
+
+    def equal_losses(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Make equal_loss.csv and equal_loss_curves.csv: sharpness at equal loss, over all targets.
+
+        The first has a row for each comparison, decided from all targets that both arms reach (`equal_loss`); p-values
+        are adjusted within the families, which are as in `tests`. The second has a row for each target, with its
+        interval and no p-value, since no single target decides.
+        """
+        cases = [
+            (f"{form}, equal {matched}", form, metric, pair)
+            for matched, sweep in self.sweeps.items()
+            for form in MATCHED
+            for metric in self.metrics(form)
+            for pair in _pairs(sweep)
+        ]
+        cases += [(f"controls, {form}", form, "eigenvalue", pair) for form in MATCHED for pair in self.controls()]
+        rows, curves = [], []
+        for family, form, metric, (first, second) in cases:
+            a, b = (np.stack([self.sharpness(name, metric, form, t) for t in self.targets(form)])
+                    for name in (first, second))  # fmt: skip
+            about = {"family": family, "form": form, "metric": metric, "first": first, "second": second}
+            row, points = tables.at_equal_loss(about, a, b, self.targets(form), self.config["margin_log10"])
+            rows.append(row)
+            curves += points
+        for family in dict.fromkeys(row["family"] for row in rows):
+            own = [row for row in rows if row["family"] == family]
+            tables.adjust_single(own)
+            tables.adjust_equivalence(own)
+        return rows, curves
 
     def trends(self) -> list[dict[str, Any]]:
         """Make trends.csv: Page's exact test that accuracy falls, or sharpness rises, with every larger batch.
 
         Seeds are its blocks. It tests equal ranks against a monotone order with at least one strict step, so it is
-        no proof that every step goes that way: `steps_in_order` counts the means that do.
+        no proof that every step goes that way: `steps_in_order` counts the means that do. At equal loss there is a row
+        for each target; `relations` decides from all of them.
         """
         cases = [("test_acc", "raw"), *((metric, form) for form in FORMS for metric in self.metrics(form))]
-        rows = [self._trend(sweep, *case) for sweep in self.sweeps for case in cases]
-        return _adjust_pvalues(rows)
+        return [
+            self._trend(sweep, *case, target)
+            for sweep in self.sweeps
+            for case in cases
+            for target in self.targets(case[1])
+        ]
 
-    def _trend(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
+    def _trend(self, sweep: str, metric: str, form: str, target: float | None) -> dict[str, Any]:
         """Test that sharpness rises, or that accuracy falls, over the arms that may be compared."""
-        arms = self.fit_to_compare(sweep, metric, form)
-        row: dict[str, Any] = {
-            "sweep": sweep,
-            "metric": metric,
-            "form": form,
-            "arms": " ".join(arms),
-            "num_arms": len(arms),
-        }
-        row |= {"num_seeds": None, "statistic": None, "pvalue": None, "adjusted": None, "steps_in_order": None}
+        arms = self.fit_to_compare(sweep, metric, form, target)
+        row: dict[str, Any] = {"sweep": sweep, "metric": metric, "form": form, "target": target}
+        row |= {"arms": " ".join(arms), "num_arms": len(arms), "num_seeds": None, "statistic": None, "pvalue": None}
+        row |= {"steps_in_order": None}
         if len(arms) < 3:
             return row
-        own = [
-            -self.values(name, metric) if metric == "test_acc" else self.sharpness(name, metric, form) for name in arms
-        ]
-        values = np.stack(own, 1)
+        values = self._own(arms, metric, form, target)
+        values = -values if metric == "test_acc" else values
         kept = values[np.isfinite(values).all(1)]
         row["num_seeds"] = len(kept)
         if len(kept) < 2:
@@ -227,55 +271,62 @@ class Study:
         order = int((np.diff(kept.mean(0)) > 0).sum())
         return row | {"statistic": found.statistic, "pvalue": float(found.pvalue), "steps_in_order": order}
 
-    def associations(self, metrics: Sequence[str]) -> list[dict[str, Any]]:
-        """Correlate accuracy with each sharpness in each form; p-values adjusted over all of them."""
-        cases = [(metric, form) for form in FORMS for metric in metrics if metric in self.metrics(form)]
-        rows = [self._association(sweep, *case) for sweep in self.sweeps for case in cases]
-        return _adjust_pvalues(rows)
+    def associations(self) -> list[dict[str, Any]]:
+        """Make associations.csv: accuracy with each sharpness in each form, over arms (`stats.association`).
 
-    def _association(self, sweep: str, metric: str, form: str) -> dict[str, Any]:
-        """Correlate accuracy and sharpness over the arms that may be compared: Kendall's tau, seeds as blocks.
-
-        The seeds share the arms: it speaks of these arms, not of further ones.
+        At equal loss there is a row for each target; `relations` decides from all of them.
         """
-        arms = self.fit_to_compare(sweep, metric, form)
-        found: dict[str, Any] = {"sweep": sweep, "metric": metric, "form": form, "num_arms": len(arms)}
-        scores = []
-        if len(arms) > 2:
-            accuracy = np.stack([self.values(name, "test_acc") for name in arms], 1)
-            own = np.stack([self.sharpness(name, metric, form) for name in arms], 1)
-            kept = np.isfinite(accuracy + own).all(1)
-            scores = [_concordance(*pair) for pair in zip(accuracy[kept], own[kept], strict=True)]
-        found |= {"num_seeds": len(scores)} | dict.fromkeys(("tau", "pvalue", "adjusted"))
-        if len(scores) > 1:
-            pairs = len(arms) * (len(arms) - 1) / 2
-            found |= {"tau": float(np.mean(scores) / pairs), "pvalue": concordance_pvalue(scores, len(arms))}
-        return found
+        return [
+            self._association(sweep, metric, form, target)
+            for sweep in self.sweeps
+            for form in FORMS
+            for metric in PRIMARY
+            if metric in self.metrics(form)
+            for target in self.targets(form)
+        ]
+
+    def _association(self, sweep: str, metric: str, form: str, target: float | None) -> dict[str, Any]:
+        arms = self.fit_to_compare(sweep, metric, form, target)
+        found: dict[str, Any] = {"sweep": sweep, "metric": metric, "form": form, "target": target}
+        found |= {"num_arms": len(arms), "num_seeds": None, "tau": None, "pvalue": None}
+        if len(arms) < 2:
+            return found
+        accuracy, sharpness = self._own(arms, "test_acc", "raw", None), self._own(arms, metric, form, target)
+        if not np.isfinite(accuracy + sharpness).all(1).any():
+            return found
+        result = stats.association(accuracy, sharpness)
+        found |= {"num_arms": result.num_arms, "num_seeds": result.n, "tau": result.tau}
+        return found | {"pvalue": None if result.undecided else result.pvalue}
+
+    def _own(self, arms: Sequence[str], metric: str, form: str, target: float | None) -> np.ndarray:
+        """Give accuracy, or log10 of a sharpness, (seeds, arms)."""
+        accuracy = metric == "test_acc"
+        return np.stack(
+            [self.values(a, metric) if accuracy else self.sharpness(a, metric, form, target) for a in arms], 1
+        )
 
 
-def _concordance(a: np.ndarray, b: np.ndarray) -> int:
-    """Count concordant minus discordant pairs; ties count as neither."""
-    signs = np.sign(a[:, None] - a[None]) * np.sign(b[:, None] - b[None])
-    return int(np.triu(signs, 1).sum())
+def _pairs(sweep: Sequence[str]) -> list[tuple[str, str]]:
+    """List neighbours, and the first with the last."""
+    return [*itertools.pairwise(sweep), *([(sweep[0], sweep[-1])] if len(sweep) > 2 else [])]
 
 
-def concordance_pvalue(scores: Sequence[int], num_arms: int) -> float:
-    """Give the exact two-sided p-value of summed Kendall scores, blocks independent, all orders equally likely."""
-    one = np.ones(1)  # number of discordant pairs of one block: a sum of uniform numbers on 0 ... j
-    for j in range(1, num_arms):
-        one = np.convolve(one, np.full(j + 1, 1 / (j + 1)))
-    total = np.ones(1)
-    for _ in scores:
-        total = np.convolve(total, one)
-    values = len(total) - 1 - 2 * np.arange(len(total))  # concordant minus discordant
-    return float(min(1.0, total[np.abs(values) >= abs(sum(scores))].sum()))
+def over_targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reduce the rows of `trends` or `associations` to one for each question, p-values adjusted over all of them.
 
-
-def _adjust_pvalues(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the p-values of one family; rows without one stay as they are."""
-    tested = [row for row in rows if row["pvalue"] is not None]
-    if tested:
-        _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
-        for row, value in zip(tested, adjusted, strict=True):
-            row["adjusted"] = float(value)
-    return rows
+    At equal loss p is the largest over the targets at which the test could be made, at least two of them, and 1 if tau
+    changes its sign there (intersection-union). The numbers beside it are those of the target with the largest p.
+    """
+    found = []
+    for key in dict.fromkeys((row["sweep"], row["metric"], row["form"]) for row in rows):
+        own = [row for row in rows if (row["sweep"], row["metric"], row["form"]) == key]
+        tested = [row for row in own if row["pvalue"] is not None]
+        if len(tested) < (1 if key[-1] == "raw" else equal_loss.LEAST):
+            best = max(own, key=lambda row: row["num_arms"])
+            found.append(best | {"pvalue": None, "adjusted": None, "num_targets": len(tested)})
+            continue
+        worst = max(tested, key=lambda row: row["pvalue"])
+        agree = len({np.sign(row.get("tau", 1.0)) for row in tested}) == 1
+        found.append(worst | {"pvalue": worst["pvalue"] if agree else 1.0, "adjusted": None,
+                              "num_targets": len(tested)})  # fmt: skip
+    return tables.adjust_single(found)

@@ -5,20 +5,28 @@ from typing import Any
 
 import tables
 from implicit_regularization_arms import SHARPNESS
-from implicit_regularization_tables import FORMS, PRIMARY, Study
+from implicit_regularization_tables import FORMS, MATCHED, PRIMARY, Study, over_targets
+
+from ntkgen import association
 
 SEEN, NOT_SEEN = "seen", "not seen"
 FORM_WORDS = {"raw": "", "loss": " at matched training loss", "temperature": " at matched logit temperature"}
 
 
-def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]]) -> dict[str, Any]:
-    """Make verdict.json: for every relation of H1 and H2 "seen", "not seen" or "undecided (why)", with its numbers."""
+def judge(study: Study, tests: list[dict[str, Any]], curves: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make verdict.json: for every relation of H1 and H2 "seen", "not seen" or "undecided (why)", with its numbers.
+
+    Args:
+      study: the tables.
+      tests: of `Study.tests`.
+      curves: of `Study.equal_losses`, a row for each comparison.
+    """
     alpha = study.config["alpha"]
-    by = {(row["family"], row["metric"], row["first"], row["second"]): row for row in tests}
+    by = {(row["family"], row["metric"], row["first"], row["second"]): row for row in tests + curves}
     one: list[dict[str, Any]] = []
     two: list[dict[str, Any]] = []
     controls: list[dict[str, Any]] = []
-    associations = study.associations(PRIMARY)
+    trends, associations = over_targets(study.trends()), over_targets(study.associations())
     for sweep, arms in study.sweeps.items():
         first, last, equal = arms[0], arms[-1], f", equal {sweep}"
         small, large = (f"batch {study.batch(name)}" for name in (first, last))
@@ -27,33 +35,27 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
         one += [_trend(row, alpha) for row in trends if (row["sweep"], row["metric"]) == (sweep, "test_acc")]
         for form, metric in ((form, metric) for form in FORMS for metric in PRIMARY if metric in study.metrics(form)):
             case = (sweep, metric, form)
-            row = by[f"sharpness, {form}{equal}", f"log10_{metric}", first, last]
-            apart = [name for name in (first, last) if name not in study.fit_to_compare(*case)]
             words = f"{large} is sharper than {small} by the {SHARPNESS[metric]}{FORM_WORDS[form]}{equal}"
-            two.append(relation(words, row, -1, alpha, apart))
+            if form == "raw":
+                row = by[f"sharpness, raw{equal}", f"log10_{metric}", first, last]
+                apart = [name for name in (first, last) if not study.comparable(name)]
+                two.append(relation(words, row, -1, alpha, apart))
+            else:
+                two.append(curve(words, by[f"{form}{equal}", metric, first, last], -1, alpha))
             same = lambda row, case=case: (row["sweep"], row["metric"], row["form"]) == case  # noqa: E731
             two += [_trend(row, alpha) for row in filter(same, trends)]
             two += [_associated(row, alpha) for row in filter(same, associations)]
-        # All levels that were fixed beforehand, none chosen: which of them an arm reaches is known only afterwards.
-        words = f"{large} is sharper than {small} by the {SHARPNESS['eigenvalue']}"
-        for target in study.config["loss_targets"]:
-            row = by[f"sharpness, all losses{equal}", f"log10_eigenvalue at {target:g}", first, last]
-            apart = _short_of(study, target, first, last)
-            two.append(relation(f"{words} at training loss {target:g}{equal}", row, -1, alpha, apart))
     within = f", within {study.config['margin_points']:g} points"
     for other in dict.fromkeys((*study.sweep[:1], f"sgd{study.config['reference']}")):
         row = by["adam", "test_acc", "adam", other]
         one.append(_same(f"Adam generalizes like {other}{within}", row, alpha))
-    for name, about in study.arms.items():
-        for other in about["references"].split() if about["group"] in ("steps", "control") else ():
-            row = by["controls", "test_acc", name, other]
-            one.append(relation(f"{name} generalizes better than {other}", row, +1, alpha))
-            one.append(_same(f"{name} generalizes like {other}{within}", row, alpha))
-            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}"
-            for target in study.config["loss_targets"]:
-                row = by["controls", f"log10_eigenvalue at {target:g}", name, other]
-                apart = _short_of(study, target, name, other)
-                controls.append(relation(f"{words} at training loss {target:g}", row, -1, alpha, apart))
+    for name, other in study.controls():
+        row = by["controls", "test_acc", name, other]
+        one.append(relation(f"{name} generalizes better than {other}", row, +1, alpha))
+        one.append(_same(f"{name} generalizes like {other}{within}", row, alpha))
+        for form in MATCHED:
+            words = f"{name} is flatter than {other} by the {SHARPNESS['eigenvalue']}{FORM_WORDS[form]}"
+            controls.append(curve(words, by[f"controls, {form}", "eigenvalue", name, other], -1, alpha))
     return {
         "alpha": alpha,
         "margin_points": study.config["margin_points"],
@@ -64,20 +66,40 @@ def judge(study: Study, tests: list[dict[str, Any]], trends: list[dict[str, Any]
     }
 
 
-def _short_of(study: Study, target: float, *arms: str) -> list[str]:
-    """List the arms of which some seed does not reach a training loss."""
-    return [arm for arm in arms if not study.reaches("eigenvalue", "loss", arm, target)]
+def curve(words: str, row: dict[str, Any], sign: int, alpha: float) -> dict[str, Any]:
+    """Decide a relation at equal loss from all losses that both arms reach, two at least.
+
+    "seen": the difference first - second has the stated sign at each of them, significantly; "not seen": it has the
+    other sign at each, significantly, or it is within the margin at each. p-values are adjusted over the relations.
+    """
+    names = ("num_targets", "lowest", "highest", "num_pairs", "margin", "sign")
+    found: dict[str, Any] = {"relation": words} | {name: row[name] for name in names}
+    found |= {"p": row["adjusted"], "equivalence_p": row["equivalence_adjusted"]}
+    ratios = ""
+    if row["lowest"] is not None:  # of the arm that the relation calls sharper over the other
+        low, high = sorted(10.0 ** (sign * row[end]) for end in ("lowest", "highest"))
+        ratios = f"; ratios {low:.3g} to {high:.3g}"
+    if row["undecided"]:
+        verdict = f"undecided ({row['undecided']}{ratios})"
+    elif row["adjusted"] <= alpha:
+        verdict = SEEN if row["sign"] == sign else f"{NOT_SEEN} (the opposite is)"
+    elif row["equivalence_adjusted"] <= alpha:
+        verdict = f"{NOT_SEEN} (equal within {row['margin']:g} at every loss)"
+    else:
+        verdict = f"undecided ({row['num_targets']} losses{ratios})"
+    return found | {"verdict": verdict}
 
 
 def relation(words: str, row: dict[str, Any], sign: int, alpha: float, apart: Sequence[str] = ()) -> dict[str, Any]:
     """Decide whether a difference first - second has the stated sign, by the adjusted paired test.
 
     "not seen": the opposite is significant, or equivalence within the margin is. `apart` names arms of which some seed
-    did not get to interpolation, or to the matched loss: nothing is decided with them.
+    did not get to interpolation: nothing is decided with them.
     """
     found: dict[str, Any] = {"relation": words}
     found |= {key: row[key] for key in ("difference", "low", "high", "num_pairs", "detectable", "comparable")}
     found |= {"p": row["paired_adjusted"], "equivalence_p": row["equivalence_adjusted"]}
+    found |= {key: row[key] for key in ("crossed_low", "crossed_high")}
     if apart:
         verdict = f"undecided (not comparable: {', '.join(apart)})"
     elif row["undecided"]:
@@ -88,6 +110,9 @@ def relation(words: str, row: dict[str, Any], sign: int, alpha: float, apart: Se
         verdict = f"{NOT_SEEN} (equal within {row['margin']:g})"
     else:
         verdict = f"undecided (detectable effect {row['detectable']:.2g})"
+    ends = found["crossed_low"], found["crossed_high"]
+    if verdict == SEEN and ends[0] is not None and ends[0] <= 0 <= ends[1]:
+        verdict = f"{SEEN} (on these test images; over images too [{ends[0]:.2f}, {ends[1]:.2f}])"
     return found | {"verdict": verdict}
 
 
@@ -110,9 +135,10 @@ def _trend(row: dict[str, Any], alpha: float) -> dict[str, Any]:
     found = {
         "relation": f"{what} with batch size, Page's exact trend test{FORM_WORDS[row['form']]}, equal {row['sweep']}"
     }
-    found |= {key: row[key] for key in ("statistic", "pvalue", "adjusted", "steps_in_order", "num_arms", "num_seeds")}
+    names = ("statistic", "pvalue", "adjusted", "steps_in_order", "num_arms", "num_seeds", "num_targets")
+    found |= {key: row[key] for key in names}
     if row["adjusted"] is None:
-        return found | {"verdict": f"undecided ({row['num_arms']} comparable arms, {row['num_seeds'] or 0} seeds)"}
+        return found | {"verdict": f"undecided ({_too_few(row)})"}
     if row["adjusted"] > alpha:
         return found | {"verdict": f"undecided (p = {row['adjusted']:.2g})"}
     strict = row["steps_in_order"] == row["num_arms"] - 1
@@ -123,12 +149,18 @@ def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
     words = f"flatter generalizes better over these batch sizes, by the {SHARPNESS[found['metric']]}"
     row = {"relation": f"{words}{FORM_WORDS[found['form']]}, equal {found['sweep']}", **found}
     if found["adjusted"] is None:
-        verdict = f"undecided ({found['num_arms']} comparable arms, {found['num_seeds']} seeds)"
+        needs = "; needs five" if found["num_arms"] < association.LEAST_ARMS else ""
+        verdict = f"undecided ({_too_few(found)}{needs})"
     elif found["adjusted"] > alpha:
         verdict = f"undecided (tau {found['tau']:.2f}, p = {found['adjusted']:.2g})"
     else:
         verdict = SEEN if found["tau"] < 0 else f"{NOT_SEEN} (the opposite is)"
     return row | {"verdict": verdict}
+
+
+def _too_few(row: dict[str, Any]) -> str:
+    words = f"{row['num_arms']} arms, {row['num_seeds'] or 0} seeds"
+    return words if row["form"] == "raw" else f"{words} at the best of the losses, {row['num_targets']} losses tested"
 
 
 def show(study: Study, verdict: dict[str, Any]) -> str:
@@ -138,7 +170,7 @@ def show(study: Study, verdict: dict[str, Any]) -> str:
     lines = [f"{title}; {len(study.seeds)} seeds, 95 % t-intervals; sharpness as log10, * not at interpolation"]
     lines.append(
         f"{'arm':>15} {'steps':>7} {'rate':>7} {'train %':>8} {'test %':>22} {'published':>9} "
-        f"{'eigenvalue':>22} {'at loss ' + format(config['primary_loss'], 'g'):>22} {'adaptive':>22}"
+        f"{'eigenvalue':>22} {'at loss ' + format(config['shown_targets']['loss'], 'g'):>22} {'adaptive':>22}"
     )
     known = study.published()
     for row in study.summary():

@@ -9,9 +9,9 @@ Hypotheses H1 and H2; sections IV-E and V-C.
 Trains a small and a large batch for several seeds and measures both on every network: the top eigenvalue of the
 Hessian by the paper's 30 power iterations and by Lanczos, on the paper's 1,000 samples and on more; ten eigenpairs,
 trace and spectral density; the loss under random perturbation; adaptive sharpness, which rescaling weights leaves
-alone; and, since curvature falls with the loss level itself, eigenvalue and sharpness at a logit temperature that
-brings all networks to one training loss. Then lines and surfaces around the solutions, and the way from one to the
-other. The verdict says in which measures the difference is seen.
+alone; and, since curvature falls with the loss level itself, eigenvalue and sharpness at logit temperatures that
+bring all networks to the same training losses. Then lines and surfaces around the solutions, and the way from one to
+the other. The verdict says in which measures the difference is seen.
 """
 
 import contextlib
@@ -44,7 +44,12 @@ common.define(common.POSITIVE, "large_lr", None, "Learning rate of the second ar
 flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
 common.define(common.COUNT, "hessian_samples", 1_000, "Training examples of the Hessian; the paper's number.")
 common.define(common.COUNT, "many_samples", 4_096, "Training examples on which the top eigenvalue is measured again.")
-common.define(common.POSITIVE, "matched_loss", 0.1, "Training cross-entropy (nats) of the matched temperature.")
+common.define(
+    common.POSITIVES,
+    "matched_loss",
+    (0.01, 0.03, 0.1),
+    "Training cross-entropies (nats) at which all networks are compared, comma-separated; they decide together.",
+)
 common.define(common.POINTS, "line_points", None, "Points of each line. Default: the preset's.")
 common.define(common.POINTS, "plane_points", None, "Points along each side of a surface. Default: the preset's.")
 
@@ -73,6 +78,7 @@ def resolve() -> dict[str, Any]:
     config["size"] = config.pop("channels" if model == "cnn" else "width")
     for name in ("seed", "data_seed", "schedule", "hessian_samples", "many_samples", "matched_loss"):
         config[name] = FLAGS[name].value
+    config["matched_loss"] = list(config["matched_loss"])
     config["label_noise"] = FLAGS.label_noise or 0.0
     for arm in ("small", "large"):
         batch, rate = FLAGS[f"{arm}_batch"].value, FLAGS[f"{arm}_lr"].value
@@ -133,7 +139,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
         worst_rho=0.5,
         worst_steps=20,
         unmoved=tuple(symmetry.cancelled(model)),
-        matched_loss=config["matched_loss"],
+        matched_losses=tuple(config["matched_loss"]),
         line_points=config["line_points"],
         plane_points=config["plane_points"],
         examples=EXAMPLES if cnn else 10_000,
@@ -236,7 +242,7 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts)
 
 
-NAMES = ("runs", "eigenvalues", "density", "perturbation", "lines", "plane")
+NAMES = ("runs", "matched", "eigenvalues", "density", "perturbation", "lines", "plane")
 WRITTEN = (*(f"{name}.csv" for name in (*NAMES, "summary", "tests", "comparison")), "verdict.json")
 
 
@@ -259,12 +265,15 @@ def main() -> None:
             for name in NAMES:
                 run.write_table(f"{name}.csv", measured[name])
         found = {name: records.read_table(run.folder / f"{name}.csv") for name in NAMES}
-        summary = study.summarise(found["runs"])
+        summary = study.summarise(found["runs"], found["matched"])
         rows = study.tests(found["runs"], found["perturbation"])
-        verdict = study.judge(found["runs"], rows)
+        curves, points = study.equal_losses(found["matched"])
+        verdict = study.judge(found["runs"], rows, curves)
         if not run.finished:
             run.write_table("summary.csv", summary)
             run.write_table("tests.csv", rows)
+            run.write_table("equal_loss.csv", curves)
+            run.write_table("equal_loss_curves.csv", points)
             run.write_table("comparison.csv", study.compare(found["runs"], rows, same_protocol(config)))
             run.write_json("verdict.json", verdict)
         show(config, summary, verdict)
@@ -275,6 +284,7 @@ def main() -> None:
             paths = draw(folder, f"{name}_", config, found)
             paths.append(records.write_table(folder / f"{name}.csv", summary))
             paths.append(records.write_table(folder / f"{name}_tests.csv", rows))
+            paths.append(records.write_table(folder / f"{name}_equal_loss.csv", points))
         if not run.finished:
             run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))

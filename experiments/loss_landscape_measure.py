@@ -36,7 +36,7 @@ class Settings(NamedTuple):
       worst_steps: its gradients.
       unmoved: leaves without an effect on the function, such as convolution biases that batch norm cancels; adaptive
         sharpness leaves them alone.
-      matched_loss: training cross-entropy (nats) to which the temperature brings every network.
+      matched_losses: training cross-entropies (nats) to which temperatures bring every network.
       line_points: of each line between and around solutions; 4k + 1, so that solutions are among them.
       plane_points: along each side of a surface; odd.
       examples: of training and of test set, at most, that lines and surfaces are evaluated on.
@@ -59,7 +59,7 @@ class Settings(NamedTuple):
     worst_rho: float
     worst_steps: int
     unmoved: tuple[str, ...]
-    matched_loss: float
+    matched_losses: tuple[float, ...]
     line_points: int
     plane_points: int
     examples: int

@@ -33,7 +33,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], found: dict[str, lis
         published = {arm: paper.LOSS_LANDSCAPE[config[arm]]["top_eigenvalue"] for arm in study.ARMS}
     made = {
         "spectrum": figures.eigenvalues(
-            study.points(found["runs"]), study.densities(found["density"]), labels, about, published
+            study.points(found["runs"], found["matched"]), study.densities(found["density"]), labels, about, published
         )
     }
     panels: dict[str, Any] = {}
@@ -74,9 +74,10 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], verdict: dict[st
     lines += [(f"eigenvalue, {settings['power_iters']} power it.", "power_value", 3, "power_converged")]
     lines += [("eigenvalue, Lanczos", "top_value", 3, "top_converged")]
     lines += [(f"  on {many:,} samples", "top_many_value", 3, "top_many_converged")]
-    lines += [(f"  at loss {settings['matched_loss']:g}", "top_matched_value", 3, "top_matched_converged")]
+    losses = [f"{target:g}" for target in sorted(settings["matched_losses"], reverse=True)]
+    lines += [(f"  at loss {t}", f"top_value_at_{t}", 3, f"top_converged_at_{t}") for t in losses]
     lines += [("trace", "trace", 2, None), ("adaptive, worst case", "adaptive_worst", 4, None)]
-    lines += [("  at matched loss", "adaptive_worst_matched", 4, None)]
+    lines += [(f"  at loss {t}", f"adaptive_worst_at_{t}", 4, None) for t in losses]
     lines += [("adaptive, average", "adaptive_average", 4, None)]
     print(" " * 26 + "".join(f"{'batch ' + str(row['batch_size']):>36}" for row in summary))
     for name, metric, digits, count in lines:

@@ -16,36 +16,28 @@ Rows = list[dict[str, Any]]
 
 
 def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
-    """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperature."""
+    """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperatures."""
     s = instruments.settings
     slices = (instruments.whole.x[i : i + s.chunk] for i in range(0, len(instruments.whole.y), s.chunk))
     logits = np.concatenate([instruments.logits(nets, x) for x in slices], axis=1)
-    labels = jnp.asarray(instruments.whole.y)
-    betas = [1 / float(loss_matching.outputs_temperature(one, labels, target=s.matched_loss)) for one in logits]
-    matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
     tops = {"power": instruments.power(nets, instruments.few), "power_many": instruments.power(nets, instruments.many)}
     tops |= {"top": instruments.top(nets, instruments.few), "top_many": instruments.top(nets, instruments.many)}
-    tops["top_matched"] = instruments.top(matched, instruments.few)
-    sharp = {
-        "": instruments.sharpness(nets, instruments.few),
-        "_matched": instruments.sharpness(matched, instruments.few),
-    }
+    sharp = instruments.sharpness(nets, instruments.few)
     pairs, density = instruments.pairs(nets, instruments.few), instruments.density(nets, instruments.few)
     tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
+    tables["matched"] = [
+        row for target in s.matched_losses for row in _matched(instruments, arm, seeds, nets, logits, target)
+    ]
     for i, seed in enumerate(seeds):
         who = {"arm": arm, "seed": seed}
         row: dict[str, Any] = {**who, "samples": s.samples, "many_samples": s.many_samples}
         row |= {"batch_norm": "frozen" if instruments.has_state else "none", "precision": "highest"}
         for name, eigen in tops.items():
             row |= {f"{name}_{part}": float(values[i].item()) for part, values in eigen.items()}
-        row |= {"inverse_temperature": betas[i], "matched_loss": s.matched_loss}
         row["trace"] = instruments.dim * float(density.moments[i][0])
         row["trace_error"] = instruments.dim * float(density.moment_errors[i][0])
         row["trace_matvecs"] = int(density.num_matvecs[i])
-        for suffix, found in sharp.items():
-            for kind, result in found.items():
-                row[f"adaptive_{kind}{suffix}"] = float(result.increase[i])
-                row[f"adaptive_{kind}{suffix}_error"] = float(result.standard_error[i])
+        row |= _adaptive(sharp, i)
         tables["runs"].append(row)
         tables["eigenvalues"] += [
             {
@@ -65,6 +57,30 @@ def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Ne
             for node, weight in zip(density.nodes[i][probe], density.weights[i][probe], strict=True)
         ]
     return tables
+
+
+def _matched(
+    instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network, logits: np.ndarray, target: float
+) -> Rows:
+    """Measure top eigenvalue and adaptive sharpness at the temperature that brings the whole training set to a loss."""
+    labels = jnp.asarray(instruments.whole.y)
+    betas = [1 / float(loss_matching.outputs_temperature(one, labels, target=target)) for one in logits]
+    matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
+    top, sharp = instruments.top(matched, instruments.few), instruments.sharpness(matched, instruments.few)
+    rows = []
+    for i, seed in enumerate(seeds):
+        row: dict[str, Any] = {"arm": arm, "seed": seed, "target": target, "inverse_temperature": betas[i]}
+        row |= {f"top_{part}": float(values[i].item()) for part, values in top.items()}
+        rows.append(row | _adaptive(sharp, i) | {"samples": instruments.settings.samples})
+    return rows
+
+
+def _adaptive(sharp: dict[str, Any], i: int) -> dict[str, float]:
+    columns = {}
+    for kind, result in sharp.items():
+        columns[f"adaptive_{kind}"] = float(result.increase[i])
+        columns[f"adaptive_{kind}_error"] = float(result.standard_error[i])
+    return columns
 
 
 def around(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:

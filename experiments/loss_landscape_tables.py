@@ -7,14 +7,13 @@ import numpy as np
 import tables
 from tables import number
 
-from ntkgen import paper, plotting, spectrum, stats
+from ntkgen import margins, paper, plotting, spectrum, stats
 
 ARMS = ("small_batch", "large_batch")
 ALPHA = 0.05
 INTERPOLATES = 99.9  # percent of training accuracy
-# Smallest differences that would matter, fixed before any run: a factor in curvature (the paper claims 11.8), points
-# of accuracy.
-FACTOR, POINTS = 1.5, 0.5
+# Smallest differences that would matter: a factor in curvature (the paper claims 11.8), points of accuracy.
+FACTOR, POINTS = 10**margins.SHARPNESS, margins.ACCURACY
 DENSITY_POINTS, DENSITY_WIDTH = 400, 0.012  # of the figure; standard deviation as a share of the range
 
 # question -> (column of runs.csv, logarithmic, what is asked)
@@ -22,12 +21,16 @@ QUESTIONS = {
     "raw": ("top_value", True, "top eigenvalue"),
     "raw_many": ("top_many_value", True, "top eigenvalue on more samples"),
     "power_iteration": ("power_value", True, "top eigenvalue by the paper's power iteration"),
-    "matched": ("top_matched_value", True, "top eigenvalue at matched logit temperature"),
     "adaptive_worst": ("adaptive_worst", True, "worst-case adaptive sharpness"),
     "adaptive_average": ("adaptive_average", True, "average adaptive sharpness"),
-    "adaptive_worst_matched": ("adaptive_worst_matched", True, "worst-case adaptive sharpness at matched temperature"),
     "trace": ("trace", True, "trace"),
     "accuracy": ("test_acc", False, "test accuracy"),
+}
+# question -> (column of matched.csv, what is asked); at equal training loss, by temperature
+MATCHED = {
+    "matched": ("top_value", "top eigenvalue at equal loss"),
+    "adaptive_worst_matched": ("adaptive_worst", "worst-case adaptive sharpness at equal loss"),
+    "adaptive_average_matched": ("adaptive_average", "average adaptive sharpness at equal loss"),
 }
 METRICS = ("train_loss", "train_acc", "test_loss", "gap", "steps", *(column for column, _, _ in QUESTIONS.values()))
 
@@ -36,7 +39,7 @@ def measured(row: Mapping[str, Any], column: str) -> float:
     """Read a measurement; NaN where the seed diverged, or where the eigenvalue was to converge and did not."""
     converged = column.replace("_value", "_converged")
     unfinished = column.startswith("top") and number(row[converged]) != 1
-    return float("nan") if number(row["diverged"]) or unfinished else number(row[column])
+    return float("nan") if number(row.get("diverged", 0)) or unfinished else number(row[column])
 
 
 def values(runs: Sequence[Mapping[str, Any]], column: str, log: bool = False) -> dict[str, np.ndarray]:
@@ -49,15 +52,30 @@ def values(runs: Sequence[Mapping[str, Any]], column: str, log: bool = False) ->
     return found
 
 
-def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Make summary.csv: means with intervals, and how many seeds diverged, interpolate, and converged."""
+def targets(matched: Sequence[Mapping[str, Any]]) -> list[float]:
+    """List the losses of matched.csv, from the highest."""
+    return sorted({number(row["target"]) for row in matched}, reverse=True)
+
+
+def summarise(runs: Sequence[Mapping[str, Any]], matched: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Make summary.csv: means with intervals, and how many seeds diverged, interpolate, and converged.
+
+    The columns at equal loss end with it: `top_value_at_0.1`.
+    """
     kept = [{**row, **{name: measured(row, name) for name in METRICS}} for row in runs]
     summary = tables.summarise(kept, ("arm", "batch_size", "learning_rate"), METRICS)
     for row in summary:
         members = [run for run in runs if run["arm"] == row["arm"]]
         for name in ("diverged", "interpolates", *(c for c in members[0] if c.endswith("_converged"))):
             row[f"num_{name}"] = int(sum(number(run[name]) for run in members))
-        row["num_temperature_found"] = int(sum(np.isfinite(number(run["inverse_temperature"])) for run in members))
+        for target in targets(matched):
+            own = [one for one in matched if one["arm"] == row["arm"] and number(one["target"]) == target]
+            row[f"num_temperature_found_at_{target:g}"] = sum(
+                np.isfinite(number(x["inverse_temperature"])) for x in own
+            )
+            row[f"num_top_converged_at_{target:g}"] = int(sum(number(one["top_converged"]) for one in own))
+            for column, _ in MATCHED.values():
+                row |= tables.columns(f"{column}_at_{target:g}", values(own, column)[row["arm"]])
     return summary
 
 
@@ -85,7 +103,27 @@ def tests(runs: Sequence[Mapping[str, Any]], perturbation: Sequence[Mapping[str,
     return rows
 
 
-def judge(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def equal_losses(matched: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Make equal_loss.csv and equal_loss_curves.csv: large against small batch, over all losses and at each.
+
+    Natural logarithms. One row for each measure decides, from all losses that both arms reach; p-values are adjusted
+    over the measures. The rows at single losses have intervals and no p-value.
+    """
+    rows, points = [], []
+    levels = targets(matched)
+    for question, (column, _) in MATCHED.items():
+        at = [values([row for row in matched if number(row["target"]) == t], column, log=True) for t in levels]
+        large, small = (np.stack([one[arm] for one in at]) for arm in ("large_batch", "small_batch"))
+        about = {"family": "equal loss", "question": question, "first": "large_batch", "second": "small_batch"}
+        row, curve = tables.at_equal_loss(about, large, small, levels, float(np.log(FACTOR)))
+        rows.append(row)
+        points += curve
+    return tables.adjust_equivalence(tables.adjust_single(rows)), points
+
+
+def judge(
+    runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], curves: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Make verdict.json: is the difference seen, not seen or undecided, in each measure.
 
     "Seen" needs the paired test, "not seen" the equivalence test, both adjusted for the false discovery rate; else it
@@ -95,13 +133,15 @@ def judge(runs: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) 
     for row in rows:
         if row["question"] in QUESTIONS:
             answers[row["question"]] = _answer(row, *QUESTIONS[row["question"]][1:])
+    for row in curves:
+        answers[row["question"]] = _over_losses(row, MATCHED[row["question"]][1])
     lost = int(sum(number(run["power_converged"]) != 1 for run in runs))
     answers["power_iteration"]["words"] += f"; {lost} of {len(runs)} networks not converged" if lost else ""
     below = {arm: int(sum(not number(run["interpolates"]) for run in runs if run["arm"] == arm)) for arm in ARMS}
     sensitive = [row for row in rows if row["family"] == "perturbation" and row["question"].endswith("absolute")]
     larger = sum(_significant(row) and row["difference"] > 0 for row in sensitive)
     smaller = sum(_significant(row) and row["difference"] < 0 for row in sensitive)
-    words = "; ".join(f"{answers[name]['about']}: {answers[name]['words']}" for name in QUESTIONS)
+    words = "; ".join(f"{answers[name]['about']}: {answers[name]['words']}" for name in (*QUESTIONS, *MATCHED))
     return {
         "answers": answers,
         "below_interpolation": below,
@@ -132,6 +172,28 @@ def _answer(row: Mapping[str, Any], log: bool, about: str) -> dict[str, Any]:
         answer, tail = "not seen", f"equivalent within {found['margin']:.3g}"
     else:
         answer, tail = "undecided", f"{found['num_pairs']} pairs would have shown {found['detectable']:.3g}"
+    return found | {"answer": answer, "words": f"{answer}, {size} ({tail})"}
+
+
+def _over_losses(row: Mapping[str, Any], about: str) -> dict[str, Any]:
+    """Answer from all losses: seen, or not, only where every one of them says so."""
+    found: dict[str, Any] = {"about": about, "unit": "ratio large / small"}
+    found |= {name: row[name] for name in ("num_targets", "num_pairs", "adjusted", "equivalence_adjusted")}
+    found["margin"] = float(np.exp(row["margin"]))
+    size = ""
+    if row["lowest"] is not None:
+        found |= {name: float(np.exp(row[name])) for name in ("lowest", "highest")}
+        size = f"ratios {found['lowest']:.3g} to {found['highest']:.3g} at {row['num_targets']} losses"
+    if row["undecided"]:
+        return found | {"answer": "undecided", "words": f"undecided ({row['undecided']}{'; ' * bool(size)}{size})"}
+    equivalent = row["equivalence_adjusted"] <= ALPHA
+    if row["adjusted"] <= ALPHA:
+        answer, tail = "seen", f"larger for the {'large' if row['sign'] > 0 else 'small'} batch at every loss"
+        tail += f", but equivalent within {found['margin']:.3g}" if equivalent else ""
+    elif equivalent:
+        answer, tail = "not seen", f"equivalent within {found['margin']:.3g} at every loss"
+    else:
+        answer, tail = "undecided", "no answer that holds at every loss"
     return found | {"answer": answer, "words": f"{answer}, {size} ({tail})"}
 
 
@@ -220,17 +282,21 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, plotting.Curve]:
     return found
 
 
-def points(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[np.ndarray, plotting.Curve]]]:
+def points(
+    runs: Sequence[Mapping[str, Any]], matched: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, tuple[np.ndarray, plotting.Curve]]]:
     """Give every seed's eigenvalues by label and arm, with their geometric mean and interval."""
     few, many = (int(runs[0][name]) for name in ("samples", "many_samples"))
     columns = {
         f"power iteration\n{few:,} samples": "power_value",
         f"Lanczos\n{few:,} samples": "top_value",
         f"Lanczos\n{many:,} samples": "top_many_value",
-        "Lanczos, matched\ntemperature": "top_matched_value",
     }
+    measured = {label: values(runs, column) for label, column in columns.items()}
+    for target in targets(matched):
+        own = [row for row in matched if number(row["target"]) == target]
+        measured[f"Lanczos, at\nloss {target:g}"] = values(own, "top_value")
     found = {}
-    for label, column in columns.items():
-        by_arm = values(runs, column)
+    for label, by_arm in measured.items():
         found[label] = {arm: (x, geometric([0.0], x[None])) for arm, x in by_arm.items()}
     return found

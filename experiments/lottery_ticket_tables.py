@@ -7,10 +7,10 @@ import numpy as np
 import tables
 from scipy import stats as scipy_stats
 
-from ntkgen import loss_matching, ranks, stats
+from ntkgen import loss_matching, margins, ranks, stats
 
 ALPHA = 0.05
-MARGIN = 0.5  # points of accuracy that matter; fixed beforehand
+MARGIN = margins.ACCURACY
 METRICS = ("train_acc", "test_acc", "gap", "epochs_to_loss")
 LEVELS = ("eigenvalue", "sharpness")  # of the curvature, in both forms
 MEASURED = (
@@ -124,9 +124,11 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found += _compare_epochs(rows, f"epochs to the loss, {controls}", pairs)
     # Eigenvalues and sharpness differ by factors: compared as logarithms, a difference of 1 is a factor of 10.
     for metric in LEVELS:
-        found += _compare(rows, f"{metric} as trained, at unequal loss, {controls}", metric, pairs, log=True)
+        margin = margins.SHARPNESS
+        found += _compare(rows, f"{metric} as trained, at unequal loss, {controls}", metric, pairs, margin, log=True)
         for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
-            found += _compare(rows, f"{metric} at matched temperature, {about}", f"matched_{metric}", chosen, log=True)
+            family = f"{metric} at matched temperature, {about}"
+            found += _compare(rows, family, f"matched_{metric}", chosen, margin, log=True)
     found += _compare(rows, f"training loss of the sample, {controls}", "sample_loss", pairs, log=True)
     for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
         found += _compare(rows, f"error barrier, {about}", "excess", chosen)

@@ -162,18 +162,19 @@ def curvature(
         matched = "matched_" in test["metric"]
         row = {"metric": metric, "form": "matched" if matched else "as trained"}
         row |= {name: test[name] for name in ("first", "second", "num_pairs")}
-        row |= dict.fromkeys(("factor", "low", "high", "adjusted_p"))
+        row |= dict.fromkeys(("factor", "low", "high", "adjusted_p", "equivalence_p"))
         if test["paired_p"] is not None:
             row |= {
                 "factor" if name == "difference" else name: 10 ** test[name] for name in ("difference", "low", "high")
             }
-            row["adjusted_p"] = test["paired_adjusted"]
+            row["adjusted_p"], row["equivalence_p"] = test["paired_adjusted"], test["equivalence_adjusted"]
         for side in ("first", "second"):
             finite = losses[test[side]][np.isfinite(losses[test[side]])]
             row[f"{side}_loss"] = matched_loss if matched else float(finite.mean()) if finite.size else None
         found.append(row)
     forms = {
         "as trained": RAW_NOTE,
-        "matched": f"logits at the temperature that brings the sample to {matched_loss:g} nats",
+        "matched": f"logits at the temperature that brings the sample to {matched_loss:g} nats: numbers at this one "
+        "loss, no verdict on curvature at equal loss",
     }
     return {"forms": forms, "comparisons": found}

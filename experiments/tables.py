@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import plotting, stats
+from ntkgen import equal_loss, plotting, stats
 
 ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
@@ -98,6 +98,50 @@ def compare(
     return rows
 
 
+def correct_rows(arm: str, seeds: Sequence[int], right: np.ndarray, lost: np.ndarray) -> list[dict[str, Any]]:
+    """Make correct.csv: which test images each final network classifies right.
+
+    Args:
+      arm: its name.
+      seeds: in order.
+      right: booleans (seeds, images).
+      lost: seeds that diverged (seeds,).
+
+    Returns:
+      A row for each seed; `bits` has the images in order as hexadecimal digits, most significant bit first. It is empty
+      for a lost seed.
+    """
+    bits = ["" if gone else np.packbits(row).tobytes().hex() for row, gone in zip(right, lost, strict=True)]
+    about = {"arm": arm, "images": right.shape[1]}
+    return [{**about, "seed": seed, "bits": text} for seed, text in zip(seeds, bits, strict=True)]
+
+
+def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Read the rows of `correct_rows`: arm -> 0 and 1 (seeds, images), NaN for a lost seed."""
+    arms: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        count = int(row["images"])
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["bits"]), np.uint8), count=count) if row["bits"] else None
+        arms.setdefault(row["arm"], []).append(np.full(count, np.nan) if bits is None else bits.astype(float))
+    return {arm: np.stack(found) for arm, found in arms.items()}
+
+
+def cross(rows: Sequence[dict[str, Any]], right: Mapping[str, np.ndarray]) -> None:
+    """Add to rows of `compare` of test accuracy in percent the interval over seeds and test images, in points.
+
+    Args:
+      rows: those of another metric get None.
+      right: of `correctness`; an arm without it gets None.
+    """
+    for row in rows:
+        row |= dict.fromkeys(("crossed_low", "crossed_high", "crossed_p"))
+        a, b = right.get(row["first"]), right.get(row["second"])
+        if row["metric"] != "test_acc" or a is None or b is None or row["difference"] is None:
+            continue
+        found = stats.crossed(a, b)
+        row |= {"crossed_low": 100 * found.low, "crossed_high": 100 * found.high, "crossed_p": found.pvalue}
+
+
 def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fill in the p-values adjusted within each family (Benjamini and Hochberg), for both tests; returns all rows."""
     rows = list(rows)
@@ -107,6 +151,50 @@ def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             _, adjusted = stats.false_discovery([row[f"{kind}_p"] for row in tested])
             for row, value in zip(tested, adjusted, strict=True):
                 row[f"{kind}_adjusted"] = float(value)
+    return rows
+
+
+def at_equal_loss(
+    about: Mapping[str, Any], a: Any, b: Any, targets: Sequence[float], margin: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compare two arms at equal loss over all targets: one row that decides, and one for each target that does not.
+
+    Args:
+      about: columns that both kinds of rows begin with; `family` for `adjust_single`.
+      a: logarithms (targets, seeds), NaN where a target is not reached.
+      b: likewise; differences are a - b.
+      targets: losses, as text and order of the rows.
+      margin: of the equivalence.
+
+    Returns:
+      The row, with the p-values of `equal_loss.over_targets`, to be adjusted; and a row for each target, which has the
+      difference and its interval and no p-value.
+    """
+    found = equal_loss.over_targets(a, b, margin)
+    known = found.difference[np.isfinite(found.difference)]
+    tested = not found.undecided
+    row = dict(about) | {"num_targets": found.num_targets}
+    row |= {"lowest": float(known.min()) if known.size else None, "highest": float(known.max()) if known.size else None}
+    row |= {"sign": found.sign, "pvalue": found.pvalue if tested else None, "adjusted": None}
+    row |= {"equivalence_p": found.equivalence_p if tested else None, "equivalence_adjusted": None}
+    row |= {"margin": margin, "num_pairs": found.num_pairs, "undecided": found.undecided}
+    ends = {name: getattr(found, name) for name in ("difference", "low", "high")}
+    points = [
+        dict(about)
+        | {"target": target}
+        | {name: float(values[t]) if np.isfinite(values[t]) else None for name, values in ends.items()}
+        for t, target in enumerate(targets)
+    ]
+    return row, points
+
+
+def adjust_single(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the p-values of one family, as `adjusted`; rows without one stay as they are. Returns all rows."""
+    tested = [row for row in rows if row["pvalue"] is not None]
+    if tested:
+        _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
+        for row, value in zip(tested, adjusted, strict=True):
+            row["adjusted"] = float(value)
     return rows
 
 

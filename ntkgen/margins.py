@@ -10,6 +10,9 @@ from scipy import optimize, stats
 
 from ntkgen.stats import TestResult, check, paired
 
+# Smallest differences that matter, the same in every study and fixed before any run.
+ACCURACY = 0.5  # points
+SHARPNESS = 0.1  # of log10, any measure of sharpness: a factor of 1.26
 NODES = 400  # of the average over the spread that a study may observe; 1e-4 of power from the limit
 
 
@@ -41,6 +44,18 @@ def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
         return float(distance <= margin)
     near, far = ((distance - margin) / se, (distance + margin) / se)
     return float(min(1.0, stats.t.sf(near, test.df) + stats.t.sf(far, test.df)))
+
+
+def within(a: ArrayLike, b: ArrayLike, margin: float) -> float:
+    """Give the p-value of |mean(a - b)| < margin: that of `stats.equivalence`, pairs, and nothing beside it.
+
+    Raises:
+      ValueError: a margin that is not positive, and as `stats.paired`.
+    """
+    check(np.isfinite(margin) and margin > 0, f"margin: expected a positive number, got {margin}")
+    test = paired(a, b)
+    room, se = margin - abs(test.mean_difference), _standard_error(test)
+    return float(room <= 0) if se == 0 else float(stats.t.sf(room / se, test.df))
 
 
 def equivalence_power(difference: float, std: float, n: int, margin: float, alpha: float = 0.05) -> float:

@@ -77,6 +77,25 @@ def each_seed(
     return jax.tree.map(lambda *leaves: _lost(np.stack(leaves), alive), *(found[row] for row in rows.tolist()))
 
 
+def correct(f: Callable, params: PyTree, x: Any, y: Any, *, chunk: int = 1000) -> np.ndarray:
+    """Return for every seed whether each example is classified right, booleans (seeds, examples).
+
+    Args:
+      f: the network, arrays leading with the seed axis, as `each_seed` takes it.
+      params: likewise.
+      x: inputs (examples, ...).
+      y: labels (examples,).
+      chunk: examples at once.
+    """
+    starts = range(0, len(y), chunk)
+    parts = [each_seed(_correct, (f, params), (x[i : i + chunk], jnp.asarray(y[i : i + chunk]))) for i in starts]
+    return np.concatenate(parts, axis=1)
+
+
+def _correct(f: Callable, params: PyTree, x: Any, y: Any) -> jax.Array:
+    return jnp.argmax(f(params, x), axis=-1) == y
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _vmapped(function: Callable, settings: tuple, seeded: tuple, shared: tuple) -> PyTree:
     return jax.vmap(lambda own: function(*own, *shared, **dict(settings)))(seeded)

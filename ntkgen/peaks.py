@@ -5,6 +5,7 @@ counted in ``num_nan``. An infinity is refused. The order of seeds does not matt
 input; p-values and levels are fractions.
 """
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -90,18 +91,26 @@ def threshold(size: ArrayLike, error: ArrayLike, criterion: float, level: float 
 def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000, seed: int = 0) -> PeakTest:
     """Test whether mean error peaks in the window: higher than at a smaller size and than at the largest.
 
-    With seed means m and seed variances v per size, ``t_ji = (m_j - m_i) / sqrt(v_j + v_i)``. For each j in the window,
-    rise_j is the largest t_ji over smaller sizes i and fall_j is t against the largest size; the statistic is max_j
-    min(rise_j, fall_j), reached at ``location``. Its null is the permutation distribution of the largest of *all* these
-    rises and falls, residuals permuted over sizes within each seed, so that p pays for choosing the place (max-T,
-    Westfall & Young 1993). Without any variance p is 1 / (1 + B) for a peak and 1 for none.
+    For sizes i and j, t_ji is the mean of the n seeds' differences e_j - e_i over its standard error. For each j in the
+    window, rise_j is the largest t_ji over smaller sizes i, and fall_j is t_jk against the largest size k. The
+    statistic is max_j min(rise_j, fall_j), reached at ``location`` (intersection-union, Berger 1982).
+
+    A few seeds know little of the spread at one size. The squared standard error is therefore the largest of three,
+    over n: the variance of the pair's own differences; its mean over all pairs of sizes from i to j; and its mean over
+    all pairs in the window and the size on either side. Seeds may also differ much more at some sizes than at others,
+    above all near the threshold. The null distribution is that of normal errors under the least favourable spreads of
+    a family: equal ones, a hundredfold one at any single size, at a size of the window and at one or both ends, and
+    spreads that rise or fall steadily over one or two decades. In a curve without a peak the sizes up to some place
+    have no true rise, and those beyond it no true fall; p is the largest over these places and spreads, and pays for
+    choosing the pair of sizes (max-T, Westfall & Young 1993). It is 1 where the mean curve has no peak in the window,
+    and 1 / (1 + B) for a peak where all seeds have the same differences.
 
     Args:
         error: Test error, sizes ascending, shape (seeds, k), k >= 3. A seed with a NaN is dropped and counted.
         window: Sizes near the threshold, a boolean mask (k,) or indices; the first and last size cannot be peaks and
             are ignored. Choose it from *training* error, not from the curve that is tested.
-        num_permutations: Permutations B; no p is below 1 / (1 + B).
-        seed: Seed of the permutations.
+        num_permutations: Curves B that are drawn without a peak, for each of the spreads; no p is below 1 / (1 + B).
+        seed: Seed of these draws.
 
     Returns:
         PeakTest; ``rise`` is the mean error at location minus the smallest before it, ``fall`` minus the last.
@@ -113,30 +122,16 @@ def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000,
     error, num_nan = seed_rows(error, "error", at_least=2)
     n, k = error.shape
     check(k >= 3, f"error: needs at least 3 sizes, got {k}")
-    window = _interior(window, k)
-    error = error[np.lexsort(error.T)]  # draws go to rows: with their order fixed, p does not depend on it
-    mean = error.mean(axis=0)
-    # Three choices keep the level on every truth without a peak, not on flat ones alone. (1) Residuals are
-    # permuted, not errors: a steep early fall would drown a later peak in the null. (2) The null takes the
-    # largest contrast where the statistic takes the lesser of two: a truth with one step down at the end has
-    # its fall for free, and against the permuted minimum it fires on 20-30 %. (3) Contrasts are studentised:
-    # seeds differ more at small sizes and at the threshold, and there a common scale fires on up to 13 %.
-    residual = _residual(error)
-    if np.abs(residual).max() <= ROUNDING * np.abs(error).max():
-        mean = error[0]  # the same curve for every seed: averaging it would only add rounding
-        rise, fall = _contrasts(mean, np.zeros(k), window)
-        null = np.zeros(num_permutations)
-    else:
-        variance = _seed_variance(residual)
-        rise, fall = _contrasts(mean, variance, window)
-        standardised = np.broadcast_to(residual / np.sqrt(variance), (num_permutations, n, k))
-        draws = np.random.default_rng(seed).permuted(standardised, axis=-1) * np.sqrt(variance)
-        null_rise, null_fall = _contrasts(draws.mean(axis=-2), _seed_variance(_residual(draws)), window)
-        null = np.maximum(null_rise, null_fall).max(axis=-1)
-    both = np.minimum(rise, fall)
+    places = tuple(_interior(window, k).tolist())
+    error = error[np.lexsort(error.T)]  # sums do not depend on the order of seeds
+    mean, covariance = error.mean(axis=0), np.cov(error.T)
+    rounding = ROUNDING * np.abs(error).max()
+    rises, falls = _contrasts(mean[None], covariance[None], n, k, places, rounding)
+    both = np.minimum(rises, falls)[0]
     best = int(both.argmax())
-    location = int(window[best])
-    pvalue = (1 + int((null >= both[best]).sum())) / (1 + num_permutations)
+    location = places[best]
+    hits = (_null(n, k, places, num_permutations, seed) >= both[best]).sum(axis=-1)
+    pvalue = (1 + int(hits.max())) / (1 + num_permutations) if both[best] > 0 else 1.0
     lift, drop = mean[location] - mean[:location].min(), mean[location] - mean[-1]
     return PeakTest(pvalue, location, float(lift), float(drop), float(both[best]), n, num_nan)
 
@@ -177,35 +172,68 @@ def _interior(window: ArrayLike, k: int) -> np.ndarray:
     return inside
 
 
-def _residual(error: np.ndarray) -> np.ndarray:
-    """What the size means and the seeds' own levels leave of error, both of shape (..., seeds, k)."""
-    rows = error - error.mean(axis=-1, keepdims=True)
-    return rows - rows.mean(axis=-2, keepdims=True)
-
-
-def _seed_variance(residual: np.ndarray) -> np.ndarray:
-    """Variance between seeds per size, (..., seeds, k) -> (..., k): half its own, half a geometric trend.
-
-    Three seeds know little of their own spread (2 degrees of freedom), and a trend alone misses a spread that is
-    largest at the threshold; with equal weights the test keeps its level in both cases and most of its power.
-    """
-    n, k = residual.shape[-2:]
-    own = (residual**2).sum(axis=-2) * k / ((n - 1) * (k - 1))
-    steps = np.arange(k) - (k - 1) / 2
-    # Medians, since one small network that trains badly now and then has a thousand times the variance of the others
-    # and would hide their peak. Seeds may agree exactly at one size, or at most of them: a floor for the logarithm.
-    floor = 1e-3 * np.median(own, axis=-1, keepdims=True) + 1e-6 * own.mean(axis=-1, keepdims=True)
-    slope = np.log(own + floor) @ steps / (steps @ steps)
-    trend = np.exp(slope[..., None] * steps)
-    trend *= np.median(own / trend, axis=-1, keepdims=True)
-    return 0.5 * own + 0.5 * trend
-
-
-def _contrasts(mean: np.ndarray, variance: np.ndarray, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Studentised rises to and falls from the sizes in window, (..., k) -> two arrays (..., len(window))."""
-    difference = mean[..., window, None] - mean[..., None, :]
-    scale = np.sqrt(variance[..., window, None] + variance[..., None, :])
+def _contrasts(
+    mean: np.ndarray, covariance: np.ndarray, n: int, k: int, places: tuple[int, ...], rounding: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest studentised rise to, and the fall from, each place: (..., k) -> two of (..., places)."""
+    first, second, averages, starts = _design(k, places)
+    own = np.diagonal(covariance, axis1=-2, axis2=-1)
+    variance = own[..., :, None] + own[..., None, :] - 2 * covariance  # of the seeds' differences e_j - e_i
+    variance = np.where(variance > rounding**2, variance, 0.0)
+    pooled = variance.reshape(*mean.shape[:-1], k * k) @ averages  # between the two sizes; last, around the window
+    scale = np.sqrt(np.maximum(np.maximum(variance[..., first, second], pooled[..., :-1]), pooled[..., -1:]) / n)
+    difference = mean[..., first] - mean[..., second]
+    difference = np.where(np.abs(difference) > rounding, difference, 0.0)
     with np.errstate(divide="ignore"):  # without variance any difference is +-inf standard errors
         t = np.where(difference == 0, 0.0, difference / np.where(difference == 0, 1.0, scale))
-    earlier = np.arange(mean.shape[-1]) < window[:, None]
-    return np.where(earlier, t, -np.inf).max(axis=-1), t[..., -1]
+    count = len(places)
+    return np.maximum.reduceat(t[..., :-count], starts, axis=-1), t[..., -count:]
+
+
+@functools.cache
+def _design(k: int, places: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Return the pairs that are compared, the averages of variances that bound theirs, and where a place's begin.
+
+    Pairs (j, i): for every place j all smaller i, in order, then (j, k - 1) for every place. The averages are the
+    columns of a (k * k, pairs + 1) matrix.
+    """
+    pairs = [(j, i) for j in places for i in range(j)] + [(j, k - 1) for j in places]
+    ranges = [(min(pair), max(pair)) for pair in pairs] + [(max(places[0] - 1, 0), min(places[-1] + 1, k - 1))]
+    averages = np.zeros((len(ranges), k, k))
+    for average, (low, high) in zip(averages, ranges, strict=True):
+        count = high - low + 1
+        average[low : high + 1, low : high + 1] = 1 / (count * (count - 1))  # a size's own difference is zero
+    starts = np.cumsum([0, *places[:-1]])
+    return *np.array(pairs).T, averages.reshape(len(ranges), k * k).T, starts
+
+
+@functools.cache
+def _spreads(k: int, places: tuple[int, ...]) -> np.ndarray:
+    """Return the standard deviations (spreads, k) under which `peak_test` finds its null distribution."""
+    wide = {(), *((i,) for i in range(k)), *(((j, *ends)) for j in places for ends in ((0,), (k - 1,), (0, k - 1)))}
+    spreads = np.ones((len(wide), k))
+    for spread, sizes in zip(spreads, sorted(wide), strict=True):
+        spread[list(sizes)] = 100.0
+    steady = [np.geomspace(1, last, k) for last in (0.1, 0.01, 10.0, 100.0)]
+    return np.vstack([spreads, *steady])
+
+
+@functools.lru_cache(maxsize=4)
+def _null(n: int, k: int, places: tuple[int, ...], count: int, seed: int) -> np.ndarray:
+    """Return the largest contrast of curves without a peak: (spreads * (places + 1), count).
+
+    One row for each spread and each place from which on the falls, not the rises, are false.
+    """
+    rng = np.random.default_rng(seed)
+    curves = rng.standard_normal((count, n, k))
+    mean = curves.mean(axis=1)
+    centred = curves - mean[:, None]
+    covariance = np.swapaxes(centred, 1, 2) @ centred / (n - 1)
+    rows = []
+    for spread in _spreads(k, places):
+        rises, falls = _contrasts(spread * mean, np.outer(spread, spread) * covariance, n, k, places, 0.0)
+        before = np.pad(np.maximum.accumulate(rises, axis=1), ((0, 0), (1, 0)), constant_values=-np.inf)
+        after = np.maximum.accumulate(falls[:, ::-1], axis=1)[:, ::-1]
+        after = np.pad(after, ((0, 0), (0, 1)), constant_values=-np.inf)
+        rows.append(np.maximum(before, after).T)
+    return np.concatenate(rows)

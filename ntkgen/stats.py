@@ -15,6 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+from ntkgen.association import Association, association  # noqa: F401  (public here)
+from ntkgen.require import check
+from ntkgen.crossed import Crossed, crossed  # noqa: F401  (public here)
+
 ROUNDING = 16 * np.finfo(float).eps  # a spread below this times the largest magnitude is rounding
 
 
@@ -285,12 +289,6 @@ def power_law_fit(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> PowerLaw:
         method, (low, high) = "regression", _t_ends(exponent, se, x.size - 2, level)
     prefactor = float(np.exp(log_y.mean() - exponent * log_x.mean()))
     return PowerLaw(exponent, low, high, prefactor, r2, per_seed, method, len(y), num_nan)
-
-
-def check(condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 def _values(x: ArrayLike, name: str, at_least: int = 1) -> tuple[np.ndarray, int]:

@@ -27,7 +27,7 @@ import loss_landscape_tables as study  # noqa: E402
 EPOCHS, BATCHES, RATES = 60, (32, 100), (0.05, 0.1)
 TINY = ["--preset=quick", "--width=8", "--num_train=200", "--num_seeds=2", f"--epochs={EPOCHS}", "--line_points=5",
         "--plane_points=3", "--hessian_samples=100", "--large_batch=100", f"--small_lr={RATES[0]}",
-        f"--large_lr={RATES[1]}", "--matched_loss=1.0"]  # fmt: skip
+        f"--large_lr={RATES[1]}", "--matched_loss=0.5,1.0"]  # fmt: skip
 ARMS = study.ARMS
 
 
@@ -64,9 +64,22 @@ def runs(small, large, **changes):
     return rows
 
 
-def answers(rows):
+def at_losses(small, large, losses=(0.1, 0.03, 0.01)):
+    """Rows of matched.csv: at each loss the values of a side, or its values there."""
+    rows = []
+    for arm, values in zip(ARMS, (small, large), strict=True):
+        for i, loss in enumerate(losses):
+            for seed, value in enumerate(values[i] if np.ndim(values) == 2 else values):
+                row = {"arm": arm, "seed": seed, "target": loss, "inverse_temperature": 0.5, "top_converged": 1.0}
+                rows.append(row | {"top_value": value, "adaptive_worst": value, "adaptive_average": value})
+    return rows
+
+
+def answers(rows, matched=None):
     found = study.tests(rows, PERTURBATION)
-    return study.judge(rows, found), found
+    if matched is None:
+        matched = at_losses(*([row["top_value"] for row in rows if row["arm"] == arm] for arm in ARMS))
+    return study.judge(rows, found, study.equal_losses(matched)[0]), found
 
 
 PERTURBATION = [
@@ -92,10 +105,28 @@ def test_a_large_difference_is_seen_and_equal_accuracies_are_equivalent():
 def test_no_difference_needs_an_equivalence_test():
     small = np.array([1.0, 1.3, 0.8, 1.1, 0.9])
     close, _ = answers(runs(small, small * np.array([1.01, 0.98, 1.02, 0.99, 1.0])))
-    assert close["answers"]["raw"]["answer"] == "not seen"
+    assert close["answers"]["raw"]["answer"] == close["answers"]["matched"]["answer"] == "not seen"
+    assert close["answers"]["matched"]["margin"] == close["answers"]["raw"]["margin"] == pytest.approx(10**0.1)
     wide, _ = answers(runs(small, small * np.array([2.0, 0.5, 1.5, 0.7, 1.0])))
     raw = wide["answers"]["raw"]
     assert raw["answer"] == "undecided" and raw["detectable"] > study.FACTOR
+
+
+def test_equal_loss_is_answered_from_all_losses():
+    """Twice as sharp at two losses and equal at a third is no answer, nor is a single loss."""
+    rng = np.random.default_rng(0)
+    small = rng.lognormal(0, 0.05, 5)
+    twice, equal = 2 * small * rng.lognormal(0, 0.01, 5), small * rng.lognormal(0, 0.01, 5)
+    rows = runs(small, twice)
+    seen = answers(rows, at_losses(small, twice))[0]["answers"]["matched"]
+    assert seen["answer"] == "seen" and seen["words"].endswith("(larger for the large batch at every loss)")
+    mixed = answers(rows, at_losses(small, np.stack([twice, twice, equal])))[0]["answers"]["matched"]
+    assert mixed["answer"] == "undecided" and mixed["lowest"] == pytest.approx(1, abs=0.02)
+    assert mixed["words"].startswith("undecided, ratios ") and mixed["highest"] == pytest.approx(2, abs=0.02)
+    lone = answers(rows, at_losses(small, twice, (0.1,)))[0]["answers"]["matched"]
+    assert lone["words"].startswith("undecided (1 of 1 losses reached by every seed of both; needs two")
+    points = study.equal_losses(at_losses(small, twice))[1]
+    assert [row["target"] for row in points if row["question"] == "matched"] == [0.1, 0.03, 0.01]
 
 
 def test_lost_networks_are_counted_and_named():
@@ -109,7 +140,8 @@ def test_lost_networks_are_counted_and_named():
     }  # fmt: skip
     assert verdict["answers"]["power_iteration"]["words"].endswith("1 of 6 networks not converged")
     assert verdict["below_interpolation"] == {"small_batch": 1, "large_batch": 0} and not verdict["comparable"]
-    summary = study.summarise(rows)
+    summary = study.summarise(rows, at_losses(small, 3 * small))
+    assert summary[1]["top_value_at_0.03_mean"] == pytest.approx(3 * small.mean())
     assert [row["num_diverged"] for row in summary] == [0, 1]
     assert [row["num_top_converged"] for row in summary] == [3, 2]
     assert summary[1]["top_value_mean"] == pytest.approx(3 * small[2])
@@ -209,14 +241,20 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
                 logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
                 return jnp.mean(objectives.cross_entropy(logits, dataset.train.y[:100]))
 
-            beta = float(row["inverse_temperature"])
-            logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x)
-            assert float(jnp.mean(objectives.cross_entropy(logits, dataset.train.y))) == pytest.approx(1.0, rel=1e-4)
-            for prefix, factor in (("top", 1.0), ("top_matched", beta)):
+            at = {float(r["target"]): r for r in table(folder, "matched") if r["arm"] == arm and int(r["seed"]) == seed}
+            assert list(at) == [0.5, 1.0]
+            cases = [(row, 1.0)]
+            for target, matched in at.items():
+                beta = float(matched["inverse_temperature"])
+                logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x)
+                mean = float(jnp.mean(objectives.cross_entropy(logits, dataset.train.y)))
+                assert mean == pytest.approx(target, rel=1e-4)
+                cases.append((matched, beta))
+            for found, factor in cases:
                 values = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat, factor), float))
-                assert float(row[f"{prefix}_value"]) == pytest.approx(values[-1], rel=1e-3)
-                assert float(row[f"{prefix}_residual"]) <= 1e-3 and float(row[f"{prefix}_converged"]) == 1
-                if prefix == "top":
+                assert float(found["top_value"]) == pytest.approx(values[-1], rel=1e-3)
+                assert float(found["top_residual"]) <= 1e-3 and float(found["top_converged"]) == 1
+                if found is row:
                     pairs = [float(r["value"]) for r in table(folder, "eigenvalues")
                              if r["arm"] == arm and int(r["seed"]) == seed]  # fmt: skip
                     np.testing.assert_allclose(pairs, values[:-11:-1], rtol=2e-3)
@@ -252,7 +290,7 @@ def test_what_is_printed_says_how_it_was_measured(whole):
     assert {path.stem for path in folder.glob("*.png")} == {"spectrum", "perturbation", "lines", "surfaces"}
     assert all(row["published"] == "" for row in table(folder, "comparison"))
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert set(verdict["answers"]) == set(study.QUESTIONS)
+    assert set(verdict["answers"]) == {*study.QUESTIONS, *study.MATCHED}
     assert all(a["answer"] in ("seen", "not seen", "undecided") for a in verdict["answers"].values())
 
 

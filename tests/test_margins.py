@@ -27,6 +27,13 @@ def test_beyond_is_students_test_at_no_margin_and_one_sided_at_a_wide_one():
     assert (margins.beyond([2, 2], [1, 1], 0.5), margins.beyond([2, 2], [1, 1], 1.0)) == (0, 1)
 
 
+def test_within_is_the_test_of_equivalence():
+    a, b = np.random.default_rng(1).normal(84, 1, (2, 5))
+    for margin in (0.1, 1.0, 5.0):
+        assert margins.within(a, b, margin) == pytest.approx(stats.equivalence(a, b, margin).pvalue, rel=1e-9)
+    assert (margins.within([1, 1], [1, 1], 0.5), margins.within([2, 2], [1, 1], 1.0)) == (0, 1)
+
+
 @pytest.mark.parametrize("std", [0.1, 0.5, 3.0])
 def test_a_difference_of_the_margin_is_rarely_called_beyond_it(std):
     draws = 4000
