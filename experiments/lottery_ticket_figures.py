@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import tables
-from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
+from lottery_ticket_controls import ARMS
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
 from lottery_ticket_tables import MARGIN, WHOLE, summarise_overlaps, values
 
@@ -37,7 +37,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         f"{config['num_seeds']} seeds"
     )
     intervals = f"{about}, 95% t-intervals"
-    labels = dict(ARMS)
+    labels = {arm: each.label for arm, each in ARMS.items()}
     drawn = [arm for arm in config["arms"] if arm != "other_order"]
     accuracy = {arm: arm_curve(rows, "test_acc", arm) for arm in drawn}
     losses = {arm: difference_curve(rows, arm) for arm in drawn}

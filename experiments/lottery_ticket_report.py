@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tables
-from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
+from lottery_ticket_controls import ARMS
 from lottery_ticket_tables import ALPHA
 from lottery_ticket_verdict import RELATIONS
 
@@ -79,7 +79,7 @@ def show(config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]], verdic
         train_acc, gap, epochs = (row[f"{name}_mean"] for name in ("train_acc", "gap", "epochs_to_loss"))
         reached = "never" if epochs is None else f"{epochs:.1f} ({row['num_reached_loss']} of {row['num_seeds']})"
         lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
-        name = "whole network" if (row["arm"], row["keep_percent"]) == ("ticket", 100) else ARMS[row["arm"]]
+        name = "whole network" if (row["arm"], row["keep_percent"]) == ("ticket", 100) else ARMS[row["arm"]].label
         cells = ["-" if value is None else f"{value:.2f}" for value in (train_acc, gap)]
         print(
             f"{name:32} {row['keep_percent']:>5g} {tables.cell(row, 'test_acc'):>21} {cells[0]:>8} {cells[1]:>7} "
@@ -89,10 +89,10 @@ def show(config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]], verdic
     print(f"epochs to the loss: mean of the seeds that reach it; losses are measured at the start and after {every}")
     for row in summary:
         if row["layers_emptied"]:
-            print(f"emptied by the mask: {ARMS[row['arm']]} {row['keep_percent']:g} %: {row['layers_emptied']}")
+            print(f"emptied by the mask: {ARMS[row['arm']].label} {row['keep_percent']:g} %: {row['layers_emptied']}")
         if row["num_unmatched"]:
             print(
-                f"no temperature brings the sample to {config['matched_loss']:g} nats: {ARMS[row['arm']]} "
+                f"no temperature brings the sample to {config['matched_loss']:g} nats: {ARMS[row['arm']].label} "
                 f"{row['keep_percent']:g} %, {row['num_unmatched']} of {row['num_seeds']} seeds"
             )
     print("\npublished relations")

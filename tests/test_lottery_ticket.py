@@ -19,6 +19,7 @@ from test_experiments import DRIVER, WRAPPER, contents, succeeded
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import lottery_ticket_arms as arms
+import lottery_ticket_controls as controls
 import lottery_ticket_measures as measures
 import lottery_ticket_overlap as overlap
 import lottery_ticket_tables as tables
@@ -33,7 +34,7 @@ STUDY = ROOT / "experiments" / "lottery_ticket.py"
 
 SEEDS, EPOCHS = [3, 4], 2
 CONFIG = {
-    "keep": [100, 50, 10], "arms": list(arms.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
+    "keep": [100, 50, 10], "arms": list(controls.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
     "prune_head": True, "measure_at": [100, 50, 10], "barrier_arms": ["ticket", "rewound"], "evaluate_at": [1, 2],
     "hessian_samples": 50, "strategy": "auto", "matched_loss": 0.1,
 }  # fmt: skip
@@ -53,7 +54,7 @@ def trained(lab, request):
     from conftest import count_compilations
 
     found, measured = {}, {}
-    levels = arms.train_all(lab)
+    levels, last = arms.train_all(lab), controls.CONTROLS[-1]
 
     def take(until):
         for one in levels:
@@ -64,9 +65,9 @@ def trained(lab, request):
                 return
 
     with count_compilations() as first:
-        take(("random", 50))
+        take((last, 50))
     with count_compilations() as later:
-        take(("random", 10))
+        take((last, 10))
     take(None)
     return found, measured, (first, later)
 
@@ -79,7 +80,7 @@ def test_a_new_level_compiles_nothing(trained):
 
 def test_every_arm_is_trained_at_every_level(trained, lab):
     found = trained[0]
-    pruned = {(arm, keep) for arm in arms.ARMS for keep in (50, 10)}
+    pruned = {(arm, keep) for arm in controls.ARMS for keep in (50, 10)}
     assert set(found) == pruned | {("ticket", 100), ("other_order", 100)}
     names = arms.trainings(CONFIG)
     made = {path.name for path in (lab.run.folder / "checkpoints").iterdir()}
@@ -97,7 +98,7 @@ def test_arms_differ_in_what_they_should_and_nothing_else(trained, lab):
         return np.stack([np.asarray(mask).reshape(len(SEEDS), -1).sum(1) for mask in layers])
 
     for keep in (50, 10):
-        for arm in arms.ARMS:
+        for arm in controls.ARMS:
             assert counts(arm, keep).sum(0).tolist() == [pruning.keep_count(int(size), keep / 100)] * len(SEEDS)
         np.testing.assert_array_equal(counts("random_layer", keep), counts("ticket", keep))
         same = functools.partial(jax.tree.map, lambda a, b: np.array_equal(a, b))
