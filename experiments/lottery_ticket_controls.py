@@ -37,12 +37,12 @@ ARMS = {
     "reinit": Arm("ticket's mask, drawn anew, dense scale", TICKET, NEW, DENSE),
     "reinit_std": Arm("ticket's mask, drawn anew, survivors' std", TICKET, NEW, STD),
     "reinit_fan_in": Arm("ticket's mask, drawn anew, kept fan-in", TICKET, NEW, FAN_IN),
-    "random_layer": Arm("random mask (layer counts), dense scale", LAYER_COUNTS, OWN, DENSE),
-    "random_layer_shuffled": Arm("random mask (layer counts), ticket's values", LAYER_COUNTS, SHUFFLED, SURVIVORS),
-    "random_layer_fan_in": Arm("random mask (layer counts), kept fan-in", LAYER_COUNTS, NEW, FAN_IN),
-    "random": Arm("random mask, dense scale", TOTAL, OWN, DENSE),
-    "random_shuffled": Arm("random mask, ticket's values", TOTAL, SHUFFLED, SURVIVORS),
-    "random_fan_in": Arm("random mask, kept fan-in", TOTAL, NEW, FAN_IN),
+    "random_layer": Arm("random mask, layer counts, dense scale", LAYER_COUNTS, OWN, DENSE),
+    "random_layer_shuffled": Arm("random mask, layer counts, ticket's values", LAYER_COUNTS, SHUFFLED, SURVIVORS),
+    "random_layer_fan_in": Arm("random mask, layer counts, kept fan-in", LAYER_COUNTS, NEW, FAN_IN),
+    "random": Arm("random mask, total count, dense scale", TOTAL, OWN, DENSE),
+    "random_shuffled": Arm("random mask, total count, ticket's values", TOTAL, SHUFFLED, SURVIVORS),
+    "random_fan_in": Arm("random mask, total count, kept fan-in", TOTAL, NEW, FAN_IN),
     "other_order": Arm("ticket, other batch order", "its own", OWN, SURVIVORS),
 }
 CHAINS = ("rewound", "one_shot", "other_order")  # prune for themselves

@@ -1,5 +1,6 @@
 """The figures of the lottery-ticket study, from its tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,14 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         if percent >= 10 and np.isfinite(end)
     ]
     figure = plotting_tickets.accuracy(
-        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 0.5), MARGIN, (known, lost), PUBLISHED_FOR
+        accuracy,
+        losses,
+        groups(drawn),
+        intervals,
+        (min(near) - 0.5, max(near) + 0.5),
+        MARGIN,
+        (known, lost),
+        PUBLISHED_FOR,
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
@@ -75,6 +83,18 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         figure = plotting_tickets.measures(panels, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))
     return paths
+
+
+def groups(drawn: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Arrange the arms in columns, each with the ticket: those with its mask or one of their own, and random masks."""
+    found: dict[str, dict[str, str]] = {"ticket's mask": {}, "random mask": {}}
+    for arm in drawn:
+        label = ARMS[arm].label
+        heading = "random mask" if label.startswith("random mask") else "ticket's mask"
+        found[heading][arm] = label.removeprefix(f"{heading}, ")
+    if len(found["random mask"]):
+        found["random mask"] = {"ticket": "ticket, for comparison", **found["random mask"]}
+    return {heading: labels for heading, labels in found.items() if labels}
 
 
 def difference_curve(rows: list[dict[str, Any]], arm: str) -> plotting.Curve:

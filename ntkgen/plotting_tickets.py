@@ -6,21 +6,30 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkgen.plotting import COLOURS, STYLE, Curve
 
-# Okabe and Ito's colours; markers differ too, for readers without colour.
+# Okabe and Ito's colours; markers and lines differ too, for readers without colour. A colour says where the values come
+# from, a marker and a line which mask: the ticket's, a random one with its counts in each layer, or a random one.
+_SHUFFLED, _DENSE, _FAN_IN = "#CC79A7", "#D55E00", "#009E73"
 ARMS = {
-    "whole": ("#000000", "o"),
-    "ticket": ("#0072B2", "o"),
-    "rewound": ("#56B4E9", "s"),
-    "one_shot": ("#009E73", "D"),
-    "reinit": ("#D55E00", "^"),
-    "random_layer": ("#CC79A7", "v"),
-    "random": ("#E69F00", "P"),
-    "other_order": ("#7F7F7F", "X"),
+    "whole": ("#000000", "o", "-"),
+    "ticket": ("#0072B2", "o", "-"),
+    "rewound": ("#56B4E9", "s", "-"),
+    "one_shot": ("#E69F00", "D", "-"),
+    "shuffled": (_SHUFFLED, "^", "-"),
+    "reinit": (_DENSE, "^", "-"),
+    "reinit_std": ("#7F7F7F", "^", "-"),
+    "reinit_fan_in": (_FAN_IN, "^", "-"),
+    "random_layer": (_DENSE, "v", "-"),
+    "random_layer_shuffled": (_SHUFFLED, "v", "-"),
+    "random_layer_fan_in": (_FAN_IN, "v", "-"),
+    "random": (_DENSE, "P", "--"),
+    "random_shuffled": (_SHUFFLED, "P", "--"),
+    "random_fan_in": (_FAN_IN, "P", "--"),
+    "other_order": ("#7F7F7F", "X", "-"),
 }
 
 
@@ -39,7 +48,7 @@ class Panel(NamedTuple):
 def accuracy(
     curves: Mapping[str, Curve],
     differences: Mapping[str, Curve],
-    labels: Mapping[str, str],
+    groups: Mapping[str, Mapping[str, str]],
     title: str,
     close_up: tuple[float, float],
     margin: float,
@@ -48,44 +57,58 @@ def accuracy(
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
 
-    The right half shows differences to the whole network, whose intervals pairs of seeds make narrow.
+    Each group of arms has a column of its own. Below are the differences to the whole network, whose intervals pairs of
+    seeds make narrow. Columns share their vertical axes.
 
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands.
       differences: {arm: accuracy less that of the whole network, points}.
-      labels: {arm: name in the legend}.
+      groups: {title of a column: {arm: name in its legend}}; an arm may be in several.
       title: of the figure.
-      close_up: lowest and highest difference of the right half: networks that do not train at all would flatten it.
+      close_up: lowest and highest difference shown: networks that do not train at all would flatten the others.
       margin: differences that do not matter, a grey band.
       published: accuracies and differences, drawn as open markers.
       published_for: what the published values belong to.
 
     Returns:
-      The figure.
+      The figure; its axes column by column.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
-        for ax, lines, points in zip(axes, (curves, differences), published, strict=True):
-            if ax is axes[0]:
-                for index, (arm, curve) in enumerate(lines.items()):
-                    _arm(ax, arm, curve, labels[arm], 10 - index)
-            else:
-                _bars(ax, lines, labels, 1.03)
-            for arm, known in points.items():
-                style: Any = {"linestyle": "none", "markersize": 10, "markeredgewidth": 1.6, "markerfacecolor": "none"}
-                colour, marker = ARMS[arm]
-                label = f"published ({published_for}): {labels[arm]}"
-                ax.plot(*known, marker=marker, color=colour, label=label, zorder=20, **style)
-            _remaining(ax, next(iter(curves.values())).x, 0.06)
-        axes[0].set_ylabel("test accuracy (%)")
-        label = f"margin, {margin:g} points"
-        axes[1].axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
-        axes[1].set_ylabel("difference to the whole network,\npaired by seed (points)")
-        axes[1].set_xlim(axes[0].get_xlim())
-        axes[1].set_ylim(close_up)
+        figure = plt.figure(figsize=(1.5 + 4.5 * len(groups), 8), layout="constrained")
         figure.suptitle(title, fontsize=10.5)
-        _legend(figure, axes)
+        columns = figure.subfigures(1, len(groups), squeeze=False)[0]
+        for column, (heading, labels) in zip(columns, groups.items(), strict=True):
+            upper, lower = column.subplots(2, 1)
+            own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
+            for index, (arm, curve) in enumerate(own.items()):
+                _arm(upper, arm, curve, labels[arm], 10 - index)
+            _bars(lower, apart, labels, 1.03)
+            for ax, points in zip((upper, lower), published, strict=True):
+                for arm, known in points.items():
+                    if arm in labels:
+                        _published(ax, arm, known, f"published ({published_for}): {labels[arm]}")
+                _remaining(ax, next(iter(own.values())).x, 0.06)
+            label = f"margin, {margin:g} points"
+            lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
+            upper.set_title(heading)
+            upper.set_ylabel("test accuracy (%)")
+            lower.set_ylabel("difference to the whole network,\npaired by seed (points)")
+            lower.set_xlim(upper.get_xlim())
+            lower.set_ylim(close_up)
+            _legend(column, (upper, lower), 2)
+        uppers = [column.axes[0] for column in columns]
+        ends = [end for ax in uppers for end in ax.get_ylim()]
+        for ax in uppers:
+            ax.set_ylim(min(ends), max(ends))
         return figure
+
+
+def _published(ax: Axes, arm: str, known: tuple[Sequence[float], Sequence[float]], label: str) -> None:
+    colour, marker, _ = ARMS[arm]
+    ax.plot(
+        *known, color=colour, marker=marker, linestyle="none", markersize=10, markeredgewidth=1.6,
+        markerfacecolor="none", label=label, zorder=20,
+    )  # fmt: skip
 
 
 def overlap(
@@ -176,40 +199,41 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
         for empty in axes[len(panels) :]:
             empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        _legend(figure, axes)
+        _legend(figure, axes, 3)
         return figure
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def _legend(figure: FigureBase, axes: Sequence[Axes], columns: int) -> None:
     """Put one legend of all axes below them."""
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
     # Columns are as wide as their longest entry: with the long names of published values, smaller.
     size = 8.5 if max(map(len, handles)) > 40 else None
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=size)
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=size)
 
 
 def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: float = 1.06) -> None:
     """Draw arms with their intervals as bars, a factor `step` side by side, or they would hide each other."""
     beside = [arm for arm in arms if arm != "whole"]
     for arm, curve in arms.items():
-        colour, marker = ARMS[arm]
+        colour, marker, line = ARMS[arm]
         shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
         x = [percent * step**shift for percent in curve.x]
         below, above = (
             [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)] for ends in (curve.low, curve.high)
         )
         ax.errorbar(
-            x, curve.mean, (below, above), color=colour, marker=marker, markersize=4, capsize=2, linewidth=1,
-            label=labels[arm],
+            x, curve.mean, (below, above), color=colour, marker=marker, linestyle=line, markersize=4, capsize=2,
+            linewidth=1, label=labels[arm],
         )  # fmt: skip
 
 
 def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float) -> None:
     """Draw one arm; those of higher order lie above the others."""
-    colour, marker = ARMS[arm]
-    ax.plot(curve.x, curve.mean, color=colour, marker=marker, markersize=4.5, label=label, zorder=2 + order)
+    colour, marker, line = ARMS[arm]
+    style: Any = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4.5}
+    ax.plot(curve.x, curve.mean, **style, label=label, zorder=2 + order)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
