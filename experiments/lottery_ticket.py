@@ -154,7 +154,7 @@ def main() -> None:
         verdict = {
             "relations": found,
             "levels": by_level(tested),
-            "one_change": one_change(tested, config["keep"]),
+            "one_change": one_change(rows, tested, config["keep"]),
             "mask_or_values": mask_or_values(tested, config["keep"]),
             "curvature": curvature(rows, tested, config["matched_loss"]),
         }

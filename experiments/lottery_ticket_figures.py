@@ -87,14 +87,16 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
 
 def groups(drawn: Sequence[str]) -> dict[str, dict[str, str]]:
     """Arrange the arms in columns, each with the ticket: those with its mask or one of their own, and random masks."""
-    found: dict[str, dict[str, str]] = {"ticket's mask": {}, "random mask": {}}
+    own: dict[str, str] = {}
+    random: dict[str, str] = {}
     for arm in drawn:
         label = ARMS[arm].label
-        heading = "random mask" if label.startswith("random mask") else "ticket's mask"
-        found[heading][arm] = label.removeprefix(f"{heading}, ")
-    if len(found["random mask"]):
-        found["random mask"] = {"ticket": "ticket, for comparison", **found["random mask"]}
-    return {heading: labels for heading, labels in found.items() if labels}
+        if label.startswith("random mask"):
+            random[arm] = label.removeprefix("random mask, ")
+        else:
+            own[arm] = label.removeprefix("ticket's mask, ")
+    found = {"tickets and their mask": own}
+    return found | {"random masks": {"ticket": "ticket, for comparison", **random}} if random else found
 
 
 def difference_curve(rows: list[dict[str, Any]], arm: str) -> plotting.Curve:

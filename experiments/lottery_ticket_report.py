@@ -122,7 +122,8 @@ def _show_one_change(pairs: Sequence[Mapping[str, Any]], worth: Sequence[Mapping
     if pairs:
         print("\none thing changed, test accuracy of the first less that of the second, points")
     for row in pairs:
-        _show_level(f"{row['changes']}: {row['first'].rsplit(' ', 1)[0]} - {row['second']}", row)
+        arms = f"{row['first'].rsplit(' ', 1)[0]} - {row['second']}"
+        _show_level(f"{row['changes']}: {arms} ({row['first_acc']:.2f} - {row['second_acc']:.2f} %)", row)
     if worth:
         print("\nthe mask alone, at equal scale, less the values alone, points")
     for row in worth:

@@ -157,22 +157,31 @@ def _side(test: Mapping[str, Any]) -> int:
     return int(np.sign(test["difference"])) if found else 0
 
 
-def one_change(tested: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> list[dict[str, Any]]:
+def one_change(
+    rows: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], levels: Sequence[float]
+) -> list[dict[str, Any]]:
     """Say how every trained pair of arms compares that differs in one thing alone.
 
     Args:
+      rows: of `finals`.
       tested: of `tests`.
       levels: percents of the weights kept.
 
     Returns:
-      A row for each pair and level as of `by_level`, with what `changes`.
+      A row for each pair and level as of `by_level`, with what `changes`, and the mean accuracy of both (percent): two
+      arms that train nothing are equivalent.
     """
-    known = _by_pair(tested)
+    known, accuracy = _by_pair(tested), values(rows, "test_acc")
     found = []
     for change, pairs in COMPARISONS.items():
         for first, second in pairs:
-            keys = [(family(change), label((first, keep)), label((second, keep))) for keep in levels]
-            found += [{"changes": change, **_judge(known[key])} for key in keys if key in known]
+            for keep in levels:
+                arms = (first, keep), (second, keep)
+                test = known.get((family(change), *map(label, arms)))
+                if test is not None:
+                    means = (float(np.nanmean(accuracy[arm])) for arm in arms)
+                    row = dict(zip(("first_acc", "second_acc"), means, strict=True))
+                    found.append({"changes": change, **row, **_judge(test)})
     return found
 
 

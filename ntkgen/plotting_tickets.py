@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkgen.plotting import COLOURS, STYLE, Curve
@@ -71,44 +71,43 @@ def accuracy(
       published_for: what the published values belong to.
 
     Returns:
-      The figure; its axes column by column.
+      The figure: a row of accuracies, a row of differences, a row of legends.
     """
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(1.5 + 4.5 * len(groups), 8), layout="constrained")
+        figure, grid = plt.subplots(
+            3, len(groups), figsize=(1.2 + 4.6 * len(groups), 8.4), height_ratios=(1, 1, 0.3), sharey="row",
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
         figure.suptitle(title, fontsize=10.5)
-        columns = figure.subfigures(1, len(groups), squeeze=False)[0]
-        for column, (heading, labels) in zip(columns, groups.items(), strict=True):
-            upper, lower = column.subplots(2, 1)
+        for (upper, lower, below), (heading, labels) in zip(grid.T, groups.items(), strict=True):
             own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
             for index, (arm, curve) in enumerate(own.items()):
                 _arm(upper, arm, curve, labels[arm], 10 - index)
             _bars(lower, apart, labels, 1.03)
-            for ax, points in zip((upper, lower), published, strict=True):
-                for arm, known in points.items():
-                    if arm in labels:
-                        _published(ax, arm, known, f"published ({published_for}): {labels[arm]}")
-                _remaining(ax, next(iter(own.values())).x, 0.06)
             label = f"margin, {margin:g} points"
             lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
+            for ax, points in zip((upper, lower), published, strict=True):
+                _published(ax, {arm: known for arm, known in points.items() if arm in labels}, published_for)
+                _remaining(ax, next(iter(own.values())).x, 0.06)
             upper.set_title(heading)
-            upper.set_ylabel("test accuracy (%)")
-            lower.set_ylabel("difference to the whole network,\npaired by seed (points)")
             lower.set_xlim(upper.get_xlim())
-            lower.set_ylim(close_up)
-            _legend(column, (upper, lower), 2)
-        uppers = [column.axes[0] for column in columns]
-        ends = [end for ax in uppers for end in ax.get_ylim()]
-        for ax in uppers:
-            ax.set_ylim(min(ends), max(ends))
+            below.axis("off")
+            handles = _handles((upper, lower))
+            below.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
+        grid[0, 0].set_ylabel("test accuracy (%)")
+        grid[1, 0].set_ylabel("difference to the whole network,\npaired by seed (points)")
+        grid[1, 0].set_ylim(close_up)
         return figure
 
 
-def _published(ax: Axes, arm: str, known: tuple[Sequence[float], Sequence[float]], label: str) -> None:
-    colour, marker, _ = ARMS[arm]
-    ax.plot(
-        *known, color=colour, marker=marker, linestyle="none", markersize=10, markeredgewidth=1.6,
-        markerfacecolor="none", label=label, zorder=20,
-    )  # fmt: skip
+def _published(ax: Axes, points: Points, published_for: str) -> None:
+    """Draw published values as open markers in the colours of their arms, with one entry in the legend."""
+    for index, (arm, known) in enumerate(points.items()):
+        colour, marker, _ = ARMS[arm]
+        ax.plot(
+            *known, color=colour, marker=marker, linestyle="none", markersize=10, markeredgewidth=1.6, zorder=20,
+            markerfacecolor="none", label="_" if index else f"open: published ({published_for})",
+        )  # fmt: skip
 
 
 def overlap(
@@ -199,18 +198,18 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
         for empty in axes[len(panels) :]:
             empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        _legend(figure, axes, 3)
+        handles = _handles(axes)
+        size = 8.5 if max(map(len, handles)) > 40 else None  # columns are as wide as their longest entry
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=size)
         return figure
 
 
-def _legend(figure: FigureBase, axes: Sequence[Axes], columns: int) -> None:
-    """Put one legend of all axes below them."""
+def _handles(axes: Sequence[Axes]) -> dict[str, Any]:
+    """Give the legend entries of all axes, each once."""
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    # Columns are as wide as their longest entry: with the long names of published values, smaller.
-    size = 8.5 if max(map(len, handles)) > 40 else None
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, fontsize=size)
+    return handles
 
 
 def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: float = 1.06) -> None:
