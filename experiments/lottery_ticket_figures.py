@@ -38,6 +38,8 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         f"{config['num_seeds']} seeds"
     )
     intervals = f"{about}, 95% t-intervals"
+    if num_lost := sum(row["diverged"] for row in rows):
+        intervals += f"; {num_lost} of {len(rows)} networks diverged and are left out"
     labels = {arm: each.label for arm, each in ARMS.items()}
     drawn = [arm for arm in config["arms"] if arm != "other_order"]
     accuracy = {arm: arm_curve(rows, "test_acc", arm) for arm in drawn}

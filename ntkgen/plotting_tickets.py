@@ -61,7 +61,7 @@ def accuracy(
     seeds make narrow. Columns share their vertical axes.
 
     Args:
-      curves: {arm: accuracy against percent remaining}, intervals as bands.
+      curves: {arm: accuracy against percent remaining}, intervals as bands; empty where every network diverged.
       differences: {arm: accuracy less that of the whole network, points}.
       groups: {title of a column: {arm: name in its legend}}; an arm may be in several.
       title: of the figure.
@@ -81,6 +81,7 @@ def accuracy(
         figure.suptitle(title, fontsize=10.5)
         for (upper, lower, below), (heading, labels) in zip(grid.T, groups.items(), strict=True):
             own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
+            percents = sorted({percent for curve in own.values() for percent in curve.x}, reverse=True)
             for index, (arm, curve) in enumerate(own.items()):
                 _arm(upper, arm, curve, labels[arm], 10 - index)
             _bars(lower, apart, labels, 1.03)
@@ -88,7 +89,9 @@ def accuracy(
             lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
             for ax, points in zip((upper, lower), published, strict=True):
                 _published(ax, {arm: known for arm, known in points.items() if arm in labels}, published_for)
-                _remaining(ax, next(iter(own.values())).x, 0.06)
+                _remaining(ax, percents, 0.06)
+            if not percents:
+                upper.text(0.5, 0.5, "every network diverged", transform=upper.transAxes, ha="center")
             upper.set_title(heading)
             lower.set_xlim(upper.get_xlim())
             below.axis("off")
@@ -241,6 +244,9 @@ def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
 
     A level that is nearer to the last labelled one than `room`, a share of the axis, goes without a label.
     """
+    ax.set_xlabel("weights remaining (%)")
+    if not percents:
+        return
     ax.set_xscale("log")
     names: list[str] = []
     last, span = math.inf, math.log(max(percents) / min(percents))
@@ -251,4 +257,3 @@ def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
     ax.set_xticks(list(percents), names)
     ax.minorticks_off()
     ax.invert_xaxis()
-    ax.set_xlabel("weights remaining (%)")

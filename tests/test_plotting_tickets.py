@@ -55,6 +55,17 @@ def test_accuracy_has_a_column_for_each_group_above_the_difference_to_the_whole_
     assert named == [{"the ticket"} | both, {"compared", "a random mask"} | both]
 
 
+def test_arms_that_diverged_leave_an_axis_that_says_so(tmp_path):
+    none, gone = curve([], 0, []), curve([np.nan, np.nan], 0, [20, 5])
+    groups = {"tickets": {"ticket": "the ticket"}, "random masks": {"random": "a random mask"}}
+    curves, differences = {"ticket": curve([98, 97, 95]), "random": none}, {"ticket": gone, "random": gone}
+    figure = plotting_tickets.accuracy(curves, differences, groups, "title", (-1, 1), 0.5)
+    trained, lost = figure.axes[:2]
+    assert not trained.texts and [text.get_text() for text in lost.texts] == ["every network diverged"]
+    assert figure.axes[5].get_legend().get_texts()[0].get_text() == "a random mask"
+    plotting.save(figure, tmp_path / "figure.png")
+
+
 def test_levels_that_are_too_near_each_other_go_without_a_label():
     percents = [100, 70, 50, 30, 20, 10, 5, 2, 1]
     _, ax = plt.subplots()
