@@ -98,6 +98,8 @@ def accuracy(
             handles = _handles((upper, lower))
             below.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
         grid[0, 0].set_ylabel("test accuracy (%)")
+        low, high = grid[0, 0].get_ylim()
+        grid[0, 0].set_ylim(max(low, -3), min(high, 103))  # an interval may leave 0 ... 100 %
         grid[1, 0].set_ylabel("difference to the whole network,\npaired by seed (points)")
         grid[1, 0].set_ylim(close_up)
         return figure
@@ -203,7 +205,9 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
         figure.suptitle(title, fontsize=10.5)
         handles = _handles(axes)
         size = 8.5 if max(map(len, handles)) > 40 else None  # columns are as wide as their longest entry
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=size)
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, 3), fontsize=size
+        )
         return figure
 
 
