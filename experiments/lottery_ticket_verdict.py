@@ -44,7 +44,8 @@ def relations(rows: Sequence[Mapping[str, Any]], published: Mapping[int, float])
        the ticket is better.
     2. for: equivalent within 0.5 points (two one-sided tests); against: a difference beyond them.
     3. for: loss below 1.2 points; against: above (both one-sided).
-    4. for: the ticket is better (above 0); against: by less than 0.5 points (one-sided); for goes first.
+    4. for: the ticket is better (above 0); against: by less than 0.5 points (one-sided); for goes first. This pair
+       differs in values and scale; `one_change` has the pairs that tell them apart.
 
     Args:
       rows: of `finals`.
