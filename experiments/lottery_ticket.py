@@ -7,10 +7,11 @@ Hypothesis H5; sections IV-G and V-F.
     python experiments/lottery_ticket.py --dataset=cifar10 --preset=small       # two hours on two cores
     python experiments/lottery_ticket.py --dataset=cifar10        # the published protocol; wants a GPU
 
-Iterative magnitude pruning for all seeds at once, from 100 % of the weights down, against controls that share seeds and
-batch orders: the ticket's mask with weights drawn anew, random masks, rewinding to an early epoch, one-shot pruning. At
-chosen levels curvature and sharpness are measured, as trained and at equal loss, and stability; the tickets' overlap
-and profile at all of them.
+Iterative magnitude pruning for all seeds at once, from 100 % of the weights down, against arms that share seeds and
+batch orders: rewinding to an early epoch, one-shot pruning, and controls. These change the mask, the values or their
+scale, most of them one alone (Zhou et al. 2019; the table is in `lottery_ticket_controls.py`). At chosen levels
+curvature and sharpness are measured, as trained and at equal loss, and stability; the tickets' overlap and profile at
+all of them.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import numpy as np
 from absl import flags
 from lottery_ticket_arms import Lab, Trained, begins, train_all, trainings
 from lottery_ticket_config import define_flags, prepare, resolve, stem
+from lottery_ticket_controls import ARMS
 from lottery_ticket_figures import draw
 from lottery_ticket_measures import (
     BARRIER,
@@ -37,7 +39,7 @@ from lottery_ticket_measures import (
 from lottery_ticket_overlap import overlaps
 from lottery_ticket_report import compare, published_differences, show
 from lottery_ticket_tables import finals, overlap_tests, summarise, summarise_overlaps, tests
-from lottery_ticket_verdict import by_level, curvature, relations
+from lottery_ticket_verdict import by_level, curvature, mask_or_values, one_change, relations
 
 from ntkgen import data, pruning, records, train
 from ntkgen.progress import Progress
@@ -152,9 +154,12 @@ def main() -> None:
         verdict = {
             "relations": found,
             "levels": by_level(tested),
+            "one_change": one_change(rows, tested, config["keep"]),
+            "mask_or_values": mask_or_values(tested, config["keep"]),
             "curvature": curvature(rows, tested, config["matched_loss"]),
         }
         # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
+        run.write_table("arms.csv", [{"arm": arm, **ARMS[arm]._asdict()} for arm in config["arms"]])
         run.write_table("summary.csv", summary)
         tested += overlap_tests(read["overlaps"])
         for name, table in (("tests", tested), ("overlap_summary", summarise_overlaps(read["overlaps"]))):

@@ -8,26 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from lottery_ticket_controls import CHAINS, CONTROLS, Keys, start
 
 from ntkgen import data, ensemble, models, pruning, records, tickets, train
 
 PyTree = Any
 
-ARMS = {
-    "ticket": "ticket",
-    "rewound": "rewound ticket",
-    "one_shot": "one-shot pruning",
-    "reinit": "ticket, weights drawn anew",
-    "random_layer": "random mask, layer counts kept",
-    "random": "random mask",
-    "other_order": "ticket, other batch order",
-}
-CONTROLS = ("reinit", "random_layer", "random")  # made from each ticket
-CHAINS = ("rewound", "one_shot", "other_order")  # prune for themselves
-
-# Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`. Here 2 and 3 belong
-# to training, and what is measured draws from 4, 5 and 6 (elsewhere from `train.measurement_key`).
-REINIT, MASKS, NOISE, LANCZOS, WARM = 2, 3, 4, 5, 6
+# Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`. Here 2, 3 and 7
+# belong to training, and what is measured draws from 4, 5 and 6 (elsewhere from `train.measurement_key`).
+REINIT, MASKS, NOISE, LANCZOS, WARM, VALUES = 2, 3, 4, 5, 6, 7
 OTHER_ORDER = 2**30  # added to a seed: its initialisation is given, so that only the batch order differs
 
 
@@ -99,6 +88,11 @@ class Lab:
     def initial(self) -> PyTree:
         """The seeds' initialisations, those that `ensemble.fit` would draw."""
         return self.draw(lambda seed: train.run_keys(seed).init)
+
+    @functools.cached_property
+    def redrawn(self) -> PyTree:
+        """Another draw for every seed, for controls whose weights are drawn anew."""
+        return self.draw(lambda seed: jax.random.fold_in(jax.random.key(seed), REINIT))
 
     def draw(self, key_of: Callable[[jax.Array], jax.Array]) -> PyTree:
         """Draw variables for every seed."""
@@ -241,16 +235,10 @@ def chain(lab: Lab, arm: str) -> Iterator[Trained]:
 
 
 def control(lab: Lab, arm: str, ticket: Trained) -> Trained:
-    """Train what a ticket is compared with: other weights in its mask, or its weights in another mask."""
-    variables, masks = lab.initial, ticket.masks
-    if arm == "reinit":
-        variables = lab.draw(lambda seed: jax.random.fold_in(jax.random.key(seed), REINIT))
-    else:
-        scope = "layer" if arm == "random_layer" else "global"
-        shuffle = functools.partial(pruning.shuffle_masks, scope=scope, prunable=lab.prunable)
-        # The level is folded in: masks of two levels are independent.
-        keys = jax.vmap(jax.random.fold_in, (0, None))(lab.keys(MASKS), lab.config["keep"].index(ticket.keep))
-        masks = jax.vmap(shuffle)(keys, masks)
-    start = {**variables, "params": pruning.apply_masks(variables["params"], masks)}
-    result = lab.fit(part(arm, ticket.keep), init=start, masks=masks)
-    return Trained(arm, ticket.keep, masks, start, result, ticket.void)
+    """Train what a ticket is compared with: its mask with other values, or another mask."""
+    # The level is folded in: what two levels draw is independent.
+    level = lab.config["keep"].index(ticket.keep)
+    keys = Keys(*(jax.vmap(jax.random.fold_in, (0, None))(lab.keys(child), level) for child in (MASKS, VALUES)))
+    variables, masks = start(arm, ticket.masks, lab.initial, lab.redrawn, keys, lab.prunable)
+    result = lab.fit(part(arm, ticket.keep), init=variables, masks=masks)
+    return Trained(arm, ticket.keep, masks, variables, result, ticket.void)

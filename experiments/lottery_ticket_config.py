@@ -8,7 +8,7 @@ from typing import Any
 import common
 import numpy as np
 from absl import flags
-from lottery_ticket_arms import ARMS
+from lottery_ticket_controls import ARMS
 
 from ntkgen import data, models, optim, paper, pruning, seedaxis, symmetry, train
 from ntkgen.sources import SOURCES
@@ -17,6 +17,8 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the study, whose --help then lists them
 
 STABLE = ("ticket", "rewound", "reinit", "random_layer")
+# Enough for every kind of comparison that changes one thing alone.
+QUICK = tuple(arm for arm in ARMS if arm not in ("reinit_std", "random_shuffled", "random_fan_in"))
 # The learning rate of the MLP is the one recovered for the double-descent table, the CNN's the appendix's.
 MLP: dict[str, Any] = dict(
     depth=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.05, matched_loss=0.1
@@ -46,7 +48,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("quick", "mlp"): dict(
         MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 70, 50, 30, 20, 10, 5, 2),
-        measure_at=(100, 30, 10), barrier_arms=("ticket", "rewound"), rewind_epoch=2, hessian_samples=500,
+        arms=QUICK, measure_at=(100, 30, 10), barrier_arms=("ticket", "rewound"), rewind_epoch=2, hessian_samples=500,
     ),
     ("quick", "cnn"): dict(
         CNN, channels=2, num_train=None, num_seeds=2, epochs=10, keep=(100, 20), arms=("ticket", "reinit", "rewound"),

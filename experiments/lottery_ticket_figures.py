@@ -1,12 +1,13 @@
 """The figures of the lottery-ticket study, from its tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tables
-from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
+from lottery_ticket_controls import ARMS
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
 from lottery_ticket_tables import MARGIN, WHOLE, summarise_overlaps, values
 
@@ -36,9 +37,9 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         f"{config['model'].upper()} ({network}) on {config['dataset']}, {config['num_train']:,} examples, "
         f"{config['num_seeds']} seeds"
     )
-    lost_seeds = tables.diverged(rows, lambda row: f"{ARMS[row['arm']]} at {row['keep_percent']:g} %", most=2)
+    labels = {arm: each.label for arm, each in ARMS.items()}
+    lost_seeds = tables.diverged(rows, lambda row: f"{labels[row['arm']]} at {row['keep_percent']:g} %", most=2)
     intervals = f"{about}, 95% t-intervals{lost_seeds}"
-    labels = dict(ARMS)
     drawn = [arm for arm in config["arms"] if arm != "other_order"]
     accuracy = {arm: arm_curve(rows, "test_acc", arm) for arm in drawn}
     losses = {arm: difference_curve(rows, arm) for arm in drawn}
@@ -58,7 +59,14 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         if percent >= 10 and np.isfinite(end)
     ]
     figure = plotting_tickets.accuracy(
-        accuracy, losses, labels, intervals, (min(near) - 0.5, max(near) + 0.5), MARGIN, (known, lost), PUBLISHED_FOR
+        accuracy,
+        losses,
+        groups(drawn),
+        intervals,
+        (min(near) - 0.5, max(near) + 0.5),
+        MARGIN,
+        (known, lost),
+        PUBLISHED_FOR,
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
@@ -76,6 +84,20 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         figure = plotting_tickets.measures(panels, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))
     return paths
+
+
+def groups(drawn: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Arrange the arms in columns, each with the ticket: those with its mask or one of their own, and random masks."""
+    own: dict[str, str] = {}
+    random: dict[str, str] = {}
+    for arm in drawn:
+        label = ARMS[arm].label
+        if label.startswith("random mask"):
+            random[arm] = label.removeprefix("random mask, ")
+        else:
+            own[arm] = label.removeprefix("ticket's mask, ")
+    found = {"tickets and their mask": own}
+    return found | {"random masks": {"ticket": "ticket, for comparison", **random}} if random else found
 
 
 def difference_curve(rows: list[dict[str, Any]], arm: str) -> plotting.Curve:

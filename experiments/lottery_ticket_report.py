@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tables
-from lottery_ticket_arms import ARMS
 from lottery_ticket_config import same_protocol
+from lottery_ticket_controls import ARMS
 from lottery_ticket_tables import ALPHA
 from lottery_ticket_verdict import RELATIONS
 
@@ -72,27 +72,27 @@ def show(config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]], verdic
         f"{config['num_seeds']} seeds; test accuracy in percent, 95 % t-intervals"
     )
     print(
-        f"{'arm':32} {'kept':>5} {'test':>21} {'train':>8} {'gap':>7} "
+        f"{'arm':43} {'kept':>5} {'test':>21} {'train':>8} {'gap':>7} "
         f"{'epochs to loss ' + format(config['loss_threshold'], 'g'):>20}"
     )
     for row in sorted(summary, key=lambda row: list(ARMS).index(row["arm"])):
         train_acc, gap, epochs = (row[f"{name}_mean"] for name in ("train_acc", "gap", "epochs_to_loss"))
         reached = "never" if epochs is None else f"{epochs:.1f} ({row['num_reached_loss']} of {row['num_seeds']})"
         lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
-        name = "whole network" if (row["arm"], row["keep_percent"]) == ("ticket", 100) else ARMS[row["arm"]]
+        name = "whole network" if (row["arm"], row["keep_percent"]) == ("ticket", 100) else ARMS[row["arm"]].label
         cells = ["-" if value is None else f"{value:.2f}" for value in (train_acc, gap)]
         print(
-            f"{name:32} {row['keep_percent']:>5g} {tables.cell(row, 'test_acc'):>21} {cells[0]:>8} {cells[1]:>7} "
+            f"{name:43} {row['keep_percent']:>5g} {tables.cell(row, 'test_acc'):>21} {cells[0]:>8} {cells[1]:>7} "
             f"{reached:>20}{lost}"
         )
     every = "every epoch" if config["model"] == "mlp" else f"epochs {', '.join(map(str, config['evaluate_at']))}"
     print(f"epochs to the loss: mean of the seeds that reach it; losses are measured at the start and after {every}")
     for row in summary:
         if row["layers_emptied"]:
-            print(f"emptied by the mask: {ARMS[row['arm']]} {row['keep_percent']:g} %: {row['layers_emptied']}")
+            print(f"emptied by the mask: {ARMS[row['arm']].label} {row['keep_percent']:g} %: {row['layers_emptied']}")
         if row["num_unmatched"]:
             print(
-                f"no temperature brings the sample to {config['matched_loss']:g} nats: {ARMS[row['arm']]} "
+                f"no temperature brings the sample to {config['matched_loss']:g} nats: {ARMS[row['arm']].label} "
                 f"{row['keep_percent']:g} %, {row['num_unmatched']} of {row['num_seeds']} seeds"
             )
     print("\npublished relations")
@@ -100,7 +100,8 @@ def show(config: Mapping[str, Any], summary: Sequence[Mapping[str, Any]], verdic
         _show_relation(row)
     print("\naccuracy less that of the whole network, points")
     for row in verdict["levels"]:
-        _show_level(row)
+        _show_level(row["first"], row)
+    _show_one_change(verdict["one_change"], verdict["mask_or_values"])
     _show_curvature(verdict["curvature"])
 
 
@@ -116,14 +117,34 @@ def _show_relation(row: Mapping[str, Any]) -> None:
     print(f"{row['claim']}{ours}; {row['verdict']}{note}")
 
 
-def _show_level(row: Mapping[str, Any]) -> None:
+def _show_one_change(pairs: Sequence[Mapping[str, Any]], worth: Sequence[Mapping[str, Any]]) -> None:
+    """Print the pairs of arms that differ in one thing alone, and what mask and values are worth."""
+    if pairs:
+        print("\none thing changed, test accuracy of the first less that of the second, points")
+    for row in pairs:
+        arms = f"{row['first'].rsplit(' ', 1)[0]} - {row['second']}"
+        _show_level(f"{row['changes']}: {arms} ({row['first_acc']:.2f} - {row['second_acc']:.2f} %)", row)
+    if worth:
+        print("\nthe mask alone, at equal scale, less the values alone, points")
+    for row in worth:
+        forms = "; ".join(
+            f"{form['first'].rsplit(' ', 1)[0]}: {form['verdict']}"
+            if form["difference"] is None
+            else f"{form['first'].rsplit(' ', 1)[0]}: {form['difference']:+.2f} [{form['low']:+.2f}, "
+            f"{form['high']:+.2f}], adjusted p {form['paired_adjusted']:.2g}"
+            for form in row["forms"]
+        )
+        print(f"{row['keep_percent']:g} %: {row['verdict']} ({forms})")
+
+
+def _show_level(name: str, row: Mapping[str, Any]) -> None:
     if row["difference"] is None:
-        print(f"{row['first']:14} {row['verdict']}")
+        print(f"{name:14} {row['verdict']}")
         return
     same = row["called_equivalent_up_to"]
     power = "not even equal means" if same is None else f"true differences up to {same:.2f}"
     print(
-        f"{row['first']:14} {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], adjusted p of a "
+        f"{name:14} {row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}], adjusted p of a "
         f"difference {row['paired_adjusted']:.2g}, of equivalence {row['equivalence_adjusted']:.2g}: {row['verdict']} "
         f"(80 % power at alpha {row['detectable_alpha']:.2g}: finds {row['detectable']:.2f} or more, calls {power} "
         "equivalent)"
@@ -135,7 +156,7 @@ def _show_curvature(found: Mapping[str, Any]) -> None:
     if not found["comparisons"]:
         return
     forms = found["forms"]
-    print(f"\ncurvature, ticket over the other\nas trained: {forms['as trained']}\nmatched: {forms['matched']}")
+    print(f"\ncurvature, the first over the second\nas trained: {forms['as trained']}\nmatched: {forms['matched']}")
     beside: dict[tuple, dict[str, Mapping[str, Any]]] = {}
     for row in found["comparisons"]:
         beside.setdefault((row["metric"], row["first"], row["second"]), {})[row["form"]] = row

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tables
+from lottery_ticket_controls import COMPARISONS
 from scipy import stats as scipy_stats
 
 from ntkgen import loss_matching, margins, ranks, stats
@@ -21,6 +22,7 @@ MEASURED = (
 PRUNED = ("ticket", "rewound", "one_shot")  # whose levels are compared with the whole network
 CONTROLS = ("reinit", "random_layer", "random", "rewound", "one_shot")  # with which each ticket is compared
 WHOLE = ("ticket", 100)
+EFFECTS = "the mask against the values"
 
 Arm = tuple[str, float]  # name and percent of the weights kept
 
@@ -130,9 +132,57 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             family = f"{metric} at matched temperature, {about}"
             found += _compare(rows, family, f"matched_{metric}", chosen, margin, log=True)
     found += _compare(rows, f"training loss of the sample, {controls}", "sample_loss", pairs, log=True)
+    for change in COMPARISONS:
+        alone = [pair for keep in levels for pair in alone_at(change, keep)]
+        found += _compare(rows, family(change), "test_acc", alone, MARGIN)
+        found += _compare_epochs(rows, f"epochs to the loss, {family(change)}", alone)
+        for metric in LEVELS:
+            about = f"{metric} at matched temperature, {family(change)}"
+            found += _compare(rows, about, f"matched_{metric}", alone, log=True)
+    found += _compare_effects(rows, levels)
     for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
         found += _compare(rows, f"error barrier, {about}", "excess", chosen)
     return _finish(found)
+
+
+def family(change: str) -> str:
+    """Name the tests of pairs that differ in one thing alone."""
+    return f"{change} alone"
+
+
+def alone_at(change: str, keep: float) -> list[tuple[Arm, Arm]]:
+    """Give the pairs that differ in one thing alone, at one level."""
+    return [((first, keep), (second, keep)) for first, second in COMPARISONS[change]]
+
+
+def effects_at(keep: float) -> list[tuple[tuple[Arm, Arm], tuple[Arm, Arm]]]:
+    """Give each comparison of the mask alone beside that of the values alone, at one level."""
+    (values_alone,) = alone_at("values", keep)
+    return [(mask_alone, values_alone) for mask_alone in alone_at("mask", keep)]
+
+
+def effect_label(pair: tuple[Arm, Arm]) -> str:
+    """Name the difference of two arms of one level."""
+    return f"{pair[0][0]} - {label(pair[1])}"
+
+
+def _compare_effects(rows: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> list[dict[str, Any]]:
+    """Test, seed by seed, whether the mask alone makes more of a difference than the values alone."""
+    known = values(rows, "test_acc")
+    known = _measured(rows, "test_acc")
+    found: dict[str, np.ndarray] = {}
+    pairs = []
+    for mask_alone, values_alone in (pair for keep in levels for pair in effects_at(keep)):
+        if not {*mask_alone, *values_alone} <= set(known):
+            continue
+        for first, second in (mask_alone, values_alone):
+            found[effect_label((first, second))] = known[first] - known[second]
+        pairs.append((effect_label(mask_alone), effect_label(values_alone)))
+    return tables.compare(EFFECTS, "test_acc", found, pairs, MARGIN)
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[Arm, np.ndarray]:
+    return {arm: each for arm, each in values(rows, metric).items() if np.isfinite(each).any()}
 
 
 def _compare(
@@ -144,7 +194,7 @@ def _compare(
     log: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare the pairs of which both sides were measured at all."""
-    known = {arm: each for arm, each in values(rows, metric).items() if np.isfinite(each).any()}
+    known = _measured(rows, metric)
     if log:
         known = {arm: np.log10(each, where=each > 0, out=np.full(each.shape, np.nan)) for arm, each in known.items()}
     named = {label(arm): each for arm, each in known.items()}

@@ -4,7 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lottery_ticket_tables import ALPHA, LEVELS, MARGIN, WHOLE, Arm, label, spread, values
+from lottery_ticket_controls import COMPARISONS
+from lottery_ticket_tables import (
+    ALPHA,
+    EFFECTS,
+    LEVELS,
+    MARGIN,
+    WHOLE,
+    Arm,
+    effect_label,
+    effects_at,
+    family,
+    label,
+    spread,
+    values,
+)
 
 from ntkgen import margins, stats
 
@@ -30,7 +44,8 @@ def relations(rows: Sequence[Mapping[str, Any]], published: Mapping[int, float])
        the ticket is better.
     2. for: equivalent within 0.5 points (two one-sided tests); against: a difference beyond them.
     3. for: loss below 1.2 points; against: above (both one-sided).
-    4. for: the ticket is better (above 0); against: by less than 0.5 points (one-sided); for goes first.
+    4. for: the ticket is better (above 0); against: by less than 0.5 points (one-sided); for goes first. This pair
+       differs in values and scale; `one_change` has the pairs that tell them apart.
 
     Args:
       rows: of `finals`.
@@ -116,27 +131,121 @@ def by_level(tested: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       A row for each: difference in points with interval, adjusted p-values, what could have been found (two-sided) or
       called equivalent at the level of the tests, and the verdict.
     """
+    return [
+        _judge(test)
+        for test in tested
+        if test["family"] == "pruned against the whole network" and test["first"].split()[0] in ("ticket", "rewound")
+    ]
+
+
+def _judge(test: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how one pair of arms compares, and what could have been found."""
+    names = ("first", "second", "difference", "low", "high", "num_pairs", "paired_adjusted", "equivalence_adjusted")
+    row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
+    if test["paired_p"] is None:
+        return row | {"called_equivalent_up_to": None, "verdict": f"undecided: {test['undecided']}"}
+    same = margins.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
+    equal = test["equivalence_adjusted"] <= ALPHA
+    side = {1: "higher", -1: "lower", 0: ""}[_side(test)]
+    words = [side] if side else []
+    words += [f"equivalent within {MARGIN:g} points"] if equal else []
+    return row | {"called_equivalent_up_to": same, "verdict": ", yet ".join(words) if words else "undecided"}
+
+
+def _side(test: Mapping[str, Any]) -> int:
+    """Give the sign of a difference that was found, 0 if none was."""
+    found = test["paired_p"] is not None and test["paired_adjusted"] <= ALPHA
+    return int(np.sign(test["difference"])) if found else 0
+
+
+def one_change(
+    rows: Sequence[Mapping[str, Any]], tested: Sequence[Mapping[str, Any]], levels: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Say how every trained pair of arms compares that differs in one thing alone.
+
+    Args:
+      rows: of `finals`.
+      tested: of `tests`.
+      levels: percents of the weights kept.
+
+    Returns:
+      A row for each pair and level as of `by_level`, with what `changes`, and the mean accuracy of both (percent): two
+      arms that train nothing are equivalent.
+    """
+    known, accuracy = _by_pair(tested), values(rows, "test_acc")
     found = []
-    for test in tested:
-        if test["family"] != "pruned against the whole network" or test["first"].split()[0] not in (
-            "ticket",
-            "rewound",
-        ):
-            continue
-        names = ("first", "second", "difference", "low", "high", "num_pairs", "paired_adjusted", "equivalence_adjusted")
-        row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
-        found.append(row)
-        if test["paired_p"] is None:
-            row |= {"called_equivalent_up_to": None, "verdict": f"undecided: {test['undecided']}"}
-            continue
-        same = margins.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
-        row["called_equivalent_up_to"] = same
-        apart, equal = (test[name] <= ALPHA for name in ("paired_adjusted", "equivalence_adjusted"))
-        side = "higher" if test["difference"] > 0 else "lower"
-        words = [f"equivalent within {MARGIN:g} points"] if equal else []
-        words += [side] if apart else []
-        row["verdict"] = ", yet ".join(words[::-1]) if words else "undecided"
+    for change, pairs in COMPARISONS.items():
+        for first, second in pairs:
+            for keep in levels:
+                arms = (first, keep), (second, keep)
+                test = known.get((family(change), *map(label, arms)))
+                if test is not None:
+                    means = (float(np.nanmean(accuracy[arm])) for arm in arms)
+                    row = dict(zip(("first_acc", "second_acc"), means, strict=True))
+                    found.append({"changes": change, **row, **_judge(test)})
     return found
+
+
+def _by_pair(tested: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], Mapping[str, Any]]:
+    return {(test["family"], test["first"], test["second"]): test for test in tested}
+
+
+def mask_or_values(tested: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> list[dict[str, Any]]:
+    """Say at every level whether the ticket's mask is worth more than which value stands where.
+
+    The mask is compared at equal scale, in two ways: with the ticket's values shuffled, and with weights drawn anew for
+    the kept fan-in. One side is worth more if both ways show it: its own effect is above zero, and above the other's.
+
+    Args:
+      tested: of `tests`.
+      levels: percents of the weights kept.
+
+    Returns:
+      A row for each level below 100 at which an arm of these comparisons was trained: the effects in points (mask less
+      values, with intervals and adjusted p-values) and the verdict.
+    """
+    known = _by_pair(tested)
+    found = []
+    for keep in levels:
+        forms = []
+        for mask_alone, values_alone in effects_at(keep):
+            against = known.get((EFFECTS, effect_label(mask_alone), effect_label(values_alone)))
+            if against is not None:
+                own = [
+                    known[family(change), label(pair[0]), label(pair[1])]
+                    for change, pair in (("mask", mask_alone), ("values", values_alone))
+                ]
+                forms.append((against, *own))
+        if forms:
+            found.append(
+                {
+                    "keep_percent": keep,
+                    "forms": [_judge(against) for against, *_ in forms],
+                    "verdict": _worth(forms, len(effects_at(keep))),
+                }
+            )
+    return found
+
+
+def _worth(forms: Sequence[tuple[Mapping[str, Any], ...]], wanted: int) -> str:
+    """Put the comparisons of mask and values in words; each form is (difference of the effects, mask's, values')."""
+    if len(forms) < wanted:
+        return "undecided: the mask was not compared in both ways"
+    sides = []
+    for against, mask, own_values in forms:
+        side = _side(against)
+        # More than an effect that hurts is not yet worth something.
+        sides.append(side if _side(mask if side > 0 else own_values) > 0 else 0)
+    if sides == [1, 1]:
+        return "the mask is worth more"
+    if sides == [-1, -1]:
+        return "the values are worth more"
+    if sorted(sides) == [-1, 1]:
+        return "it depends on the scale"
+    equal = all(
+        against["equivalence_p"] is not None and against["equivalence_adjusted"] <= ALPHA for against, *_ in forms
+    )
+    return f"worth the same within {MARGIN:g} points" if equal else "undecided"
 
 
 def curvature(

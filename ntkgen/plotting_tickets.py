@@ -11,16 +11,25 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from ntkgen.plotting import COLOURS, STYLE, Curve, logarithmic
 
-# Okabe and Ito's colours; markers differ too, for readers without colour.
+# Okabe and Ito's colours; markers and lines differ too, for readers without colour. A colour says where the values come
+# from, a marker and a line which mask: the ticket's, a random one with its counts in each layer, or a random one.
+_SHUFFLED, _DENSE, _FAN_IN = "#CC79A7", "#D55E00", "#009E73"
 ARMS = {
-    "whole": ("#000000", "o"),
-    "ticket": ("#0072B2", "o"),
-    "rewound": ("#56B4E9", "s"),
-    "one_shot": ("#009E73", "D"),
-    "reinit": ("#D55E00", "^"),
-    "random_layer": ("#CC79A7", "v"),
-    "random": ("#E69F00", "P"),
-    "other_order": ("#7F7F7F", "X"),
+    "whole": ("#000000", "o", "-"),
+    "ticket": ("#0072B2", "o", "-"),
+    "rewound": ("#56B4E9", "s", "-"),
+    "one_shot": ("#E69F00", "D", "-"),
+    "shuffled": (_SHUFFLED, "^", "-"),
+    "reinit": (_DENSE, "^", "-"),
+    "reinit_std": ("#7F7F7F", "^", "-"),
+    "reinit_fan_in": (_FAN_IN, "^", "-"),
+    "random_layer": (_DENSE, "v", "-"),
+    "random_layer_shuffled": (_SHUFFLED, "v", "-"),
+    "random_layer_fan_in": (_FAN_IN, "v", "-"),
+    "random": (_DENSE, "P", "--"),
+    "random_shuffled": (_SHUFFLED, "P", "--"),
+    "random_fan_in": (_FAN_IN, "P", "--"),
+    "other_order": ("#7F7F7F", "X", "-"),
 }
 
 
@@ -39,7 +48,7 @@ class Panel(NamedTuple):
 def accuracy(
     curves: Mapping[str, Curve],
     differences: Mapping[str, Curve],
-    labels: Mapping[str, str],
+    groups: Mapping[str, Mapping[str, str]],
     title: str,
     close_up: tuple[float, float],
     margin: float,
@@ -48,45 +57,62 @@ def accuracy(
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
 
-    The right half shows differences to the whole network, whose intervals pairs of seeds make narrow.
+    Each group of arms has a column of its own. Below are the differences to the whole network, whose intervals pairs of
+    seeds make narrow. Columns share their vertical axes.
 
     Args:
-      curves: {arm: accuracy against percent remaining}, intervals as bands.
+      curves: {arm: accuracy against percent remaining}, intervals as bands; empty where every network diverged.
       differences: {arm: accuracy less that of the whole network, points}.
-      labels: {arm: name in the legend}.
+      groups: {title of a column: {arm: name in its legend}}; an arm may be in several.
       title: of the figure.
-      close_up: lowest and highest difference of the right half: networks that do not train at all would flatten it.
+      close_up: lowest and highest difference shown: networks that do not train at all would flatten the others.
       margin: differences that do not matter, a grey band.
       published: accuracies and differences, drawn as open markers.
       published_for: what the published values belong to.
 
     Returns:
-      The figure.
+      The figure: a row of accuracies, a row of differences, a row of legends.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
-        percents = sorted({x for curve in (*curves.values(), *differences.values()) for x in curve.x}, reverse=True)
-        for ax, lines, points in zip(axes, (curves, differences), published, strict=True):
-            if ax is axes[0]:
-                for index, (arm, curve) in enumerate(lines.items()):
-                    _arm(ax, arm, curve, labels[arm], 10 - index)
-            else:
-                _bars(ax, lines, labels, 1.03)
-            for arm, known in points.items():
-                style: Any = {"linestyle": "none", "markersize": 10, "markeredgewidth": 1.6, "markerfacecolor": "none"}
-                colour, marker = ARMS[arm]
-                label = f"published ({published_for}): {labels[arm]}"
-                ax.plot(*known, marker=marker, color=colour, label=label, zorder=20, **style)
-            _remaining(ax, percents, 0.06)
-        axes[0].set_ylabel("test accuracy (%)")
-        label = f"margin, {margin:g} points"
-        axes[1].axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
-        axes[1].set_ylabel("difference to the whole network,\npaired by seed (points)")
-        axes[1].set_xlim(axes[0].get_xlim())
-        axes[1].set_ylim(close_up)
+        figure, grid = plt.subplots(
+            3, len(groups), figsize=(1.2 + 4.6 * len(groups), 8.4), height_ratios=(1, 1, 0.3), sharey="row",
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
         figure.suptitle(title, fontsize=10.5)
-        _legend(figure, axes)
+        for (upper, lower, below), (heading, labels) in zip(grid.T, groups.items(), strict=True):
+            own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
+            percents = sorted({percent for curve in own.values() for percent in curve.x}, reverse=True)
+            for index, (arm, curve) in enumerate(own.items()):
+                _arm(upper, arm, curve, labels[arm], 10 - index)
+            _bars(lower, apart, labels, 1.03)
+            label = f"margin, {margin:g} points"
+            lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
+            for ax, points in zip((upper, lower), published, strict=True):
+                _published(ax, {arm: known for arm, known in points.items() if arm in labels}, published_for)
+                _remaining(ax, percents, 0.06)
+            if not percents:
+                upper.text(0.5, 0.5, "every network diverged", transform=upper.transAxes, ha="center")
+            upper.set_title(heading)
+            lower.set_xlim(upper.get_xlim())
+            below.axis("off")
+            handles = _handles((upper, lower))
+            below.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
+        grid[0, 0].set_ylabel("test accuracy (%)")
+        low, high = grid[0, 0].get_ylim()
+        grid[0, 0].set_ylim(max(low, -3), min(high, 103))  # an interval may leave 0 ... 100 %
+        grid[1, 0].set_ylabel("difference to the whole network,\npaired by seed (points)")
+        grid[1, 0].set_ylim(close_up)
         return figure
+
+
+def _published(ax: Axes, points: Points, published_for: str) -> None:
+    """Draw published values as open markers in the colours of their arms, with one entry in the legend."""
+    for index, (arm, known) in enumerate(points.items()):
+        colour, marker, _ = ARMS[arm]
+        ax.plot(
+            *known, color=colour, marker=marker, linestyle="none", markersize=10, markeredgewidth=1.6, zorder=20,
+            markerfacecolor="none", label="_" if index else f"open: published ({published_for})",
+        )  # fmt: skip
 
 
 def overlap(
@@ -177,40 +203,43 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
         for empty in axes[len(panels) :]:
             empty.set_visible(False)
         figure.suptitle(title, fontsize=10.5)
-        _legend(figure, axes)
+        handles = _handles(axes)
+        size = 8.5 if max(map(len, handles)) > 40 else None  # columns are as wide as their longest entry
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, 3), fontsize=size
+        )
         return figure
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """Put one legend of all axes below them."""
+def _handles(axes: Sequence[Axes]) -> dict[str, Any]:
+    """Give the legend entries of all axes, each once."""
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
-    # Columns are as wide as their longest entry: with the long names of published values, smaller.
-    size = 8.5 if max(map(len, handles)) > 40 else None
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=size)
+    return handles
 
 
 def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: float = 1.06) -> None:
     """Draw arms with their intervals as bars, a factor `step` side by side, or they would hide each other."""
     beside = [arm for arm in arms if arm != "whole"]
     for arm, curve in arms.items():
-        colour, marker = ARMS[arm]
+        colour, marker, line = ARMS[arm]
         shift = (len(beside) - 1) / 2 - beside.index(arm) if arm in beside else 0
         x = [percent * step**shift for percent in curve.x]
         below, above = (
             [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)] for ends in (curve.low, curve.high)
         )
         ax.errorbar(
-            x, curve.mean, (below, above), color=colour, marker=marker, markersize=4, capsize=2, linewidth=1,
-            label=labels[arm],
+            x, curve.mean, (below, above), color=colour, marker=marker, linestyle=line, markersize=4, capsize=2,
+            linewidth=1, label=labels[arm],
         )  # fmt: skip
 
 
 def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float) -> None:
     """Draw one arm; those of higher order lie above the others."""
-    colour, marker = ARMS[arm]
-    ax.plot(curve.x, curve.mean, color=colour, marker=marker, markersize=4.5, label=label, zorder=2 + order)
+    colour, marker, line = ARMS[arm]
+    style: Any = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4.5}
+    ax.plot(curve.x, curve.mean, **style, label=label, zorder=2 + order)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 
 
@@ -219,6 +248,7 @@ def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
 
     A level that is nearer to the last labelled one than `room`, a share of the axis, goes without a label.
     """
+    ax.set_xlabel("weights remaining (%)")
     if not len(percents):
         return
     logarithmic(ax, percents)
@@ -231,4 +261,3 @@ def _remaining(ax: Axes, percents: Sequence[float], room: float = 0.1) -> None:
     ax.set_xticks(list(percents), names)
     ax.minorticks_off()
     ax.invert_xaxis()
-    ax.set_xlabel("weights remaining (%)")

@@ -13,9 +13,10 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 # A module imports only from modules before it. Some of these are still to come.
 ORDER = (
     "tree io stats margins ranks peaks paper conv norm models objectives optim sources data train updates seedaxis "
-    "ensemble curvature krylov spectrum landscape measure sharpness gradient_noise loss_matching linearize "
-    "ntk_layers ntk_activations ntk_factors ntk_cost ntk_checks ntk kernels lazy pruning tickets connectivity overlap "
-    "matching records progress plotting plotting_sharpness plotting_landscape plotting_ntk plotting_tickets report"
+    "ensemble curvature krylov spectrum landscape measure sharpness gradient_noise loss_matching linearize ntk_layers "
+    "ntk_activations ntk_factors ntk_cost ntk_checks ntk kernels lazy pruning sparse_init tickets connectivity "
+    "overlap matching records progress plotting plotting_sharpness plotting_landscape plotting_ntk plotting_tickets "
+    "report"
 ).split()
 
 OWNERS = {

@@ -19,6 +19,7 @@ from test_experiments import DRIVER, WRAPPER, contents, succeeded
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import lottery_ticket_arms as arms
+import lottery_ticket_controls as controls
 import lottery_ticket_measures as measures
 import lottery_ticket_overlap as overlap
 import lottery_ticket_tables as tables
@@ -33,7 +34,7 @@ STUDY = ROOT / "experiments" / "lottery_ticket.py"
 
 SEEDS, EPOCHS = [3, 4], 2
 CONFIG = {
-    "keep": [100, 50, 10], "arms": list(arms.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
+    "keep": [100, 50, 10], "arms": list(controls.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
     "prune_head": True, "measure_at": [100, 50, 10], "barrier_arms": ["ticket", "rewound"], "evaluate_at": [1, 2],
     "hessian_samples": 50, "strategy": "auto", "matched_loss": 0.1,
 }  # fmt: skip
@@ -53,7 +54,7 @@ def trained(lab, request):
     from conftest import count_compilations
 
     found, measured = {}, {}
-    levels = arms.train_all(lab)
+    levels, last = arms.train_all(lab), controls.CONTROLS[-1]
 
     def take(until):
         for one in levels:
@@ -64,9 +65,9 @@ def trained(lab, request):
                 return
 
     with count_compilations() as first:
-        take(("random", 50))
+        take((last, 50))
     with count_compilations() as later:
-        take(("random", 10))
+        take((last, 10))
     take(None)
     return found, measured, (first, later)
 
@@ -79,7 +80,7 @@ def test_a_new_level_compiles_nothing(trained):
 
 def test_every_arm_is_trained_at_every_level(trained, lab):
     found = trained[0]
-    pruned = {(arm, keep) for arm in arms.ARMS for keep in (50, 10)}
+    pruned = {(arm, keep) for arm in controls.ARMS for keep in (50, 10)}
     assert set(found) == pruned | {("ticket", 100), ("other_order", 100)}
     names = arms.trainings(CONFIG)
     made = {path.name for path in (lab.run.folder / "checkpoints").iterdir()}
@@ -97,7 +98,7 @@ def test_arms_differ_in_what_they_should_and_nothing_else(trained, lab):
         return np.stack([np.asarray(mask).reshape(len(SEEDS), -1).sum(1) for mask in layers])
 
     for keep in (50, 10):
-        for arm in arms.ARMS:
+        for arm in controls.ARMS:
             assert counts(arm, keep).sum(0).tolist() == [pruning.keep_count(int(size), keep / 100)] * len(SEEDS)
         np.testing.assert_array_equal(counts("random_layer", keep), counts("ticket", keep))
         same = functools.partial(jax.tree.map, lambda a, b: np.array_equal(a, b))
@@ -121,6 +122,70 @@ def test_arms_differ_in_what_they_should_and_nothing_else(trained, lab):
     # One shot and level by level agree at the first level and part at the second.
     assert all(jax.tree.leaves(same(found["one_shot", 50].masks, found["ticket", 50].masks)))
     assert not all(jax.tree.leaves(same(found["one_shot", 10].masks, found["ticket", 10].masks)))
+
+
+def kept_values(one, s):
+    """The kept weights that one seed begins with, layer by layer."""
+    starts, masks = (
+        pruning.layers_of("tree", jax.tree.map(lambda leaf: np.asarray(leaf)[s], each))
+        for each in (one.start["params"], one.masks)
+    )
+    return {layer: starts[layer][masks[layer]] for layer in starts}
+
+
+@pytest.mark.parametrize("keep", [50, 10])
+def test_controls_change_what_their_table_says(trained, lab, keep):
+    found = {arm: one for (arm, level), one in trained[0].items() if level == keep}
+    masks = {arm: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one.masks)]) for arm, one in found.items()}
+    biases = {arm: np.asarray(one.start["params"]["dense0"]["bias"]) for arm, one in found.items()}
+    same_mask = {controls.TICKET: "ticket", controls.LAYER_COUNTS: "random_layer", controls.TOTAL: "random"}
+    for arm in controls.CONTROLS:
+        _, mask, values, _ = controls.ARMS[arm]
+        np.testing.assert_array_equal(masks[arm], masks[same_mask[mask]])
+        np.testing.assert_array_equal(biases[arm], biases["reinit" if values == controls.NEW else "ticket"])
+    assert not np.array_equal(biases["reinit"], biases["ticket"])
+    for s in range(len(SEEDS)):
+        own = {arm: kept_values(found[arm], s) for arm in controls.CONTROLS}
+        ticket = kept_values(found["ticket"], s)
+        for layer, before in ticket.items():
+            for arm in ("shuffled", "random_layer_shuffled"):
+                np.testing.assert_array_equal(np.sort(own[arm][layer]), np.sort(before))
+            assert len(before) < 3 or not np.array_equal(own["shuffled"][layer], before)
+            # The same draws, times one factor that gives them the survivors' scale.
+            std, draws = own["reinit_std"][layer], own["reinit"][layer]
+            np.testing.assert_allclose(std / draws, np.sqrt(np.sum(before**2) / np.sum(draws**2)), rtol=1e-4)
+        everything = (np.sort(np.concatenate(list(each.values()))) for each in (own["random_shuffled"], ticket))
+        np.testing.assert_array_equal(*everything)
+        # The draws of PyTorch's rule for all inputs, rescaled to it for the inputs that a unit keeps.
+        drawn = jax.tree.map(lambda leaf, s=s: np.asarray(leaf)[s], lab.redrawn["params"])
+        for arm in ("reinit_fan_in", "random_layer_fan_in", "random_fan_in"):
+            for layer, start in found[arm].start["params"].items():
+                kernel, inputs = np.asarray(start["kernel"])[s], np.asarray(found[arm].masks[layer]["kernel"])[s]
+                bound = 1 / np.sqrt(np.maximum(inputs.sum(0), 1))
+                assert np.all(abs(kernel) <= bound * (1 + 1e-6))
+                expected = np.where(inputs, drawn[layer]["kernel"] * np.sqrt(len(kernel)) * bound, 0)
+                np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+
+
+def test_pairs_that_change_one_thing_agree_in_the_two_others():
+    columns = {"values": "values", "scale": "scale", "mask": "mask", "layer counts": "mask"}
+    for change, pairs in controls.COMPARISONS.items():
+        for first, second in pairs:
+            a, b = (controls.ARMS[arm]._asdict() for arm in (first, second))
+            differ = {name for name in ("mask", "values", "scale") if a[name] != b[name]}
+            if {first, second} == {"ticket", "shuffled"} or change != "scale" or first.startswith("reinit"):
+                assert differ == {columns[change]}
+            else:  # to a random mask the initialisation is as good as a new draw
+                assert differ == {"scale", "values"} and b["values"] == controls.OWN
+
+
+def test_what_is_drawn_has_keys_of_its_own(lab):
+    children = (arms.REINIT, arms.MASKS, arms.NOISE, arms.LANCZOS, arms.WARM, arms.VALUES)
+    drawn = [jax.random.key_data(lab.keys(child)) for child in children]
+    for s, seed in enumerate(SEEDS):
+        training = [jax.random.key_data(key) for key in train.run_keys(seed)]
+        keys = {tuple(np.asarray(key).tolist()) for key in (*training, *(each[s] for each in drawn))}
+        assert len(keys) == len(training) + len(children)
 
 
 def test_the_initialisation_is_that_of_a_fit(trained, lab):
@@ -476,6 +541,80 @@ def test_curvature_is_compared_as_trained_and_at_matched_temperature():
         "sharpness", "reinit 10%", "matched")]  # fmt: skip
 
 
+EFFECTS = {
+    # Of the values alone, and of the mask alone: with the same values, with the same rule for the scale.
+    (1.0, 3.0, 4.0): "the mask is worth more",
+    (3.0, 1.0, 0.0): "the values are worth more",
+    (2.0, 4.0, 1.0): "it depends on the scale",
+    (1.0, 1.0, 1.0): "worth the same within 0.5 points",
+    (-3.0, -1.0, -1.0): "undecided",  # a mask that hurts less than the values is worth nothing
+    (1.0, 3.0, 1.0): "undecided",  # one way alone
+}
+
+
+@pytest.mark.parametrize("effects", EFFECTS)
+def test_a_mask_is_worth_more_where_both_equal_scales_show_it(effects):
+    values, same_values, same_rule = effects
+    noise = np.random.default_rng(7).normal(0, 0.05, (5, 5))
+    rows = finals({("ticket", 10): FULL + values + noise[0], ("shuffled", 10): FULL + noise[1],
+                   ("random_layer_shuffled", 10): FULL - same_values + noise[2],
+                   ("reinit_fan_in", 10): FULL - 7 + noise[3],
+                   ("random_layer_fan_in", 10): FULL - 7 - same_rule + noise[4]})  # fmt: skip
+    tested = tables.tests(rows)
+    (row,) = verdict.mask_or_values(tested, [100, 10])
+    assert row["keep_percent"] == 10 and row["verdict"] == EFFECTS[effects]
+    for form, effect in zip(row["forms"], (same_values, same_rule), strict=True):
+        assert form["difference"] == pytest.approx(effect - values, abs=0.2)
+    own = [each for each in tested if each["family"] == tables.EFFECTS]
+    expected = scipy_stats.false_discovery_control([each["paired_p"] for each in own])
+    np.testing.assert_allclose([form["paired_adjusted"] for form in row["forms"]], expected)
+
+
+def test_what_mask_and_values_are_worth_needs_both_ways():
+    rows = finals({("ticket", 10): FULL, ("shuffled", 10): FULL - 1, ("random_layer_shuffled", 10): FULL - 5})
+    (row,) = verdict.mask_or_values(tables.tests(rows), [100, 10])
+    assert row["verdict"] == "undecided: the mask was not compared in both ways"
+    assert verdict.mask_or_values(tables.tests(study(0, 0, 0, 0)), [100, 70, 30, 10]) == []
+    # Arms that diverged in every seed are no comparison, and no error.
+    rows += finals({("reinit_fan_in", 10): np.full(5, np.nan), ("random_layer_fan_in", 10): np.full(5, np.nan)})
+    assert verdict.mask_or_values(tables.tests(rows), [10])[0]["verdict"] == row["verdict"]
+
+
+def test_pairs_that_change_one_thing_are_compared_in_families_of_their_own():
+    rng = np.random.default_rng(3)
+    noise = rng.normal(0, 0.05, (6, 5))
+    chance = np.full(5, 11.35)  # networks that train nothing are all alike
+    rows = finals({("ticket", 10): FULL + 1 + noise[0], ("shuffled", 10): FULL + noise[1],
+                   ("reinit_std", 10): FULL + noise[2], ("reinit", 10): FULL - 4 + noise[3],
+                   ("reinit_fan_in", 10): FULL + 0.1 + noise[4], ("random_layer_fan_in", 10): FULL + 0.1 + noise[5],
+                   ("random_fan_in", 10): chance, ("random", 10): chance})  # fmt: skip
+    tested = tables.tests(rows)
+    found = {(row["changes"], row["first"], row["second"]): row for row in verdict.one_change(rows, tested, [100, 10])}
+    assert {key: row["verdict"] for key, row in found.items()} == {
+        ("values", "ticket 10%", "shuffled 10%"): "higher",
+        ("scale", "reinit_std 10%", "reinit 10%"): "higher",
+        ("scale", "reinit_fan_in 10%", "reinit 10%"): "higher",
+        ("scale", "random_fan_in 10%", "random 10%"): "equivalent within 0.5 points",
+        ("mask", "reinit_fan_in 10%", "random_layer_fan_in 10%"): "equivalent within 0.5 points",
+        ("layer counts", "random_layer_fan_in 10%", "random_fan_in 10%"): "higher",
+    }
+    both = found["scale", "random_fan_in 10%", "random 10%"]
+    assert (both["first_acc"], both["second_acc"]) == (11.35, 11.35)  # alike, because neither trains
+    scale = [row for (changes, *_), row in found.items() if changes == "scale"]
+    assert {row["detectable_alpha"] for row in scale} == {0.05 / 3}
+    named = {row["first"]: row for row in scale}
+    a, b = noise[2], noise[3] - 4
+    assert named["reinit_std 10%"]["detectable"] == pytest.approx(
+        stats.minimum_detectable_effect(float(np.std(a - b, ddof=1)), 5, 0.05 / 3), rel=1e-6
+    )
+    p = [stats.paired(FULL + a, FULL + b).pvalue, stats.paired(FULL + noise[4], FULL + b - 0.1).pvalue, 1.0]
+    adjusted = [named[f"{arm} 10%"]["paired_adjusted"] for arm in ("reinit_std", "reinit_fan_in", "random_fan_in")]
+    np.testing.assert_allclose(adjusted, scipy_stats.false_discovery_control(p), rtol=1e-6)
+    # Published relations and older families do not change with the new arms.
+    old = [row for row in tested if row["family"] == "ticket against controls"]
+    assert {row["second"] for row in old} == {"reinit 10%", "random 10%"}
+
+
 def runs_rows(losses, diverged=0):
     return [{"arm": "ticket", "keep_percent": "50", "seed": "0", "epoch": str(epoch), "train_loss": repr(loss),
              "train_acc": "90.0", "test_acc": repr(80.0 + epoch), "diverged": str(diverged)}
@@ -592,13 +731,16 @@ def whole(call, tmp_path_factory):
 
 def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout, _ = whole
-    names = {"accuracy.png", "measures.png", "overlap.png", "comparison.csv", "config.json", "finished.json",
-             "layout.json", "measures.csv", "overlap_summary.csv", "overlaps.csv", "runs.csv", "sparsity.csv",
-             "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
+    names = {"accuracy.png", "arms.csv", "measures.png", "overlap.png", "comparison.csv", "config.json",
+             "finished.json", "layout.json", "measures.csv", "overlap_summary.csv", "overlaps.csv", "runs.csv",
+             "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
     assert set(contents(folder)) == names
     runs = records.read_table(folder / "runs.csv")
     arms_run = {(row["arm"], row["keep_percent"]) for row in runs}
     assert arms_run == {("ticket", "100")} | {(arm, k) for arm in ("ticket", "rewound", "reinit") for k in ("30", "10")}
+    assert records.read_table(folder / "arms.csv")[-1] == {
+        "arm": "reinit", "label": "ticket's mask, drawn anew, dense scale", "mask": "the ticket's",
+        "values": "drawn anew", "scale": "dense"}  # fmt: skip
     measured = records.read_table(folder / "measures.csv")
     assert {(row["arm"], row["keep_percent"]) for row in measured} == {key for key in arms_run if key[1] != "30"}
     assert all(row["samples"] == "60" and row["batch_norm"] == "none" for row in measured)
@@ -653,10 +795,16 @@ def test_a_killed_run_ends_as_if_it_never_was(call, whole, tmp_path):
 
 def test_a_cnn_runs(call, tmp_path):
     flags = ["--dataset=digits", "--model=cnn", "--channels=1", "--num_seeds=2", "--num_train=64", "--batch_size=32",
-             "--epochs=1", "--keep=100,20", "--measure_at=100", "--arms=ticket", "--hessian_samples=32"]  # fmt: skip
+             "--epochs=1", "--keep=100,20", "--measure_at=100", "--hessian_samples=32", "--barrier_arms=ticket",
+             "--arms=ticket,shuffled,reinit,reinit_std,reinit_fan_in,random_layer_shuffled,random_layer_fan_in",
+             ]  # fmt: skip
     stdout = succeeded(call(*flags, out=tmp_path))
     (folder,) = (tmp_path / "lottery_ticket").iterdir()
     assert "CNN on digits" in stdout
+    for pair in ("values: ticket - shuffled 20%", "scale: reinit_std - reinit 20%",
+                 "mask: reinit_fan_in - random_layer_fan_in 20%"):  # fmt: skip
+        assert pair in stdout
+    assert "\n20 %: " in stdout  # what mask and values are worth
     kinds = {row["kind"] for row in records.read_table(folder / "overlaps.csv")}
     assert {"other batch order, one shot", "other init., units matched"} <= kinds
     for row in records.read_table(folder / "measures.csv"):
@@ -690,6 +838,8 @@ BAD = {
     "--matched_loss=2.31": "--matched_loss: expected less than the 2.303 nats of guessing, got 2.31",
     "--arms=ticket,lucky": "--arms: expected some of",
     "--arms=reinit": "--arms: expected ticket",
+    "--arms=ticket,shuffled,shuffled": "--arms: expected ticket, and each arm once, got 'ticket,shuffled,shuffled'",
+    "--arms=ticket,random_layer_fanin": "--arms: expected some of ticket, rewound, one_shot, shuffled, reinit",
     "--arms=ticket --barrier_arms=rewound": "--barrier_arms: expected arms of --arms",
     "--arms=ticket --rewind_epoch=2": "--rewind_epoch: expected no such flag without the arm rewound, got 2",
     "--arms=ticket,one_shot --one_shot": "--arms: expected no one_shot with --one_shot",

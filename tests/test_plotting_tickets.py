@@ -21,32 +21,49 @@ def curve(mean, spread=1.0, x=PERCENTS):
 
 
 def test_arms_can_be_told_apart():
-    colours, markers = zip(*plotting_tickets.ARMS.values(), strict=True)
-    assert len(set(colours)) == len(colours) and len(set(markers)) >= len(markers) - 1  # the whole network is a dot too
+    styles = list(plotting_tickets.ARMS.values())
+    assert len(set(styles)) == len(styles)
+    # Where the values come from has a colour, the mask a marker.
+    for source in ("shuffled", "fan_in"):
+        same = [style for arm, style in plotting_tickets.ARMS.items() if arm.endswith(source)]
+        assert len({colour for colour, *_ in same}) == 1 and len({marker for _, marker, _ in same}) == len(same) == 3
 
 
-def test_accuracy_runs_from_all_weights_down_beside_the_difference_to_the_whole_network():
-    curves = {"ticket": curve([98, 97, 95]), "random": curve([98, 50, 10])}
+def test_accuracy_has_a_column_for_each_group_above_the_difference_to_the_whole_network():
+    curves = {"ticket": curve([98, 97, 95]), "random": curve([98, 50, 10], 40)}
     differences = {"ticket": curve([-1, -3], 0.2, [20, 5]), "random": curve([-48, -88], 1, [20, 5])}
-    labels = {"ticket": "the ticket", "random": "a random mask"}
-    published = ({"ticket": ([100], [98.5])}, {"ticket": ([10], [-1.15])})
-    figure = plotting_tickets.accuracy(curves, differences, labels, "title", (-4, 1), 0.5, published, "a CNN")
-    for ax in figure.axes:
+    groups = {"tickets": {"ticket": "the ticket"}, "random masks": {"ticket": "compared", "random": "a random mask"}}
+    published = ({"ticket": ([100], [98.5])}, {"ticket": ([10], [-1.15]), "reinit": ([10], [-4])})
+    figure = plotting_tickets.accuracy(curves, differences, groups, "title", (-4, 1), 0.5, published, "a CNN")
+    uppers, lowers, legends = (figure.axes[2 * row : 2 * row + 2] for row in range(3))
+    for ax in (*uppers, *lowers):
         assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 100 > 5 > ax.get_xlim()[1]
         assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "20", "5"]
-    left, right = figure.axes
-    assert [line.get_label() for line in left.lines] == [
-        "the ticket", "a random mask", "published (a CNN): the ticket"
-    ]  # fmt: skip
-    assert left.lines[1].get_ydata().tolist() == [98, 50, 10] and left.lines[2].get_xdata().tolist() == [100]
-    assert left.lines[2].get_markerfacecolor() == "none"
-    assert [bars.get_label() for bars in right.containers] == ["the ticket", "a random mask"]
-    assert right.containers[0].lines[0].get_ydata().tolist() == [-1, -3]
-    (marker,) = (line for line in right.lines if "published" in str(line.get_label()))
+    assert [ax.get_title() for ax in uppers] == ["tickets", "random masks"]
+    assert uppers[0].get_ylim() == uppers[1].get_ylim() == (-3, 103)  # an interval that leaves does not take it along
+    assert {ax.get_ylim() for ax in lowers} == {(-4, 1)} and "points" in lowers[0].get_ylabel()
+    assert [line.get_label() for line in uppers[1].lines] == ["compared", "a random mask", "open: published (a CNN)"]
+    assert uppers[1].lines[1].get_ydata().tolist() == [98, 50, 10]
+    known = uppers[0].lines[-1]
+    assert known.get_xdata().tolist() == [100] and known.get_markerfacecolor() == "none"
+    assert [bars.get_label() for bars in lowers[1].containers] == ["compared", "a random mask"]
+    assert lowers[0].containers[0].lines[0].get_ydata().tolist() == [-1, -3]
+    (marker,) = (line for line in lowers[0].lines if "published" in str(line.get_label()))  # of no arm beside
     assert (marker.get_xdata().tolist(), marker.get_ydata().tolist()) == ([10], [-1.15])
-    assert right.get_ylim() == (-4, 1) and "points" in right.get_ylabel() and left.get_ylim()[0] < 10
-    names = {"the ticket", "a random mask", "published (a CNN): the ticket", "margin, 0.5 points"}
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == names
+    named = [{text.get_text() for text in ax.get_legend().get_texts()} for ax in legends]
+    both = {"open: published (a CNN)", "margin, 0.5 points"}
+    assert named == [{"the ticket"} | both, {"compared", "a random mask"} | both]
+
+
+def test_arms_that_diverged_leave_an_axis_that_says_so(tmp_path):
+    none, gone = curve([], 0, []), curve([np.nan, np.nan], 0, [20, 5])
+    groups = {"tickets": {"ticket": "the ticket"}, "random masks": {"random": "a random mask"}}
+    curves, differences = {"ticket": curve([98, 97, 95]), "random": none}, {"ticket": gone, "random": gone}
+    figure = plotting_tickets.accuracy(curves, differences, groups, "title", (-1, 1), 0.5)
+    trained, lost = figure.axes[:2]
+    assert not trained.texts and [text.get_text() for text in lost.texts] == ["every network diverged"]
+    assert figure.axes[5].get_legend().get_texts()[0].get_text() == "a random mask"
+    plotting.save(figure, tmp_path / "figure.png")
 
 
 def test_levels_that_are_too_near_each_other_go_without_a_label():
