@@ -15,7 +15,8 @@ from ntkgen import models, objectives, optim
 Array = jax.Array
 PyTree = Any
 
-# update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state)
+# update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state).
+# `updates` documents the methods that an update may have.
 Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
@@ -111,6 +112,9 @@ class Program(NamedTuple):
         batch_size = num_train if config.optimizer == "gd" else config.batch_size
         if batch_size > num_train:
             raise ValueError(f"batch_size: expected at most the {num_train} training examples, got {batch_size}")
+        check = getattr(update, "check_batch_size", None)
+        if check is not None:
+            check(batch_size)
         assert config.momentum is not None  # resolved by Config
         return cls(model, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
 
@@ -172,7 +176,13 @@ def _within(loss: Callable, mask: PyTree | None) -> Callable:
 
 
 def train_step(
-    program: Program, state: TrainState, batch: Batch, rate: Array, mask: PyTree | None, key: Array | None
+    program: Program,
+    state: TrainState,
+    batch: Batch,
+    rate: Array,
+    mask: PyTree | None,
+    key: Array | None,
+    draws: PyTree | None = None,
 ) -> TrainState:
     """Take one step of the optimizer on one batch.
 
@@ -184,6 +194,7 @@ def train_step(
       mask: pytree like params or None. Masking the gradient keeps pruned weights *and* their momentum at
         exactly zero in every optimizer, since they start there. An update sees the loss of the kept weights alone.
       key: this step's randomness, for `program.update`; None without one.
+      draws: what `program.update.epoch_draws` gave the examples of the batch, if the update has that method.
 
     Returns:
       The state after the step.
@@ -200,7 +211,8 @@ def train_step(
     if program.update is None:
         gradient, model_state = jax.grad(loss, has_aux=True)(params, batch)
     else:
-        gradient, model_state = program.update(_within(loss, mask), params, batch, key)
+        more = () if draws is None else (draws,)
+        gradient, model_state = program.update(_within(loss, mask), params, batch, key, *more)
     if mask is not None:
         gradient = _masked(gradient, mask)
     direction, opt_state = program.direction().update(gradient, state.opt_state, params)
@@ -234,12 +246,17 @@ def train_epoch(
     num_train = data.y.shape[0]
     order = batch_order(order_key, epoch, num_train)
     steps, rest = divmod(num_train, program.batch_size)
-    noise_key = jax.random.fold_in(jax.random.fold_in(order_key, NOISE), epoch)
+    all_epochs = jax.random.fold_in(order_key, NOISE)
+    noise_key, draws = jax.random.fold_in(all_epochs, epoch), None
+    epoch_draws = getattr(program.update, "epoch_draws", None)
+    if epoch_draws is not None:  # its key is that of an epoch which never comes
+        draws = epoch_draws(jax.random.fold_in(all_epochs, NOISE), epoch, num_train, program.batch_size)
 
     def step(state: TrainState, i: Array, rows: Array) -> TrainState:
         key = None if program.update is None else jax.random.fold_in(noise_key, i)
         batch = Batch(jnp.take(data.x, rows, 0), jnp.take(data.y, rows, 0))
-        return train_step(program, state, batch, rate, mask, key)
+        own = jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), draws)
+        return train_step(program, state, batch, rate, mask, key, own)
 
     full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
     state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))
