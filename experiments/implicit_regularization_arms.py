@@ -9,7 +9,6 @@ import numpy as np
 from ntkgen import ensemble, optim, train, updates
 
 CONTROLS = ("steps", "gd", "plain", "noise", "sam")
-GD_IMAGES = 5000  # of the published full-batch run (section V-B)
 
 # Fixed beforehand, and part of every run's config.
 PROTOCOL: dict[str, Any] = {
