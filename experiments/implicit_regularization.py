@@ -5,6 +5,7 @@ Hypotheses H1 and H2; section V-B.
     python experiments/implicit_regularization.py --preset=quick           # embedded digits, about a minute
     python experiments/implicit_regularization.py --dataset=mnist          # nine configurations and every control
     python experiments/implicit_regularization.py --dataset=cifar10 --preset=small
+    python experiments/implicit_regularization.py --dataset=cifar10 --controls=plain --only=gd,gd_plain
 
 Trains the published configurations (SGD with batches of 32 ... 2048, Adam, full-batch GD) and controls that change one
 thing at a time: equal numbers of updates, GD with a tuned rate, injected gradient noise, SAM. Every network's
@@ -24,7 +25,7 @@ from absl import flags
 from implicit_regularization_figures import draw
 from implicit_regularization_verdict import judge, show
 
-from ntkgen import data, ensemble, models, optim, records, seedaxis, symmetry, train
+from ntkgen import data, ensemble, models, optim, paper, records, seedaxis, symmetry, train
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -50,8 +51,15 @@ common.define(
     common.Names(*arms.CONTROLS),
     "controls",
     None,
-    "steps: larger batches at --reference's updates. gd: full batch, its updates, tuned rate. noise: full and largest "
-    "batch at its updates and rate, with and without its injected noise. sam: at --reference. Default: the preset's.",
+    "steps: larger batches at --reference's updates. gd: full batch, its updates, tuned rate. plain: the published "
+    "full batch, no momentum. noise: full and largest batch at its updates and rate, without noise, with noise drawn "
+    "afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. Default: the preset's.",
+)
+flags.DEFINE_list(
+    "only",
+    [],
+    "Train and measure these arms (named as in runs.csv), print them beside the published values, and stop. They are "
+    "kept: the same command without --only does the rest.",
 )
 common.define(common.POSITIVE, "sam_rho", 0.05, "Radius of SAM.")
 common.define(common.COUNT, "curvature_samples", 1000, "Training examples behind every measurement (the first).")
@@ -126,7 +134,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
         config["batch_sizes"] = tuple(size for size in config["batch_sizes"] if size <= count)
     for name in ("batch_sizes", "controls"):
         config[name] = list(config[name])
-    config["gd_images"] = min(arms.GD_IMAGES, count)
+    config["gd_images"] = min(paper.IMPLICIT_GD_IMAGES, count)
     if not 3 <= config["curvature_samples"] <= config["gd_images"]:
         expected = f"3 to {config['gd_images']}, the images that full-batch GD sees"
         if FLAGS["curvature_samples"].present:
@@ -141,14 +149,16 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
     config["unmoved"] = symmetry.cancelled(network)  # no effect on the function: adaptive sharpness leaves them alone
     size = "width" if config["model"] == "mlp" else "channels"
     seedaxis.check_fits(config["num_params"], f"--{size}: {config['model']} {config[size]}")
-    for arm in arms.build(config, config["gd_grid"][0]):
+    plan = arms.build(config, config["gd_grid"][0])
+    for arm in plan:
+        if arm.noise and arm.batch <= arm.noise:
+            expected = f"batches of more than the {arm.noise} of --reference"
+            raise ValueError(f"--controls=noise: expected {expected}, got {arm.batch} in {arm.name}")
         train.Program.of(network, arm.training, arm.images, arm.update)
-        short = arm.images % arm.batch
-        if arm.noise and (arm.batch <= arm.noise or 0 < short <= arm.noise):
-            raise ValueError(
-                f"--controls=noise: expected batches of more than the {arm.noise} of --reference, the last of an epoch "
-                f"included, got {short or arm.batch} in {arm.name}"
-            )
+    names = [arm.name for arm in plan]
+    unknown = [name for name in FLAGS.only if name not in names]
+    if unknown:
+        raise ValueError(f"--only: expected some of {', '.join(names)}, got {unknown[0]}")
     return network, dataset
 
 
@@ -181,9 +191,10 @@ def tune(run: records.Run, config: dict[str, Any], network: Any, dataset: data.D
 
 
 def train_and_measure(run: records.Run, config: dict[str, Any], network: Any, dataset: data.Dataset) -> None:
-    """Train every arm and measure its networks; the tables of an arm that is done are kept."""
-    rate = tune(run, config, network, dataset) if "gd" in config["controls"] else config["gd_grid"][0]
-    plan = arms.build(config, rate)
+    """Train every arm (or those of --only) and measure its networks; the tables of an arm that is done are kept."""
+    tuned = "gd" in config["controls"] and (not FLAGS.only or "gd_tuned" in FLAGS.only)
+    rate = tune(run, config, network, dataset) if tuned else config["gd_grid"][0]
+    plan = [arm for arm in arms.build(config, rate) if not FLAGS.only or arm.name in FLAGS.only]
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in measures.TABLES}
     with Progress([arm.images for arm in plan], len(seeds), [arm.training.epochs for arm in plan]) as progress:
@@ -226,6 +237,19 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
 
 
+def show_comparison(study: tables.Study) -> str:
+    """Write the rows of comparison.csv as text."""
+
+    def text(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    lines = [f"{'arm':>22} {'metric':>10} {'published':>9} {'ours':>7} 95 % t-interval, {len(study.seeds)} seeds"]
+    for row in study.comparison():
+        published, ours, low, high = (text(row[name]) for name in ("published", "ours", "low", "high"))
+        lines.append(f"{row['setting']:>22} {row['metric']:>10} {published:>9} {ours:>7} [{low}, {high}]")
+    return "\n".join(lines)
+
+
 WRITTEN = (*measures.TABLES, "arms.json", "summary.csv", "comparison.csv", "tests.csv", "verdict.json")
 
 
@@ -241,8 +265,13 @@ def main() -> None:
             print(f"{run.folder} is finished; --force does it again")
         else:
             train_and_measure(run, config, network, dataset)
+        some = bool(FLAGS.only) and not run.finished
         read = {name: records.read_table(run.folder / name) for name in measures.TABLES}
         study = tables.Study(config, *(read[name] for name in measures.TABLES))
+        if some:
+            run.write_table("comparison.csv", study.comparison())
+            print(f"{show_comparison(study)}\n\n{run.folder}")
+            return
         tests = study.tests()
         relations, curves = study.equal_losses()
         verdict = judge(study, tests, relations)

@@ -8,14 +8,13 @@ import numpy as np
 
 from ntkgen import ensemble, optim, train, updates
 
-CONTROLS = ("steps", "gd", "noise", "sam")
-GD_IMAGES = 5000  # of the published full-batch run (section V-B)
+CONTROLS = ("steps", "gd", "plain", "noise", "sam")
 
 # Fixed beforehand, and part of every run's config.
 PROTOCOL: dict[str, Any] = {
     "momentum": 0.9,
     "adam_lr": 0.001,
-    "gd_lr": 0.001,
+    "gd_lr": 0.001,  # of the published full batch; momentum as above, in one of two readings of section V-B
     "gd_grid": [0.01, 0.02, 0.05, 0.1, 0.2, 0.5],  # of the tuned control, with the reference's momentum
     "tune_share": 0.25,  # of the control's updates, spent on each rate of the grid
     "tolerance": 1e-3,
@@ -51,6 +50,7 @@ class Arm:
       snapshots: epochs that are kept and measured, 0 first.
       update: replaces the gradient.
       noise: batch size whose gradient noise is injected.
+      zero_sum: whether that noise sums to zero over an epoch of such batches.
       references: arms that it is compared with.
     """
 
@@ -61,6 +61,7 @@ class Arm:
     snapshots: tuple[int, ...]
     update: train.Update | None = None
     noise: int | None = None
+    zero_sum: bool = False
     references: tuple[str, ...] = ()
 
     @property
@@ -75,6 +76,7 @@ class Arm:
 
     def describe(self) -> dict[str, Any]:
         """Give the columns that say what the arm is."""
+        noise = f"noise{self.noise}" + ("_zero_sum" if self.zero_sum else "")
         return {
             "group": self.group,
             "optimizer": self.training.optimizer,
@@ -84,7 +86,7 @@ class Arm:
             "steps": self.steps,
             "base_rate": self.training.learning_rate,
             "momentum": self.training.momentum,
-            "update": "" if self.update is None else "sam" if self.noise is None else f"noise{self.noise}",
+            "update": "" if self.update is None else "sam" if self.noise is None else noise,
             "references": " ".join(self.references),
         }
 
@@ -125,22 +127,29 @@ def build(config: dict[str, Any], tuned_rate: float) -> list[Arm]:
         if size != reference and (config["match"] != "epochs" or ("steps" in controls and size > reference)):
             beside = (base, f"sgd{size}") if everywhere else (base,)
             found.append(arm(f"sgd{size}_steps", "steps", matched(size), size, rate(size), references=beside))
+    full_batch = (config["epochs"], count, config["gd_lr"], "gd")
     found += [
         arm("adam", "adam", config["epochs"], reference, config["adam_lr"], "adam", references=(base,)),
-        arm("gd", "gd", config["epochs"], count, config["gd_lr"], "gd", momentum=0.0, images=config["gd_images"]),
+        arm("gd", "gd", *full_batch, images=config["gd_images"]),
     ]
+    if "plain" in controls:
+        found.append(arm("gd_plain", "gd", *full_batch, momentum=0.0, images=config["gd_images"]))
     if "gd" in controls:
         found.append(arm("gd_tuned", "control", target, count, tuned_rate, "gd", references=(base,)))
     if "noise" in controls:
-        largest, noise = max(sizes), updates.injected_noise(reference)
+        largest = max(sizes)
         cases = [("gd", count, "gd")]
         cases += [(f"sgd{largest}", largest, "sgd")] if largest > reference else []
         for name, size, optimizer in cases:
             quiet = f"{name}_quiet"
             same = (matched(size), size, rate(reference), optimizer)
             found.append(arm(quiet, "control", *same, references=(base,)))
-            noisy = {"update": noise, "noise": reference, "references": (base, quiet)}
-            found.append(arm(f"{name}_noise", "control", *same, **noisy))
+            beside = (base, quiet)
+            for noisy, zero_sum in ((f"{name}_noise", False), (f"{name}_noise_zero_sum", True)):
+                update = updates.injected_noise(reference, zero_sum)
+                noise = {"update": update, "noise": reference, "zero_sum": zero_sum, "references": beside}
+                found.append(arm(noisy, "control", *same, **noise))
+                beside = (*beside, noisy)
     if "sam" in controls:
         sam = updates.sam(config["sam_rho"])
         found.append(

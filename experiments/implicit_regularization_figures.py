@@ -11,8 +11,20 @@ from tables import curve, diverged, number
 from ntkgen import plotting, plotting_sharpness
 
 PANELS = 4  # arms that the figure along training shows
-NAMES = {"adam": "Adam", "gd": "full batch, no momentum", "sam": "SAM", "gd_tuned": "full batch, tuned rate"}
-ENDINGS = {"": "", "_quiet": ", reference's rate", "_noise": ", with noise", "_steps": ", equal updates"}
+NAMES = {
+    "adam": "Adam",
+    "gd": "full batch, published",
+    "gd_plain": "full batch, no momentum",
+    "gd_tuned": "full batch, tuned rate",
+    "sam": "SAM",
+}
+ENDINGS = {
+    "": "",
+    "_quiet": ", reference's rate",
+    "_noise": ", with noise",
+    "_noise_zero_sum": ", with zero-sum noise",
+    "_steps": ", equal updates",
+}
 
 
 def words(arm: str) -> str:

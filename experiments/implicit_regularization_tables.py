@@ -22,6 +22,7 @@ FIXED: dict[str, Any] = {
 MATCHED = ("loss", "temperature")  # at equal training loss: along training, or by a temperature of the logits
 FORMS = ("raw", *MATCHED)
 PLAIN = ("train_acc", "test_acc", "gap", "train_loss", "test_loss", "distance", "relative_distance", "noise_scale")
+PUBLISHED = ("train_acc", "test_acc", "gap")
 PRIMARY = ("eigenvalue", "average_adaptive", "worst_adaptive")  # what the verdict on flatness names
 
 
@@ -46,7 +47,8 @@ class Study:
         self.seeds = sorted({int(row["seed"]) for row in runs})
         self.sweep = self._by_batch("sgd")
         steps = [name for name, row in self.arms.items() if row["group"] == "steps"]
-        matched_steps = sorted([f"sgd{config['reference']}", *steps], key=self.batch)
+        base = f"sgd{config['reference']}"  # not among some arms of a study
+        matched_steps = sorted([*([base] if base in self.arms else []), *steps], key=self.batch)
         found = {"epochs": self.sweep, "updates": matched_steps}
         self.sweeps = {name: arms for name, arms in found.items() if len(arms) > 1}
         self._matched = {
@@ -157,7 +159,7 @@ class Study:
         """Make comparison.csv: published numbers beside ours, where the protocol is the published one."""
         ours = {}
         for name in self.arms:
-            cells = {metric: tables.columns(metric, self.values(name, metric)) for metric in ("test_acc", "gap")}
+            cells = {metric: tables.columns(metric, self.values(name, metric)) for metric in PUBLISHED}
             ours[name] = {
                 metric: tuple(cell[f"{metric}_{end}"] for end in ("mean", "t_low", "t_high"))
                 for metric, cell in cells.items()
@@ -165,13 +167,19 @@ class Study:
         return paper.compare({name: self.published().get(name, {}) for name in ours}, ours)
 
     def published(self) -> dict[str, dict[str, float | None]]:
-        """Give the paper's accuracies and gaps if this run follows its protocol as we read it."""
-        want = {"dataset": "cifar10", "model": "cnn", "channels": 32, "num_train": 50_000, "label_noise": 0.0}
-        want |= {"epochs": paper.IMPLICIT_EPOCHS, "lr_scaling": "table", "reference": 128}
-        if any(self.config.get(name) != value for name, value in want.items()):
+        """Give the paper's accuracies and gaps if this run follows its protocol as we read it.
+
+        Full-batch GD has its own number of images, and stands beside both readings of its momentum.
+        """
+        full = {"dataset": "cifar10", "model": "cnn", "channels": 32, "label_noise": 0.0}
+        full |= {"epochs": paper.IMPLICIT_EPOCHS, "gd_images": paper.IMPLICIT_GD_IMAGES}
+        batches = {"num_train": 50_000, "lr_scaling": "table", "reference": 128}
+        if any(self.config.get(name) != value for name, value in full.items()):
             return {}
-        rows = paper.IMPLICIT_REGULARIZATION
-        return {name: {metric: rows[name][metric] for metric in ("test_acc", "gap")} for name in rows}
+        follows = all(self.config.get(name) == value for name, value in batches.items())
+        rows = {name: row for name, row in paper.IMPLICIT_REGULARIZATION.items() if follows or name == "gd"}
+        rows["gd_plain"] = rows["gd"]
+        return {name: {metric: row.get(metric) for metric in PUBLISHED} for name, row in rows.items()}
 
     # --- Tests
 

@@ -53,8 +53,10 @@ DOUBLE_DESCENT: dict[tuple[str, str], dict[int, dict[str, float | None]]] = {
 DOUBLE_DESCENT_EXAMPLES = {("mlp", "mnist"): 10_000}
 
 # Section V-B: CNN on CIFAR-10 for 80 epochs; channels and number of images are lost. The text gives test accuracies of
-# SGD 32 and 2048, Adam and GD; the others are 100 minus the gap, since all SGD rows reached 100 % training accuracy.
+# SGD 32 and 2048, Adam and GD; the others are 100 minus the gap, since all SGD rows reached 100 % training accuracy. GD
+# reached 36.7 % of the 5,000 images of its batch.
 IMPLICIT_EPOCHS = 80
+IMPLICIT_GD_IMAGES = 5_000
 IMPLICIT_REGULARIZATION: dict[str, dict[str, float | None]] = {
     "sgd32": {"batch": 32, "lr": 0.005, "test_acc": 85.52, "gap": 14.48},
     "sgd64": {"batch": 64, "lr": 0.0075, "test_acc": 85.47, "gap": 14.53},
@@ -64,7 +66,7 @@ IMPLICIT_REGULARIZATION: dict[str, dict[str, float | None]] = {
     "sgd1024": {"batch": 1024, "lr": 0.08, "test_acc": 84.17, "gap": 15.83},
     "sgd2048": {"batch": 2048, "lr": 0.10, "test_acc": 83.27, "gap": 16.73},
     "adam": {"batch": 128, "lr": 0.001, "test_acc": 85.47, "gap": 14.53},
-    "gd": {"batch": 5000, "lr": 0.001, "test_acc": 32.71, "gap": 3.95},
+    "gd": {"batch": 5000, "lr": 0.001, "train_acc": 36.7, "test_acc": 32.71, "gap": 3.95},
 }
 
 

@@ -15,7 +15,8 @@ from ntkgen import models, modules, objectives, optim
 Array = jax.Array
 PyTree = Any
 
-# update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state)
+# update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state).
+# `updates` documents the methods that an update may have.
 Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
@@ -123,6 +124,9 @@ class Program(NamedTuple):
         batch_size = num_train if config.optimizer == "gd" else config.batch_size
         if batch_size > num_train:
             raise ValueError(f"batch_size: expected at most the {num_train} training examples, got {batch_size}")
+        check = getattr(update, "check_batch_size", None)
+        if check is not None:
+            check(batch_size)
         assert config.momentum is not None  # resolved by Config
         static = modules.hashable(model)
         return cls(static, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
@@ -201,6 +205,7 @@ def train_step(
     rate: Array,
     mask: PyTree | None,
     key: Array | None,
+    draws: PyTree | None = None,
     rngs: dict[str, Array] | None = None,
 ) -> TrainState:
     """Take one step of the optimizer on one batch.
@@ -213,6 +218,7 @@ def train_step(
       mask: pytree like params or None. Masking the gradient keeps pruned weights *and* their momentum at
         exactly zero in every optimizer, since they start there. An update sees the loss of the kept weights alone.
       key: this step's randomness, for `program.update`; None without one.
+      draws: what `program.update.epoch_draws` gave the examples of the batch, if the update has that method.
       rngs: a key for each name in `program.rngs`, the same wherever an update evaluates the loss in this step.
 
     Returns:
@@ -231,7 +237,8 @@ def train_step(
     if program.update is None:
         gradient, model_state = jax.grad(loss, has_aux=True)(params, batch)
     else:
-        gradient, model_state = program.update(_within(loss, mask), params, batch, key)
+        more = () if draws is None else (draws,)
+        gradient, model_state = program.update(_within(loss, mask), params, batch, key, *more)
     if mask is not None:
         gradient = _masked(gradient, mask)
     direction, opt_state = program.direction().update(gradient, state.opt_state, params)
@@ -266,14 +273,18 @@ def train_epoch(
     num_train = data.x.shape[0]
     order = batch_order(order_key, epoch, num_train)
     steps, rest = divmod(num_train, program.batch_size)
-    noise_key = jax.random.fold_in(jax.random.fold_in(order_key, NOISE), epoch)
+    all_epochs = jax.random.fold_in(order_key, NOISE)
+    noise_key, draws = jax.random.fold_in(all_epochs, epoch), None
     model_key = jax.random.fold_in(jax.random.fold_in(order_key, MODEL_NOISE), epoch)
+    epoch_draws = getattr(program.update, "epoch_draws", None)
+    if epoch_draws is not None:  # its key is that of an epoch which never comes
+        draws = epoch_draws(jax.random.fold_in(all_epochs, NOISE), epoch, num_train, program.batch_size)
 
     def step(state: TrainState, i: Array, rows: Array) -> TrainState:
         key = None if program.update is None else jax.random.fold_in(noise_key, i)
         rngs = modules.step_rngs(program.rngs, jax.random.fold_in(model_key, i))
-        batch = jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), data)
-        return train_step(program, state, batch, rate, mask, key, rngs=rngs)
+        batch, own = (jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), each) for each in (data, draws))
+        return train_step(program, state, batch, rate, mask, key, own, rngs)
 
     full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
     state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))

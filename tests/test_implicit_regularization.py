@@ -1,5 +1,6 @@
 """The study of batch sizes: its arms, its verdicts on made-up tables, and the script as a user runs it."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -38,18 +39,49 @@ def test_the_published_configurations_are_the_tables():
     rates = {name: arm.training.learning_rate for name, arm in found.items()}
     assert rates == {"sgd32": 0.005, "sgd128": 0.01, "sgd512": 0.04, "sgd2048": 0.1, "adam": 0.001, "gd": 0.001}
     assert {arm.training.epochs for arm in found.values()} == {30}
-    assert (found["gd"].images, found["gd"].batch, found["gd"].steps, found["gd"].training.momentum) == (
-        5000, 5000, 30, 0)  # fmt: skip
+    gd = found["gd"]
+    assert (gd.images, gd.batch, gd.steps, gd.training.momentum) == (5000, 5000, 30, 0.9)
     assert found["sgd32"].steps == 30 * 313 and found["sgd128"].steps == 30 * 79
     assert (
         found["sgd32"].snapshots[0] == 0 and found["sgd32"].snapshots[-1] == 30 and len(found["sgd32"].snapshots) < 13
     )
 
 
+def test_the_published_full_batch_is_read_with_momentum_and_without():
+    found = {arm.name: arm for arm in arms.build({**CONFIG, "controls": ["plain"]}, 0.1)}
+    with_momentum, without = found["gd"], found["gd_plain"]
+    assert (with_momentum.training.momentum, without.training.momentum) == (0.9, 0.0)
+    assert dataclasses.replace(with_momentum.training, momentum=0.0) == without.training
+    assert (without.images, without.group) == (5000, "gd")
+
+
+@pytest.mark.parametrize(("changed", "known"), [
+    ({}, {"sgd32", "sgd128", "gd", "gd_plain"}),
+    ({"num_train": 5_000}, {"gd", "gd_plain"}),  # has all the images that full batch needs
+    ({"gd_images": 4_000, "num_train": 4_000}, set()),
+    ({"channels": 16}, set()),
+    ({"epochs": 30}, set()),
+    ({"dataset": "mnist"}, set()),
+])  # fmt: skip
+def test_published_numbers_stand_beside_their_protocol_alone(changed, known):
+    config = {**CONFIG, "dataset": "cifar10", "model": "cnn", "channels": 32, "num_train": 50_000, "epochs": 80,
+              "label_noise": 0.0, "batch_sizes": [32, 128], "controls": ["plain"], **changed}  # fmt: skip
+    ours = {"diverged": "0", "train_acc": "37", "test_acc": "33", "gap": "4"}
+    trained = [arm for arm in arms.build(config, 0.1) if arm.name != "adam"]
+    runs = [{"arm": arm.name, "seed": seed, **arm.describe(), **ours} for arm in trained for seed in range(2)]
+    rows = {(row["setting"], row["metric"]): row for row in tables.Study(config, [], [], [], runs).comparison()}
+    published = {key: row["published"] for key, row in rows.items() if row["ours"] is not None}
+    assert {name for (name, _), value in published.items() if value is not None} == known
+    for name in known & {"gd", "gd_plain"}:
+        found = {metric: published[name, metric] for metric in ("train_acc", "test_acc", "gap")}
+        assert found == {"train_acc": 36.7, "test_acc": 32.71, "gap": 3.95}  # section V-B
+
+
 def test_controls_change_one_thing_at_a_time():
     found = {arm.name: arm for arm in arms.build(CONFIG, 0.2)}
     reference = found["sgd128"]
-    for name in ("sgd2048_steps", "gd_tuned", "gd_quiet", "gd_noise", "sgd2048_quiet", "sgd2048_noise", "sam"):
+    injected = [f"{name}_{noise}" for name in ("gd", "sgd2048") for noise in ("quiet", "noise", "noise_zero_sum")]
+    for name in ("sgd2048_steps", "gd_tuned", *injected, "sam"):
         assert abs(found[name].steps - reference.steps) <= 0.5 * -(-10_000 // found[name].batch)
         assert found[name].images == 10_000 and found[name].training.momentum == 0.9
         assert "sgd128" in found[name].references
@@ -58,6 +90,10 @@ def test_controls_change_one_thing_at_a_time():
         quiet, noisy = found[f"{name}_quiet"], found[f"{name}_noise"]
         assert quiet.training == noisy.training and quiet.training.learning_rate == 0.01
         assert noisy.update == updates.injected_noise(128) and quiet.update is None
+        zero_sum = found[f"{name}_noise_zero_sum"]
+        assert zero_sum.training == noisy.training and zero_sum.update == updates.injected_noise(128, zero_sum=True)
+        assert zero_sum.references == ("sgd128", f"{name}_quiet", f"{name}_noise")
+        assert (noisy.describe()["update"], zero_sum.describe()["update"]) == ("noise128", "noise128_zero_sum")
     assert found["sam"].training == reference.training and found["sam"].update == updates.sam(0.05)
     assert arms.tuning(CONFIG, 0.5).epochs == round(0.25 * 30 * 79)
 
@@ -230,7 +266,7 @@ def test_one_seed_decides_nothing():
 # The script
 
 TINY = ["--dataset=digits", "--num_train=160", "--width=4", "--num_seeds=2", "--epochs=3", "--batch_sizes=32,128",
-        "--snapshots=3", "--curvature_samples=24", "--controls=gd,noise"]  # fmt: skip
+        "--snapshots=3", "--curvature_samples=24", "--controls=gd,plain,noise"]  # fmt: skip
 KILLER = """
 import os, runpy, signal, sys
 from pathlib import Path
@@ -286,7 +322,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_run_measures_every_network(whole):
     folder, _ = whole
-    names = ["sgd32", "sgd128", "adam", "gd", "gd_tuned", "gd_quiet", "gd_noise"]
+    names = ["sgd32", "sgd128", "adam", "gd", "gd_plain", "gd_tuned", "gd_quiet", "gd_noise", "gd_noise_zero_sum"]
     runs = read(folder, "runs.csv")
     assert [(row["arm"], row["seed"]) for row in runs] == [(name, str(seed)) for name in names for seed in range(2)]
     for row in runs:
@@ -302,7 +338,7 @@ def test_a_run_measures_every_network(whole):
             assert row["threshold"] == ""
         else:
             assert float(row["threshold"]) == pytest.approx(2 / float(row["learning_rate"]))
-            momentum = 0.0 if row["arm"] == "gd" else 0.9
+            momentum = 0.0 if row["arm"] == "gd_plain" else 0.9
             assert float(row["momentum_threshold"]) == pytest.approx((1 + momentum) * float(row["threshold"]))
     starts = {row["seed"]: row["sample_loss"] for row in tracking if row["epoch"] == "0"}
     assert all(row["sample_loss"] == starts[row["seed"]] for row in tracking if row["epoch"] == "0")
@@ -312,7 +348,7 @@ def test_a_run_measures_every_network(whole):
     assert float(chosen[0]["train_loss"]) == min(float(row["train_loss"]) for row in read(folder, "tuning.csv"))
     assert {row["base_rate"] for row in runs if row["arm"] == "gd_tuned"} == {chosen[0]["learning_rate"]}
     by = {row["arm"]: row for row in runs if row["seed"] == "0"}
-    assert by["gd_noise"]["train_loss"] != by["gd_quiet"]["train_loss"]
+    assert len({by[f"gd_{end}"]["train_loss"] for end in ("quiet", "noise", "noise_zero_sum")}) == 3
 
 
 def test_a_run_keeps_which_test_images_are_right(whole):
@@ -348,6 +384,14 @@ def test_a_run_writes_verdicts_and_figures(whole):
 
 
 def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
+    """Some arms are trained first, with --only: they are part of the same run, and tune nothing."""
+    some = call(tmp_path, *TINY, "--only=gd_plain,gd")
+    assert some.returncode == 0, some.stderr
+    (folder,) = (tmp_path / "implicit_regularization").iterdir()
+    assert {path.name for path in (folder / "parts").iterdir()} == {"arm_gd.json", "arm_gd_plain.json"}
+    assert not (folder / "finished.json").exists()
+    shown = [line.split()[:3] for line in some.stdout.splitlines() if "test_acc" in line]
+    assert shown == [["gd", "test_acc", "-"], ["gd_plain", "test_acc", "-"]]
     for kill in ("parts/tuning.json", "parts/arm_sgd128.json"):
         done = call(tmp_path, *TINY, kill=kill)
         assert done.returncode == -9, done.stderr
@@ -389,7 +433,12 @@ REFUSED = [
     ("--batch_sizes=32,100,128", "batch_size: the published table has"),
     ("--batch_sizes=32,256", "--reference: expected one of --batch_sizes=32,256, got 128"),
     ("--batch_sizes=128,512", "--batch_sizes: expected at most the 160 training examples, got 512"),
-    ("--reference=32", "--controls=noise: expected batches of more than the 32 of --reference"),
+    ("--num_train=128", "--controls=noise: expected batches of more than the 128 of --reference, got 128 in gd_noise"),
+    (
+        "--only=gd,gd_none",
+        "--only: expected some of sgd32, sgd128, adam, gd, gd_plain, gd_tuned, gd_quiet, gd_noise, "
+        "gd_noise_zero_sum, got gd_none",
+    ),
     ("--curvature_samples=161", "--curvature_samples: expected 3 to 160"),
     ("--curvature_samples=2", "--curvature_samples: expected 3 to 160"),
     ("--channels=4", "--channels: expected no such flag with --model=mlp"),
