@@ -80,6 +80,7 @@ FRACTION = _Number(float, "a number between 0 and 1", lambda value: 0 < value < 
 MOMENTUM = NOISE
 NOT_NEGATIVE = _Number(float, "a number of at least 0", lambda value: value >= 0)
 COUNTS = _List(COUNT)
+POSITIVES = _List(POSITIVE)
 EPOCHS = _Number(int, "a whole number from 1 to 1000000", lambda value: 1 <= value <= 1_000_000)
 DEPTH = _Number(int, "a whole number from 2 to 100", lambda value: 2 <= value <= 100)
 

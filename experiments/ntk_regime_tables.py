@@ -20,6 +20,8 @@ LEVEL_MARGIN = 0.05  # of log10 of a movement: twelve percent
 ACCURACY_MARGIN = 0.5  # points
 SMALL_DRIFT = 0.1  # relative kernel drift below which a network counts as training as a kernel
 ALIGNMENT_MARGIN = 0.02
+KINDS = ("initial", "final", "infinite")  # of the kernels that are regressed with; the last is the analytic one
+TUNED = "tuned on held-out images"
 ASKED = {"relative_movement": 4.0, "test_acc": 1.2}  # agreement with the paper: percent, and points
 
 SCALED = ("relative_movement", "absolute_movement", "norm_initial", "drift", "misalignment")
@@ -189,10 +191,12 @@ def exponent_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _test(
-    question: str, kind: str, values: Any, other: Any, margin: float | None, metric: str, **where: Any
-) -> dict[str, Any]:
-    (row,) = tables.compare("H3", metric, {"measured": values, "reference": other}, [("measured", "reference")], margin)
-    row["equivalence_adjusted"] = None
+    question: str, kind: str, values: Any, other: Any, margin: float | None, metric: str, family: str = "H3",
+    **where: Any,
+) -> dict[str, Any]:  # fmt: skip
+    (row,) = tables.compare(
+        family, metric, {"measured": values, "reference": other}, [("measured", "reference")], margin
+    )
     return {"question": question, "kind": kind, **where} | row
 
 
@@ -294,18 +298,50 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
     return found
 
 
+def _tuned_tests(tuned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Test the tuned network against each tuned kernel regression, at every width; a family of their own."""
+    found = []
+    for width in dict.fromkeys(row["width"] for row in tuned):
+        own = [row for row in tuned if row["width"] == width]
+        where = {name: own[0][name] for name in ARM} | {"at": TUNED, "smallest": int(width), "largest": int(width)}
+        network = np.array([number(row["test_acc"]) for row in own])
+        for kind in KINDS:
+            kernel = np.array([number(row[f"kernel_acc_{kind}"]) for row in own])
+            if np.isfinite(kernel).any():
+                question = f"network and regression with the {kind} kernel are equally accurate, both tuned"
+                found.append(_test(question, "equal", network, kernel, ACCURACY_MARGIN, f"test_acc - kernel_acc_{kind}",
+                                   "H3, tuned", **where, line=""))  # fmt: skip
+    return found
+
+
+def summarise_tuned(tuned: Sequence[dict[str, Any]], runs: Runs) -> list[dict[str, Any]]:
+    """Make tuned_summary.csv: accuracies after equal tuning, beside the network's and its linearisation's at --lr."""
+    keys = (*ARM, "width", "learning_rate", *(f"ridge_{kind}" for kind in KINDS))
+    metrics = ("train_acc", "test_acc", *(f"kernel_acc_{kind}" for kind in KINDS), "relative_movement")
+    rows = tables.summarise(tuned, keys, metrics)
+    for row in rows:
+        arm, width = Arm(row["loss"], row["limit"]), [int(row["width"])]
+        for name, metric in (("given_rate_test_acc", "test_acc"), ("linear_test_acc", "linear_test_acc")):
+            row |= tables.columns(name, runs.values(arm, metric, width)[:, 0])
+    return rows
+
+
 def make_tests(
-    runs: Runs, fits: Sequence[dict[str, Any]], main: Arm, analytic: Sequence[dict[str, Any]]
+    runs: Runs,
+    fits: Sequence[dict[str, Any]],
+    main: Arm,
+    analytic: Sequence[dict[str, Any]],
+    tuned: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Make tests.csv: all tests of the study, one family of differences and one of equivalences, and what they say."""
+    """Make tests.csv: all tests of the study and what they say.
+
+    The comparisons after tuning are one family of differences and one of equivalences; all others are another.
+    """
     tests = [*_exponent_tests(fits, main), *_level_tests(runs, analytic), *_width_tests(runs, main, analytic)]
-    rows = tables.adjust(tests)
-    same = [row for row in rows if row["equivalence_p"] is not None]
-    if same:
-        _, adjusted = stats.false_discovery([row["equivalence_p"] for row in same])
-        for row, value in zip(same, adjusted, strict=True):
-            row["equivalence_adjusted"] = float(value)
-            row["equivalent"] = bool(value <= ALPHA)
+    rows = tables.adjust_equivalence(tables.adjust([*tests, *_tuned_tests(tuned)]))
+    for row in rows:
+        if row["equivalence_p"] is not None:
+            row["equivalent"] = bool(row["equivalence_adjusted"] <= ALPHA)
     return [row | {"decision": decide(row)} for row in rows]
 
 
@@ -349,7 +385,23 @@ def judge(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             follows = "neither" if all(row["decision"] == "not seen" for row in own) else "undecided"
         named = dict(zip(("loss", "limit", "at", "largest", "metric"), key, strict=True))
         statements.append({"question": "which line does it follow?", **named, "decision": follows})
-    return statements
+    return statements + _who_predicts_better(tests)
+
+
+def _who_predicts_better(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sum the comparisons after tuning up in words: a statement for each kind of kernel."""
+    found = []
+    for metric in dict.fromkeys(row["metric"] for row in tests if row["at"] == TUNED):
+        widths: dict[str, list[str]] = {}
+        own = [row for row in tests if row["at"] == TUNED and row["metric"] == metric]
+        for row in own:
+            better = "network better" if row["paired_p"] is not None and row["difference"] > 0 else "kernel better"
+            words = {"seen": f"equivalent within {ACCURACY_MARGIN:g} points", "not seen": better}
+            widths.setdefault(words.get(row["decision"], "undecided"), []).append(str(row["largest"]))
+        said = "; ".join(f"{words} at {', '.join(each)}" for words, each in widths.items())
+        where = {name: own[0][name] for name in (*ARM, "at")} | {"largest": own[-1]["largest"], "metric": metric}
+        found.append({"question": "which predicts better, both tuned?", **where, "decision": said})
+    return found
 
 
 def _plain(value: Any) -> Any:
