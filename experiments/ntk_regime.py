@@ -80,7 +80,7 @@ common.define(
     "Candidates for the rate, in the unit of --lr.",
 )
 common.define(
-    common.POSITIVES, "tuned_ridges", (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "Candidates for the ridge, as with --ridge."
+    common.POSITIVES, "tuned_ridges", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "Candidates for the ridge, as with --ridge."
 )
 common.define(common.COUNTS, "tuned_widths", None, "Widths at which both are chosen. Default: those up to 1024.")
 common.define(common.COUNT, "tuning_seeds", 3, "Seeds of the choice, at most num_seeds; all are compared.")
