@@ -258,7 +258,7 @@ def small_study(tmp_path, test_y=None):
     config = {"dataset": "digits", "num_train": 100, "label_noise": 0.0, "seed": 3, "subset": "random", "depth": 2}
     config |= {"loss": "cross_entropy", "num_seeds": 2, "widths": [8], "batch_size": 20, "lr": 0.05, "epochs": 4}
     config |= {"optimizer": "sgd", "schedule": "cosine", "momentum": None, "vary": "both", "strategy": "auto"}
-    config |= {"probe_images": 10, "kernel_test": 10, "linearised_widths": [], "extras": False}
+    config |= {"probe_images": 10, "kernel_test": 10, "linearised_widths": [], "extras": False, "extra_seeds": 1}
     config |= {"tuned_widths": [8], "tuned_rates": [0.01, 0.3], "tuned_ridges": [1e-3, 10.0], "tuning_seeds": 2}
     study = parts.Study(config, "fixed", None)
     if test_y is not None:
