@@ -25,7 +25,6 @@ from ntk_regime_measure import LOSSES, Arm
 from ntk_regime_parts import Study, measure
 from ntk_regime_tables import (
     ARM,
-    KINDS,
     LAYERED,
     SUMMARISED,
     Runs,
@@ -34,8 +33,8 @@ from ntk_regime_tables import (
     fit_exponents,
     judge,
     make_tests,
-    summarise_tuned,
 )
+from ntk_regime_tuned_tables import KINDS, summarise_tuned, tuned_tests, who_predicts_better
 from ntk_regime_tuning import measure as tune
 from tables import cell, summarise
 
@@ -248,9 +247,9 @@ def main() -> None:
             {study.main: [w for w in config["widths"] if w in config["extra_widths"]]} if config["extras"] else {}
         )
         fits = fit_exponents(runs, analytics, narrower, known)
-        tests = make_tests(runs, fits, study.main, analytics, tuned)
+        tests = make_tests(runs, fits, study.main, analytics, tuned_tests(tuned))
         fair = summarise_tuned(tuned, runs)
-        said = judge(tests)
+        said = judge(tests) + who_predicts_better(tests)
         if not run.finished:
             run.write_table("summary.csv", summary)
             if fair:

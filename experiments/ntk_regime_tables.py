@@ -18,10 +18,9 @@ ALPHA = 0.05
 EXPONENT_MARGIN = 0.1  # a fifth of the distance between the two lines
 LEVEL_MARGIN = 0.05  # of log10 of a movement: twelve percent
 ACCURACY_MARGIN = 0.5  # points
+GIVEN = "at the given rate and ridge"  # which nobody tuned for accuracy
 SMALL_DRIFT = 0.1  # relative kernel drift below which a network counts as training as a kernel
 ALIGNMENT_MARGIN = 0.02
-KINDS = ("initial", "final", "infinite")  # of the kernels that are regressed with; the last is the analytic one
-TUNED = "tuned on held-out images"
 ASKED = {"relative_movement": 4.0, "test_acc": 1.2}  # agreement with the paper: percent, and points
 
 SCALED = ("relative_movement", "absolute_movement", "norm_initial", "drift", "misalignment")
@@ -190,7 +189,7 @@ def exponent_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"per_seed": " ".join(repr(float(each)) for each in row["per_seed"])} for row in kept]
 
 
-def _test(
+def make_test(
     question: str, kind: str, values: Any, other: Any, margin: float | None, metric: str, family: str = "H3",
     **where: Any,
 ) -> dict[str, Any]:  # fmt: skip
@@ -225,12 +224,12 @@ def _exponent_tests(fits: Sequence[dict[str, Any]], main: Arm) -> list[dict[str,
             question = f"{words} goes like width^{value:.2f} ({line})"
             per_seed = fit["per_seed"] if len(fit["per_seed"]) else np.array([np.nan])
             reference = np.full(len(per_seed), value)
-            found.append(_test(question, "equal", per_seed, reference, EXPONENT_MARGIN, metric, **where, line=line))
+            found.append(make_test(question, "equal", per_seed, reference, EXPONENT_MARGIN, metric, **where, line=line))
         if metric != "absolute_movement":
             per_seed = fit["per_seed"] if len(fit["per_seed"]) else np.array([np.nan])
             zero = np.zeros(len(per_seed))
             question = f"{words} falls with width (fitted exponent below zero)"
-            found.append(_test(question, "less", per_seed, zero, EXPONENT_MARGIN, metric, **where, line=""))
+            found.append(make_test(question, "less", per_seed, zero, EXPONENT_MARGIN, metric, **where, line=""))
     return found
 
 
@@ -255,7 +254,7 @@ def _level_tests(runs: Runs, analytic: Sequence[dict[str, Any]]) -> list[dict[st
             where = {**arm._asdict(), "at": at, "smallest": largest, "largest": largest, "line": ""}
             question = f"absolute movement is that of a lazy network of this {what}"
             values, other = np.log10(own[largest]), np.full(len(own[largest]), np.log10(lazy[largest]))
-            found.append(_test(question, "equal", values, other, LEVEL_MARGIN, f"log10 {metric}", **where))
+            found.append(make_test(question, "equal", values, other, LEVEL_MARGIN, f"log10 {metric}", **where))
     return found
 
 
@@ -275,7 +274,7 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
             return
         where = everywhere | {"smallest": widths[at], "largest": widths[at]}
         name = f"log10 {metric}" if log else metric
-        found.append(_test(question, kind, own[:, at], beside[:, at], margin, name, **where))
+        found.append(make_test(question, kind, own[:, at], beside[:, at], margin, name, **where))
 
     add("the kernel moves by less than a tenth", "less", "drift", SMALL_DRIFT, None, log=True)
     add("training aligns the kernel with the labels", "greater", "label_alignment", "label_alignment_initial",
@@ -283,47 +282,19 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
     add("the linearised network is as accurate as the network", "equal", "linear_test_acc", "test_acc",
         ACCURACY_MARGIN)  # fmt: skip
     for which in ("initial", "final"):
-        add(f"regression with the {which} kernel is as accurate as the network", "equal", f"kernel_acc_{which}",
-            "kernel_acc_network", ACCURACY_MARGIN)  # fmt: skip
+        add(f"regression with the {which} kernel is as accurate as the network, {GIVEN}", "equal",
+            f"kernel_acc_{which}", "kernel_acc_network", ACCURACY_MARGIN)  # fmt: skip
     add("the final kernel predicts better than the initial one", "greater", "kernel_acc_final", "kernel_acc_initial",
         ACCURACY_MARGIN)  # fmt: skip
     infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
-    add("regression with the infinite-width kernel is as accurate as the network", "equal", "kernel_acc_network",
-        np.array([infinite.get(width, np.nan) for width in widths]), ACCURACY_MARGIN)  # fmt: skip
+    add(f"regression with the infinite-width kernel is as accurate as the network, {GIVEN}", "equal",
+        "kernel_acc_network", np.array([infinite.get(width, np.nan) for width in widths]), ACCURACY_MARGIN)  # fmt: skip
     if len(widths) > 1:
         accuracy = runs.values(main, "test_acc")
         where = everywhere | {"smallest": widths[0], "largest": widths[-1]}
-        found.append(_test("test accuracy rises with width", "greater", accuracy[:, -1], accuracy[:, 0],
+        found.append(make_test("test accuracy rises with width", "greater", accuracy[:, -1], accuracy[:, 0],
                            ACCURACY_MARGIN, "test_acc", **where))  # fmt: skip
     return found
-
-
-def _tuned_tests(tuned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Test the tuned network against each tuned kernel regression, at every width; a family of their own."""
-    found = []
-    for width in dict.fromkeys(row["width"] for row in tuned):
-        own = [row for row in tuned if row["width"] == width]
-        where = {name: own[0][name] for name in ARM} | {"at": TUNED, "smallest": int(width), "largest": int(width)}
-        network = np.array([number(row["test_acc"]) for row in own])
-        for kind in KINDS:
-            kernel = np.array([number(row[f"kernel_acc_{kind}"]) for row in own])
-            if np.isfinite(kernel).any():
-                question = f"network and regression with the {kind} kernel are equally accurate, both tuned"
-                found.append(_test(question, "equal", network, kernel, ACCURACY_MARGIN, f"test_acc - kernel_acc_{kind}",
-                                   "H3, tuned", **where, line=""))  # fmt: skip
-    return found
-
-
-def summarise_tuned(tuned: Sequence[dict[str, Any]], runs: Runs) -> list[dict[str, Any]]:
-    """Make tuned_summary.csv: accuracies after equal tuning, beside the network's and its linearisation's at --lr."""
-    keys = (*ARM, "width", "learning_rate", *(f"ridge_{kind}" for kind in KINDS))
-    metrics = ("train_acc", "test_acc", *(f"kernel_acc_{kind}" for kind in KINDS), "relative_movement")
-    rows = tables.summarise(tuned, keys, metrics)
-    for row in rows:
-        arm, width = Arm(row["loss"], row["limit"]), [int(row["width"])]
-        for name, metric in (("given_rate_test_acc", "test_acc"), ("linear_test_acc", "linear_test_acc")):
-            row |= tables.columns(name, runs.values(arm, metric, width)[:, 0])
-    return rows
 
 
 def make_tests(
@@ -331,14 +302,14 @@ def make_tests(
     fits: Sequence[dict[str, Any]],
     main: Arm,
     analytic: Sequence[dict[str, Any]],
-    tuned: Sequence[dict[str, Any]] = (),
+    more: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Make tests.csv: all tests of the study and what they say.
 
-    The comparisons after tuning are one family of differences and one of equivalences; all others are another.
+    Within each family differences are adjusted together, and so are equivalences. `more` are tests of other families.
     """
     tests = [*_exponent_tests(fits, main), *_level_tests(runs, analytic), *_width_tests(runs, main, analytic)]
-    rows = tables.adjust_equivalence(tables.adjust([*tests, *_tuned_tests(tuned)]))
+    rows = tables.adjust_equivalence(tables.adjust([*tests, *more]))
     for row in rows:
         if row["equivalence_p"] is not None:
             row["equivalent"] = bool(row["equivalence_adjusted"] <= ALPHA)
@@ -385,23 +356,7 @@ def judge(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             follows = "neither" if all(row["decision"] == "not seen" for row in own) else "undecided"
         named = dict(zip(("loss", "limit", "at", "largest", "metric"), key, strict=True))
         statements.append({"question": "which line does it follow?", **named, "decision": follows})
-    return statements + _who_predicts_better(tests)
-
-
-def _who_predicts_better(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sum the comparisons after tuning up in words: a statement for each kind of kernel."""
-    found = []
-    for metric in dict.fromkeys(row["metric"] for row in tests if row["at"] == TUNED):
-        widths: dict[str, list[str]] = {}
-        own = [row for row in tests if row["at"] == TUNED and row["metric"] == metric]
-        for row in own:
-            better = "network better" if row["paired_p"] is not None and row["difference"] > 0 else "kernel better"
-            words = {"seen": f"equivalent within {ACCURACY_MARGIN:g} points", "not seen": better}
-            widths.setdefault(words.get(row["decision"], "undecided"), []).append(str(row["largest"]))
-        said = "; ".join(f"{words} at {', '.join(each)}" for words, each in widths.items())
-        where = {name: own[0][name] for name in (*ARM, "at")} | {"largest": own[-1]["largest"], "metric": metric}
-        found.append({"question": "which predicts better, both tuned?", **where, "decision": said})
-    return found
+    return statements
 
 
 def _plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ from ntk_regime_measure import (
     regress,
     rows_of,
 )
-from ntk_regime_tables import KINDS
+from ntk_regime_tuned_tables import KINDS
 from tables import number
 
 from ntkgen import data, ensemble, kernels, ntk, records, train, tree

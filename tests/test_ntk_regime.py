@@ -18,6 +18,7 @@ import ntk_regime_figures  # noqa: E402
 import ntk_regime_measure as measure  # noqa: E402
 import ntk_regime_parts as parts  # noqa: E402
 import ntk_regime_tables as study_tables  # noqa: E402
+import ntk_regime_tuned_tables as tuned_tables  # noqa: E402
 import ntk_regime_tuning as tuning  # noqa: E402
 
 from ntkgen import data, kernels, paper, records  # noqa: E402
@@ -142,8 +143,12 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
     assert own["drift falls with width (fitted exponent below zero)"] == "seen"
     assert own["training aligns the kernel with the labels"] == "seen"
-    assert own["regression with the initial kernel is as accurate as the network"] == "seen"
-    assert own["regression with the final kernel is as accurate as the network"] == "not seen"
+    assert (
+        own["regression with the initial kernel is as accurate as the network, at the given rate and ridge"] == "seen"
+    )
+    assert (
+        own["regression with the final kernel is as accurate as the network, at the given rate and ridge"] == "not seen"
+    )
     assert own["the final kernel predicts better than the initial one"] == "seen"
     assert own["the kernel moves by less than a tenth"] == "seen"
     assert own["test accuracy rises with width"] == "seen"
@@ -204,7 +209,7 @@ def test_every_figure_is_drawn_from_the_tables(tmp_path):
     fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
     config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
     config |= {"depth": 2, "kernel_test": 2000, "kernel_widths": list(WIDTHS)}
-    fair = study_tables.summarise_tuned(tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64), runs)
+    fair = tuned_tables.summarise_tuned(tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64), runs)
     paths = ntk_regime_figures.draw(
         tmp_path, "x_", config, "a random 5,000 images", ARM, runs, fits, analytic, paper.NTK, fair
     )
@@ -326,7 +331,7 @@ def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_p
     assert [row["seed"] for row in compared] == [3, 4]
     for row in compared:
         assert row["learning_rate"] == best["network"]
-        assert [row[f"ridge_{kind}"] for kind in study_tables.KINDS] == list(best.values())[1:]
+        assert [row[f"ridge_{kind}"] for kind in tuned_tables.KINDS] == list(best.values())[1:]
     # All training images, the chosen rate: the same networks as the study's own at that rate.
     training = dataclasses.replace(study.training(study.main, 8), learning_rate=best["network"])
     result = tuning.ensemble.fit(study.network("fixed", 8), study.dataset, training, [3, 4])
@@ -345,7 +350,7 @@ def tuned_rows(network, initial, width):
     return [{"loss": "cross_entropy", "limit": "fixed", "width": str(width), "seed": str(seed), "learning_rate": "0.1",
              "train_acc": "100.0", "test_acc": str(network + 0.05 * rng.normal()), "relative_movement": "0.5",
              "kernel_acc_initial": str(initial + 0.05 * rng.normal()), "kernel_acc_final": "",
-             "kernel_acc_infinite": str(network - 0.1)} | {f"ridge_{kind}": "0.001" for kind in study_tables.KINDS}
+             "kernel_acc_infinite": str(network - 0.1)} | {f"ridge_{kind}": "0.001" for kind in tuned_tables.KINDS}
             for seed in range(5)]  # fmt: skip
 
 
@@ -354,16 +359,16 @@ def test_who_predicts_better_after_tuning_is_said_for_every_width_in_a_family_of
     rows = made_up(0.0, -0.5)
     runs = study_tables.Runs(rows)
     fits = study_tables.fit_exponents(runs, [], {}, {})
-    tests = study_tables.make_tests(runs, fits, ARM, [], tuned)
+    tests = study_tables.make_tests(runs, fits, ARM, [], tuned_tables.tuned_tests(tuned))
     without = study_tables.make_tests(runs, fits, ARM, [])
     assert tests[: len(without)] == without and len(tests) == len(without) + 6
-    said = [row for row in study_tables.judge(tests) if row["question"] == "which predicts better, both tuned?"]
+    said = tuned_tables.who_predicts_better(tests)
     assert [(row["metric"], row["decision"]) for row in said] == [
         ("test_acc - kernel_acc_initial",
          "network better at 32; equivalent within 0.5 points at 64; kernel better at 128"),
         ("test_acc - kernel_acc_infinite", "equivalent within 0.5 points at 32, 64, 128"),
     ]  # fmt: skip
-    fair = study_tables.summarise_tuned(tuned, runs)
+    fair = tuned_tables.summarise_tuned(tuned, runs)
     own = [float(row["test_acc"]) for row in rows if row["width"] == "64"]
     assert fair[1]["given_rate_test_acc_mean"] == pytest.approx(np.mean(own)) and fair[1]["width"] == "64"
     assert fair[1]["test_acc_mean"] == pytest.approx(96.0, abs=0.1) and fair[1]["kernel_acc_final_mean"] is None
