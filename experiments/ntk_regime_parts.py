@@ -63,7 +63,7 @@ class Study:
             seedaxis.check_fits(self.num_params(part.width), f"width {part.width}")
             train.Program.of(model, self.training(part.arm, part.width), self.dataset.num_train)
         if config["tuned_widths"]:
-            held = hold_out(self.dataset, config["seed"])
+            held = hold_out(self.dataset)
             train.Program.of(model, self.training(self.main, config["widths"][0]), held.num_train)
 
     def num_params(self, width: int) -> int:

@@ -41,12 +41,11 @@ HELD_OUT = 5  # one training image of so many is held out
 HELD_OUT_STREAM = 2  # after the two draws of test images
 
 
-def hold_out(dataset: data.Dataset, seed: int) -> data.Dataset:
-    """Return the training images alone: a fifth of them, drawn by the seed, as `test`, and the rest as `train`.
+def hold_out(dataset: data.Dataset) -> data.Dataset:
+    """Return the training images alone: a fifth, drawn by the data's own seed, as `test`, and the rest as `train`.
 
     Args:
       dataset: whose training images are split; label noise stays as it is in both parts.
-      seed: of the draw.
 
     Raises:
       ValueError: there are fewer than five training images.
@@ -54,7 +53,7 @@ def hold_out(dataset: data.Dataset, seed: int) -> data.Dataset:
     count = dataset.num_train // HELD_OUT
     if count < 1:
         raise ValueError(f"--num_train: expected at least {HELD_OUT} images with --tune, got {dataset.num_train}")
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(TARGET_STREAM, HELD_OUT_STREAM)))
+    generator = np.random.default_rng(np.random.SeedSequence(dataset.seed, spawn_key=(TARGET_STREAM, HELD_OUT_STREAM)))
     order = generator.permutation(dataset.num_train)
     held, rest = (
         data.Split(dataset.train.x[rows], dataset.train.y[rows])
@@ -187,7 +186,7 @@ def regressions(kernel: Kernel, dataset: data.Dataset, ridges: Sequence[float | 
 def measure(run: records.Run, study: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Tune and compare at every width that is not done yet; returns the rows of tuning.csv and tuned.csv."""
     config, widths = study.config, study.config["tuned_widths"]
-    held = hold_out(study.dataset, config["seed"])
+    held = hold_out(study.dataset)
     few = study.seeds[: config["tuning_seeds"]]
     trials = [(width, each) for width in widths for each in (*config["tuned_rates"], None)]
     costs = [study.num_params(width) + 50_000 for width, _ in trials]

@@ -274,7 +274,7 @@ def small_study(tmp_path, test_y=None):
 
 def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     dataset = data.load("digits", num_train=101, seed=1)
-    held = tuning.hold_out(dataset, 1)
+    held = tuning.hold_out(dataset)
     assert held.test.y.shape == (20,) and held.train.y.shape == (81,) == (held.num_train,)
     pieces = [np.asarray(part.x).reshape(-1, 64) for part in (held.train, held.test)]
     rows, whole = np.concatenate(pieces), np.asarray(dataset.train.x).reshape(-1, 64)
@@ -282,10 +282,10 @@ def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     place = np.lexsort(rows.T), np.lexsort(whole.T)
     np.testing.assert_array_equal(rows[place[0]], whole[place[1]])  # every training image once
     np.testing.assert_array_equal(labels[place[0]], np.asarray(dataset.train.y)[place[1]])
-    assert not np.array_equal(held.test.x, tuning.hold_out(dataset, 2).test.x)
-    np.testing.assert_array_equal(held.test.x, tuning.hold_out(dataset, 1).test.x)
+    assert not np.array_equal(held.test.x, tuning.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
+    np.testing.assert_array_equal(held.test.x, tuning.hold_out(dataset).test.x)
     with pytest.raises(ValueError, match="--num_train: expected at least 5"):
-        tuning.hold_out(data.load("digits", num_train=4), 0)
+        tuning.hold_out(data.load("digits", num_train=4))
 
 
 def test_the_highest_mean_is_chosen_the_smaller_of_equals_and_no_candidate_that_lost_a_seed():
