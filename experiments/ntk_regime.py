@@ -229,8 +229,8 @@ def main() -> None:
         else:
             for name, rows in zip(("runs.csv", "drift.csv", "analytic.csv"), measure(run, study), strict=True):
                 run.write_table(name, rows)
-            for name, rows in zip(("tuning.csv", "tuned.csv"), tune(run, study), strict=True):
-                if rows:
+            if config["tuned_widths"]:
+                for name, rows in zip(("tuning.csv", "tuned.csv"), tune(run, study), strict=True):
                     run.write_table(name, rows)
         tuned = records.read_table(run.folder / "tuned.csv") if config["tuned_widths"] else []
         rows, analytics = (records.read_table(run.folder / name) for name in ("runs.csv", "analytic.csv"))

@@ -23,7 +23,9 @@ def tuned_tests(tuned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         for kind in KINDS:
             kernel = np.array([number(row[f"kernel_acc_{kind}"]) for row in own])
             if np.isfinite(kernel).any():
-                question = f"network and regression with the {kind} kernel are equally accurate, both tuned"
+                question = (
+                    f"network and regression with the {kind} kernel are equally accurate at width {width}, both tuned"
+                )
                 metric = f"test_acc - kernel_acc_{kind}"
                 found.append(
                     make_test(
