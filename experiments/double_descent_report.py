@@ -23,7 +23,10 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], table: Table, verdic
     """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
     unit = "width" if config["model"] == "mlp" else "channels"
     noise = f", {config['label_noise']:.0%} label noise" if config["label_noise"] else ""
-    about = f"{config['model'].upper()} on {config['dataset']}{noise}, {len(table.seeds)} seeds, 95% t-intervals"
+    about = (
+        f"{config['model'].upper()} on {config['dataset']}{noise}, {config['schedule']} rate, {len(table.seeds)} seeds"
+    )
+    about += ", 95% t-intervals"
     lost = [
         {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
         for c, _ in enumerate(table.counts)

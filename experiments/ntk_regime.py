@@ -9,7 +9,9 @@ Hypothesis H3; section V-E.
 
 Trains MLPs of growing width and measures relative parameter movement (the paper's proxy), and what it stands for: how
 far the tangent kernel itself moves, its alignment with the labels, and how well kernels and the linearised network
-predict, each beside the network. The extras fit the exponents in other limits of the width and with squared loss.
+predict, each beside the network. With --tune networks and kernel regression are compared once more, with a rate and a
+ridge chosen on held-out training images at every width. The extras fit the exponents in other limits of the width and
+with squared loss.
 """
 
 import contextlib
@@ -32,6 +34,8 @@ from ntk_regime_tables import (
     judge,
     make_tests,
 )
+from ntk_regime_tuned_tables import KINDS, summarise_tuned, tuned_tests, who_predicts_better
+from ntk_regime_tuning import measure as tune
 from tables import cell, summarise
 
 from ntkgen import models, optim, paper, records, seedaxis, train
@@ -64,6 +68,21 @@ common.define(common.NOT_NEGATIVE, "ridge", 1e-3, "Of kernel regression, in unit
 common.define(common.COUNTS, "kernel_widths", None, "Widths of kernel regression. Default: all.")
 common.define(common.COUNTS, "linearised_widths", None, "Widths of the linearised network. Default: those up to 1024.")
 common.define(common.COUNT, "linearised_seeds", 3, "Seeds of the linearised network, at most num_seeds.")
+flags.DEFINE_boolean(
+    "tune", None, "Compare networks and kernels with rate and ridge chosen on held-out training images. Default: not "
+    "with quick."
+)  # fmt: skip
+common.define(
+    common.POSITIVES,
+    "tuned_rates",
+    (0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+    "Candidates for the rate, in the unit of --lr.",
+)
+common.define(
+    common.POSITIVES, "tuned_ridges", (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), "Candidates for the ridge, as with --ridge."
+)
+common.define(common.COUNTS, "tuned_widths", None, "Widths at which both are chosen. Default: those up to 1024.")
+common.define(common.COUNT, "tuning_seeds", 3, "Seeds of the choice, at most num_seeds; all are compared.")
 flags.DEFINE_boolean("extras", None, "Train other limits and losses too. Default: not with quick or adam.")
 common.define(common.COUNTS, "extra_widths", None, "Widths of the extras. Default: those up to 1024.")
 common.define(common.COUNT, "extra_seeds", 3, "Seeds of the extras, at most num_seeds.")
@@ -98,7 +117,11 @@ def resolve() -> dict[str, Any]:
     config = common.chosen(preset) | {name: FLAGS[name].value for name in SAME}
     config["extras"] = (FLAGS.preset != "quick" and not adam) if FLAGS.extras is None else FLAGS.extras
     widths = config["widths"] = list(config["widths"])
+    tune_too = FLAGS.preset != "quick" if FLAGS.tune is None else FLAGS.tune
+    if not tune_too:
+        common.refuse(dict.fromkeys(("tuned_rates", "tuned_ridges", "tuned_widths", "tuning_seeds"), "no --tune"))
     limits = {"kernel_widths": widths[-1], "linearised_widths": 1024, "extra_widths": 1024}
+    limits["tuned_widths"] = 1024 if tune_too else 0
     for name, largest in limits.items():
         given = FLAGS[name].value
         config[name] = [w for w in widths if w <= largest] if given is None else list(given)
@@ -106,10 +129,14 @@ def resolve() -> dict[str, Any]:
         if FLAGS.extras:
             raise ValueError(f"--extras: expected some --widths of up to 1024, or --extra_widths, got widths {widths}")
         config["extras"] = False
-    for name in ("kernel_widths", "linearised_widths"):
+    if FLAGS.tune and not config["tuned_widths"]:
+        raise ValueError(f"--tune: expected some --widths of up to 1024, or --tuned_widths, got widths {widths}")
+    for name in ("kernel_widths", "linearised_widths", "tuned_widths"):
         if not set(config[name]) <= set(widths):
             raise ValueError(f"--{name}: expected some of the widths {widths}, got {config[name]}")
-    for name in ("linearised_seeds", "extra_seeds"):
+    for name in ("tuned_rates", "tuned_ridges"):
+        config[name] = list(FLAGS[name].value)
+    for name in ("linearised_seeds", "extra_seeds", "tuning_seeds"):
         config[name] = min(FLAGS[name].value, config["num_seeds"])
     return {"dataset": dataset, "momentum": FLAGS.momentum, **config}
 
@@ -135,8 +162,28 @@ def images(study: Study) -> str:
     return f"{which} {study.dataset.num_train:,} images"
 
 
-def show(study: Study, summary: list[dict[str, Any]], exponents: list[dict[str, Any]], said: list[dict]) -> None:
-    """Print the table, the exponents and the statements."""
+def show_tuned(study: Study, fair: list[dict[str, Any]]) -> None:
+    """Print test accuracies of networks and kernels after equal tuning, beside those at the given rate."""
+    given = f"rate {study.config['lr']:g}" + (" (published movement)" if published(study.config, study.main) else "")
+    print("\nrate and ridge chosen on held-out training images; accuracy on all test images")
+    heads = (given, "linearised, that rate", "network, tuned", *(f"{kind} kernel" for kind in KINDS))
+    print(f"{'width':>6} " + " ".join(f"{head:>31}" for head in heads))
+    for row in fair:
+        cells = [cell(row, "given_rate_test_acc"), cell(row, "linear_test_acc")]
+        for name, chosen in (("test_acc", "learning_rate"), *((f"kernel_acc_{k}", f"ridge_{k}") for k in KINDS)):
+            at = f" at {float(row[chosen]):g}" if row[chosen] != "" else ""
+            cells.append(cell(row, name) + at)
+        print(f"{row['width']:>6} " + " ".join(f"{each:>31}" for each in cells))
+
+
+def show(
+    study: Study,
+    summary: list[dict[str, Any]],
+    exponents: list[dict[str, Any]],
+    fair: list[dict[str, Any]],
+    said: list[dict],
+) -> None:
+    """Print the tables, the exponents and the statements."""
     config, known = study.config, published(study.config, study.main)
     print(f"\nMLP on {config['dataset']}, {images(study)}, {study.main.loss}, {study.main.limit}, rate "
           f"{config['lr']:g}; 95 % t-intervals")  # fmt: skip
@@ -151,6 +198,8 @@ def show(study: Study, summary: list[dict[str, Any]], exponents: list[dict[str, 
                 cells.append(f"{paper_row.get(name) or '-':>9}")
         lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
         print(f"{row['width']:>6} " + " ".join(cells) + lost)
+    if fair:
+        show_tuned(study, fair)
     print("\nexponents of the width")
     for row in exponents:
         if row["exponent"] is not None:
@@ -180,6 +229,10 @@ def main() -> None:
         else:
             for name, rows in zip(("runs.csv", "drift.csv", "analytic.csv"), measure(run, study), strict=True):
                 run.write_table(name, rows)
+            if config["tuned_widths"]:
+                for name, rows in zip(("tuning.csv", "tuned.csv"), tune(run, study), strict=True):
+                    run.write_table(name, rows)
+        tuned = records.read_table(run.folder / "tuned.csv") if config["tuned_widths"] else []
         rows, analytics = (records.read_table(run.folder / name) for name in ("runs.csv", "analytic.csv"))
         layered = [f"{name}_dense{i}" for i in range(config["depth"]) for name in LAYERED]
         summarised = (*SUMMARISED, *layered)
@@ -194,22 +247,27 @@ def main() -> None:
             {study.main: [w for w in config["widths"] if w in config["extra_widths"]]} if config["extras"] else {}
         )
         fits = fit_exponents(runs, analytics, narrower, known)
-        tests = make_tests(runs, fits, study.main, analytics)
-        said = judge(tests)
+        tests = make_tests(runs, fits, study.main, analytics, tuned_tests(tuned))
+        fair = summarise_tuned(tuned, runs)
+        said = judge(tests) + who_predicts_better(tests)
         if not run.finished:
             run.write_table("summary.csv", summary)
+            if fair:
+                run.write_table("tuned_summary.csv", fair)
             beside = [row for row in summary if Arm(row["loss"], row["limit"]) == study.main]
             run.write_table("comparison.csv", compare_with_paper(beside, known))
             run.write_table("exponents.csv", exponent_table(fits))
             run.write_table("tests.csv", tests)
             run.write_json("verdict.json", said)
-        show(study, summary, fits, said)
+        show(study, summary, fits, fair, said)
         folder = run.folder if FLAGS.figures_dir is None else Path(FLAGS.figures_dir)
         prefix = "" if FLAGS.figures_dir is None else f"{common.figure_name(run, stem(config))}_"
-        paths = draw(folder, prefix, config, images(study), study.main, runs, fits, analytics, known)
+        paths = draw(folder, prefix, config, images(study), study.main, runs, fits, analytics, known, fair)
         if FLAGS.figures_dir is not None:
             paths.append(records.write_table(folder / f"{prefix}summary.csv", summary))
             paths.append(records.write_table(folder / f"{prefix}exponents.csv", exponent_table(fits)))
+            if fair:
+                paths.append(records.write_table(folder / f"{prefix}tuned.csv", fair))
         if not run.finished:
             run.finish()
         print("\n" + "\n".join(str(path) for path in [run.folder, *paths]))

@@ -24,6 +24,7 @@ KERNELS = {
     "initial kernel": "kernel_acc_initial",
     "final kernel": "kernel_acc_final",
 }
+KERNEL_NAMES = {"initial": "initial kernel", "final": "final kernel", "infinite": "infinite-width kernel"}
 LIMIT_NAMES = {"fixed": "standard,\nfixed rate", "over_width": "standard,\nrate / width", "ntk": "NTK", "mup": "muP"}
 
 
@@ -37,10 +38,11 @@ def draw(
     fits: Sequence[dict[str, Any]],
     analytic: Sequence[dict[str, Any]],
     known: dict[int, Any],
+    fair: Sequence[dict[str, Any]] = (),
 ) -> list[Path]:
     """Draw movement and drift, accuracies, and with the extras the exponents of all limits.
 
-    `images` says what was trained on.
+    `images` says what was trained on, `fair` is the summary of the comparison after tuning.
     """
     about = f"MLP on {config['dataset']}, {images}, rate {config['lr']:g}"
     main_title = f"{about}, {main.loss.replace('_', '-')}, {len(runs.axis(main)[0])} seeds, 95% t-intervals"
@@ -52,7 +54,7 @@ def draw(
     tested = f"{config['kernel_test']:,} test images"
     if max(config["kernel_widths"], default=0) > KERNEL_SEEDS_UP_TO:
         tested += f"\n(one seed beyond width {KERNEL_SEEDS_UP_TO})"
-    figures["accuracy"] = _accuracy(main, runs, analytic, known, tested, main_title)
+    figures["accuracy"] = _accuracy(main, runs, analytic, known, tested, fair, main_title)
     if config["extras"]:
         seeds = {name: len(runs.axis(arm)[0]) for name, arm in (("main", main), ("extras", runs.arms[-1]))}
         counted = f"{seeds['extras']} seeds"
@@ -108,8 +110,14 @@ def _layers(main: Arm, runs: Runs, depth: int, title: str) -> Any:
 
 
 def _accuracy(
-    main: Arm, runs: Runs, analytic: Sequence[dict[str, Any]], known: dict[int, Any], tested: str, title: str
-) -> Any:  # fmt: skip
+    main: Arm,
+    runs: Runs,
+    analytic: Sequence[dict[str, Any]],
+    known: dict[int, Any],
+    tested: str,
+    fair: Sequence[dict[str, Any]],
+    title: str,
+) -> Any:
     _, widths = runs.axis(main)
     trained, kernels = (
         {name: curve(widths, runs.values(main, metric).T) for name, metric in metrics.items()
@@ -124,7 +132,20 @@ def _accuracy(
     own = [len(runs.axis(main)[0]), int(np.isfinite(runs.values(main, TRAINED["linearised network"])).any(1).sum())]
     fewer = f"\n(linearised: {own[1]} seeds)" if 0 < own[1] < own[0] else ""
     panels = {f"trained, all test images{fewer}": trained, f"kernel regression, {tested}": kernels}
+    if fair:
+        metrics = {"network, tuned rate": "test_acc", "network, given rate": "given_rate_test_acc"}
+        metrics |= {name: f"kernel_acc_{kind}" for kind, name in KERNEL_NAMES.items()}
+        panels["rate and ridge tuned on held-out\ntraining images; all test images"] = {
+            name: _summarised(fair, metric) for name, metric in metrics.items()
+            if any(row[f"{metric}_mean"] is not None for row in fair)
+        }  # fmt: skip
     return plotting_ntk.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
+
+
+def _summarised(rows: Sequence[dict[str, Any]], metric: str) -> plotting.Curve:
+    """Take a curve of the width from a summary; NaN where nothing was measured."""
+    ends = ([number(row[f"{metric}_{end}"]) for row in rows] for end in ("mean", "t_low", "t_high"))
+    return plotting.Curve([int(row["width"]) for row in rows], *ends)
 
 
 def _no_power_law(fit: dict[str, Any], runs: Runs) -> bool:

@@ -21,7 +21,8 @@ BASE_WIDTH = models.MUP_BASE_WIDTH  # where NTK and muP networks start as fast a
 RATE_WIDTH = 128  # where a rate over the width is the given one; anchored at 64, width 1024 ends short of the loss
 KERNEL_SEEDS_UP_TO = 1024  # width beyond which only the first seed's kernels are regressed with
 KERNEL_BUDGET = 3 * 2**30  # bytes for one kernel
-TARGET_STREAM = 7  # of the study's draws of test images, beside those of the data
+TARGET_STREAM = 7  # of the study's draws of test images and of held-out images, beside those of the data
+WIDE = 5_000_000  # parameters beyond which seeds are trained one by one
 
 
 class Arm(NamedTuple):

@@ -7,6 +7,7 @@ from ntk_regime_measure import (
     KERNEL_SEEDS_UP_TO,
     LIMITS,
     LOSSES,
+    WIDE,
     Arm,
     Part,
     analytic,
@@ -23,11 +24,11 @@ from ntk_regime_measure import (
     snapshots,
 )
 from ntk_regime_tables import ARM, matched
+from ntk_regime_tuning import hold_out
 
 from ntkgen import data, models, records, seedaxis, train
 from ntkgen.progress import Progress
 
-WIDE = 5_000_000  # parameters beyond which seeds are trained one by one
 KERNEL_SNAPSHOTS = 8
 
 
@@ -60,6 +61,9 @@ class Study:
             model = self.network(part.arm.limit, part.width)
             seedaxis.check_fits(self.num_params(part.width), f"--widths: width {part.width}")
             train.Program.of(model, self.training(part.arm, part.width), self.dataset.num_train)
+        if config["tuned_widths"]:
+            held = hold_out(self.dataset)
+            train.Program.of(model, self.training(self.main, config["widths"][0]), held.num_train)
 
     def num_params(self, width: int) -> int:
         """Count a network's parameters, the same in every limit."""

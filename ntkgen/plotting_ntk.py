@@ -22,6 +22,8 @@ QUANTITIES = {
     "1 - centred alignment": (PURPLE, "v"),
     "network": (BLUE, "o"),
     "network, these images": (BLUE, "o"),
+    "network, given rate": (BLUE, "o"),
+    "network, tuned rate": (SKY, "P"),
     "linearised network": (ORANGE, "s"),
     "initial kernel": (GREEN, "D"),
     "final kernel": (RED, "^"),

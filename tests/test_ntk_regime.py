@@ -1,5 +1,6 @@
 """The tangent-kernel study: its tables from made-up runs, and the script as a user runs it."""
 
+import dataclasses
 import json
 import os
 import re
@@ -16,9 +17,12 @@ sys.path.insert(0, str(STUDY.parent))
 
 import ntk_regime_figures  # noqa: E402
 import ntk_regime_measure as measure  # noqa: E402
+import ntk_regime_parts as parts  # noqa: E402
 import ntk_regime_tables as study_tables  # noqa: E402
+import ntk_regime_tuned_tables as tuned_tables  # noqa: E402
+import ntk_regime_tuning as tuning  # noqa: E402
 
-from ntkgen import kernels, paper, records  # noqa: E402
+from ntkgen import data, kernels, paper, records  # noqa: E402
 
 ARM = measure.Arm("cross_entropy", "fixed")
 LAZY = measure.Arm("mse", "fixed")
@@ -140,8 +144,12 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     assert own["relative movement goes like width^-1.00 (lazy)"] == "not seen"
     assert own["drift falls with width (fitted exponent below zero)"] == "seen"
     assert own["training aligns the kernel with the labels"] == "seen"
-    assert own["regression with the initial kernel is as accurate as the network"] == "seen"
-    assert own["regression with the final kernel is as accurate as the network"] == "not seen"
+    assert (
+        own["regression with the initial kernel is as accurate as the network, at the given rate and ridge"] == "seen"
+    )
+    assert (
+        own["regression with the final kernel is as accurate as the network, at the given rate and ridge"] == "not seen"
+    )
     assert own["the final kernel predicts better than the initial one"] == "seen"
     assert own["the kernel moves by less than a tenth"] == "seen"
     assert own["test accuracy rises with width"] == "seen"
@@ -202,8 +210,9 @@ def test_every_figure_is_drawn_from_the_tables(tmp_path):
     fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
     config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
     config |= {"depth": 2, "kernel_test": 2000, "kernel_widths": list(WIDTHS)}
+    fair = tuned_tables.summarise_tuned(tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64), runs)
     paths = ntk_regime_figures.draw(
-        tmp_path, "x_", config, "a random 5,000 images", ARM, runs, fits, analytic, paper.NTK
+        tmp_path, "x_", config, "a random 5,000 images", ARM, runs, fits, analytic, paper.NTK, fair
     )
     assert [path.name for path in paths] == ["x_movement.png", "x_layers.png", "x_accuracy.png", "x_exponents.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000 for path in paths)
@@ -247,6 +256,125 @@ def test_snapshots_begin_and_end_where_training_does():
     assert measure.snapshots(1, 8) == ((1,), (1,))
 
 
+# Rate and ridge chosen on held-out training images
+
+
+def small_study(tmp_path, test_y=None):
+    """A study of one tiny network on 100 digits; test_y replaces the test labels."""
+    config = {"dataset": "digits", "num_train": 100, "label_noise": 0.0, "seed": 3, "subset": "random", "depth": 2}
+    config |= {"loss": "cross_entropy", "num_seeds": 2, "widths": [8], "batch_size": 20, "lr": 0.05, "epochs": 4}
+    config |= {"optimizer": "sgd", "schedule": "cosine", "momentum": None, "vary": "both", "strategy": "auto"}
+    config |= {"probe_images": 10, "kernel_test": 10, "linearised_widths": [], "extras": False, "extra_seeds": 1}
+    config |= {"tuned_widths": [8], "tuned_rates": [0.01, 0.3], "tuned_ridges": [1e-3, 10.0], "tuning_seeds": 2}
+    study = parts.Study(config, "fixed", None)
+    if test_y is not None:
+        study.dataset = dataclasses.replace(study.dataset, test=data.Split(study.dataset.test.x, test_y))
+    with records.open_run(tmp_path, "tuning", "digits", config) as run:
+        return study, tuning.measure(run, study)
+
+
+def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
+    dataset = data.load("digits", num_train=101, seed=1)
+    held = tuning.hold_out(dataset)
+    assert held.test.y.shape == (20,) and held.train.y.shape == (81,) == (held.num_train,)
+    pieces = [np.asarray(part.x).reshape(-1, 64) for part in (held.train, held.test)]
+    rows, whole = np.concatenate(pieces), np.asarray(dataset.train.x).reshape(-1, 64)
+    labels = np.concatenate([held.train.y, held.test.y])
+    place = np.lexsort(rows.T), np.lexsort(whole.T)
+    np.testing.assert_array_equal(rows[place[0]], whole[place[1]])  # every training image once
+    np.testing.assert_array_equal(labels[place[0]], np.asarray(dataset.train.y)[place[1]])
+    assert not np.array_equal(held.test.x, tuning.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
+    np.testing.assert_array_equal(held.test.x, tuning.hold_out(dataset).test.x)
+    with pytest.raises(ValueError, match="--num_train: expected at least 5"):
+        tuning.hold_out(data.load("digits", num_train=4))
+
+
+def test_the_highest_mean_is_chosen_the_smaller_of_equals_and_no_candidate_that_lost_a_seed():
+    rates = [0.1, 0.2, 0.3, 0.4]
+    assert tuning.choose(rates, np.array([[90.0, 91.0, 93.0, 80.0], [90.0, 94.0, 93.0, 80.0]])) == 0.3
+    assert tuning.choose(rates, np.array([[90.1, 90.3, 90.2, 80.0], [90.2, 90.0, 90.1, 80.0]])) == 0.1  # 0.3 equals it
+    assert tuning.choose(rates, np.array([[90.0, 91.0, 99.0, 80.0], [90.0, 91.0, np.nan, 80.0]])) == 0.2
+    assert tuning.choose(rates, np.full((2, 4), np.nan)) is None
+
+
+def test_regression_takes_each_ridge_in_units_of_the_mean_diagonal():
+    dataset = data.load("digits", num_train=50)
+    dataset = dataclasses.replace(dataset, test=data.Split(dataset.test.x[:40], dataset.test.y[:40]))
+    train_x, test_x = (np.asarray(part.x, float).reshape(-1, 64) for part in (dataset.train, dataset.test))
+
+    def kernel(x1, x2):
+        one, two = (np.asarray(x, float).reshape(len(x), -1) for x in (x1, x1 if x2 is None else x2))
+        return one @ two.T
+
+    gram, targets = train_x @ train_x.T, np.eye(10)[np.asarray(dataset.train.y)] - 0.1
+    expected = []
+    for ridge in (1e-2, 10.0):
+        weights = np.linalg.solve(gram + ridge * np.trace(gram) / 50 * np.eye(50), targets)
+        expected.append(100 * np.mean(np.argmax(test_x @ train_x.T @ weights, 1) == np.asarray(dataset.test.y)))
+    assert expected[0] != expected[1]
+    found = tuning.regressions(kernel, dataset, [1e-2, None, 10.0])
+    assert found == [pytest.approx(expected[0]), None, pytest.approx(expected[1])]
+
+
+def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_path):
+    study, (chosen, compared) = small_study(tmp_path / "a")
+    other = (np.asarray(study.dataset.test.y) + 1) % 10
+    _, (again, different) = small_study(tmp_path / "b", other)
+    assert again == chosen
+    assert [row["test_acc"] for row in different] != [row["test_acc"] for row in compared]
+
+    best = {}
+    for of in dict.fromkeys(row["of"] for row in chosen):
+        own = [row for row in chosen if row["of"] == of]
+        (best[of],) = [row["value"] for row in own if row["chosen"]]
+        assert max(row["held_out_acc"] for row in own) == next(row["held_out_acc"] for row in own if row["chosen"])
+    assert list(best) == ["network", "initial kernel", "final kernel", "infinite kernel"]
+    assert [row["seed"] for row in compared] == [3, 4]
+    for row in compared:
+        assert row["learning_rate"] == best["network"]
+        assert [row[f"ridge_{kind}"] for kind in tuned_tables.KINDS] == list(best.values())[1:]
+    # All training images, the chosen rate: the same networks as the study's own at that rate.
+    training = dataclasses.replace(study.training(study.main, 8), learning_rate=best["network"])
+    result = tuning.ensemble.fit(study.network("fixed", 8), study.dataset, training, [3, 4])
+    accuracy = 100 * result.history["test_accuracy"][:, -1]
+    np.testing.assert_allclose([row["test_acc"] for row in compared], accuracy, atol=0.3)  # an image of 360
+    row = measure.kernel_accuracies(
+        study.network("fixed", 8), *(measure.rows_of(v["params"])[0] for v in (result.initial, result.variables)),
+        study.dataset, measure.Sample(*study.dataset.test), best["initial kernel"],
+    )  # fmt: skip
+    assert compared[0]["kernel_acc_initial"] == pytest.approx(row["kernel_acc_initial"], abs=0.3)
+
+
+def tuned_rows(network, initial, width):
+    """Rows of tuned.csv as text: five seeds around two accuracies; no final kernel, an infinite one 0.1 below."""
+    rng = np.random.default_rng(width)
+    return [{"loss": "cross_entropy", "limit": "fixed", "width": str(width), "seed": str(seed), "learning_rate": "0.1",
+             "train_acc": "100.0", "test_acc": str(network + 0.05 * rng.normal()), "relative_movement": "0.5",
+             "kernel_acc_initial": str(initial + 0.05 * rng.normal()), "kernel_acc_final": "",
+             "kernel_acc_infinite": str(network - 0.1)} | {f"ridge_{kind}": "0.001" for kind in tuned_tables.KINDS}
+            for seed in range(5)]  # fmt: skip
+
+
+def test_who_predicts_better_after_tuning_is_said_for_every_width_in_a_family_of_its_own():
+    tuned = tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64) + tuned_rows(96.0, 97.0, 128)
+    rows = made_up(0.0, -0.5)
+    runs = study_tables.Runs(rows)
+    fits = study_tables.fit_exponents(runs, [], {}, {})
+    tests = study_tables.make_tests(runs, fits, ARM, [], tuned_tables.tuned_tests(tuned))
+    without = study_tables.make_tests(runs, fits, ARM, [])
+    assert tests[: len(without)] == without and len(tests) == len(without) + 6
+    said = tuned_tables.who_predicts_better(tests)
+    assert [(row["metric"], row["decision"]) for row in said] == [
+        ("test_acc - kernel_acc_initial",
+         "network better at 32; equivalent within 0.5 points at 64; kernel better at 128"),
+        ("test_acc - kernel_acc_infinite", "equivalent within 0.5 points at 32, 64, 128"),
+    ]  # fmt: skip
+    fair = tuned_tables.summarise_tuned(tuned, runs)
+    own = [float(row["test_acc"]) for row in rows if row["width"] == "64"]
+    assert fair[1]["given_rate_test_acc_mean"] == pytest.approx(np.mean(own)) and fair[1]["width"] == "64"
+    assert fair[1]["test_acc_mean"] == pytest.approx(96.0, abs=0.1) and fair[1]["kernel_acc_final_mean"] is None
+
+
 # The script
 
 TINY = [
@@ -268,7 +396,9 @@ TINY = [
         "--kernel_widths=16",
     ),
     *("--target_cross_entropy=2.0", "--target_mse=0.4"),
+    *("--tuned_widths=16", "--tuned_rates=0.01,0.1", "--tuned_ridges=1e-3,1e-1"),
 ]
+UNTUNED = [flag for flag in TINY if not flag.startswith("--tuned")] + ["--notune"]
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +435,7 @@ def whole(environment, tmp_path_factory):
     ],
 )
 def test_without_extras_the_main_arm_has_the_lazy_predictions_that_it_can_have(environment, tmp_path, flags, filled):
-    done = call(environment, tmp_path, *TINY, "--noextras", *flags)
+    done = call(environment, tmp_path, *UNTUNED, "--noextras", *flags)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     (folder,) = (tmp_path / "ntk_regime").iterdir()
     rows = records.read_table(folder / "analytic.csv")
@@ -317,8 +447,8 @@ def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout = whole
     assert sorted(files(folder)) == sorted([
         "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "drift.csv", "exponents.csv",
-        "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv",
-        "verdict.json"])  # fmt: skip
+        "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv", "tuned.csv",
+        "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
     arms = {(row["loss"], row["limit"]) for row in rows}
     assert arms == {(loss, limit) for loss in measure.LOSSES for limit in measure.LIMITS}
@@ -346,6 +476,12 @@ def test_a_run_writes_its_tables_and_figures(whole):
         assert float(row["mean_diagonal"]) == kept["mean_diagonal"] > 0
         for loss in measure.LOSSES:
             assert row[f"lazy_matched_{loss}"] == repr(kept["matched"][loss]) and kept["matched"][loss] > 0
+    fair = records.read_table(folder / "tuned_summary.csv")
+    assert [row["width"] for row in fair] == ["16"]
+    for row in fair:
+        own = [float(r["test_acc"]) for r in rows if r["width"] == row["width"] and (r["loss"], r["limit"]) == ARM]
+        assert float(row["given_rate_test_acc_mean"]) == pytest.approx(np.mean(own))
+        assert f"at {float(row['ridge_initial']):g}" in stdout
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict and all(row["decision"] for row in verdict)
     for row in verdict:
@@ -397,6 +533,15 @@ REFUSED = [
     (["--widths=2048,4096", "--extras"], "--extras: expected some --widths of up to 1024"),
     (["--linearised_widths=4"], "--linearised_widths"),
     (["--ridge=-1"], "ridge"),
+    (["--tuned_widths=64"], "--tuned_widths"),
+    (["--tuned_rates=0,0.1"], "tuned_rates"),
+    (["--tuned_rates=0.1,0.1"], "tuned_rates"),
+    (["--tuned_ridges=-0.1"], "tuned_ridges"),
+    (["--notune", "--tuned_rates=0.1"], "--tuned_rates: expected no such flag with no --tune"),
+    (["--preset=quick", "--tuning_seeds=2"], "--tuning_seeds"),
+    (["--widths=2048,4096", "--noextras", "--tune"], "--tune: expected some --widths of up to 1024"),
+    (["--batch_size=180"], "batch_size: expected at most the 160"),
+    (["--num_train=4", "--batch_size=1"], "--num_train: expected at least 5"),
     (["--loss=hinge"], "loss"),
     (["--parametrization=ntk", "--lr=1e308", "--noextras"], "--lr: "),
     (["--lr_over_width", "--lr=1e308", "--noextras"], "--lr: "),
