@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from ntkgen.association import Association, association  # noqa: F401  (public here)
-from ntkgen.require import check
 from ntkgen.crossed import Crossed, crossed  # noqa: F401  (public here)
+from ntkgen.require import check
 
 ROUNDING = 16 * np.finfo(float).eps  # a spread below this times the largest magnitude is rounding
 
