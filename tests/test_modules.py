@@ -367,7 +367,7 @@ def test_statistics_that_are_no_averages_are_refused_and_constants_stay():
     x = jnp.asarray(X)
     variables = modules.init(net(1.0), jax.random.key(0), x)
     assert models.refit_statistics(net(1.0), variables, x, 4)["batch_stats"]["total"] == 1
-    with pytest.raises(ValueError, match="^model: expected running averages as batch statistics, got total"):
+    with pytest.raises(ValueError, match=r"^model: expected running averages as batch statistics, got total"):
         models.refit_statistics(net(2.0), variables, x, 4)
     traced = jax.jit(lambda variables: models.refit_statistics(net(2.0), variables, x, 4))(variables)
     assert np.isnan(traced["batch_stats"]["total"])
