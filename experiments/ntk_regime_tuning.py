@@ -21,7 +21,6 @@ from ntk_regime_measure import (
     Sample,
     final,
     finite,
-    kept,
     outputs,
     parametrization,
     rate,
@@ -137,7 +136,7 @@ def run_trial(
             found.append(row | {"relative_movement": finite(moved)})
         return found
 
-    return Trial(name, kept(run, name, rows), params)
+    return Trial(name, run.kept(name, rows), params)
 
 
 def training_at(study: Any, width: int, lr: float) -> train.Config:
@@ -220,11 +219,11 @@ def tune(
         chosen, every = trials[rates.index(lr)], dict.fromkeys(KINDS, ridges)
         for s, seed in enumerate(seeds if width <= KERNEL_SEEDS_UP_TO else seeds[:1]):
             work = functools.partial(ends, study, width, chosen, s, held, every)
-            for kind, values in kept(run, f"{chosen.name}_kernels_{seed}", work).items():
+            for kind, values in run.kept(f"{chosen.name}_kernels_{seed}", work).items():
                 found[kind].append(values)
     if study.main.limit != "mup":  # which has no kernel limit
         name = f"tuning_infinite_{study.main.limit}_w{width}"
-        found["infinite"].append(kept(run, name, lambda: regressions(infinite(study, width), held, ridges)))
+        found["infinite"].append(run.kept(name, lambda: regressions(infinite(study, width), held, ridges)))
     best: dict[str, float | None] = dict.fromkeys(KINDS)
     for kind, values in found.items():
         if values:
@@ -259,7 +258,7 @@ def compare(
     if study.main.limit != "mup":
         name = f"tuned_infinite_{study.main.limit}_w{width}"
         work = functools.partial(regressions, infinite(study, width), study.dataset, own_ridges["infinite"])
-        unseen["infinite"] = kept(run, name, work)
+        unseen["infinite"] = run.kept(name, work)
     trial = None
     if lr is not None:
         trial = run_trial(run, study, width, lr, study.dataset, study.seeds, report)
@@ -269,7 +268,7 @@ def compare(
         own = dict(unseen)
         if trial is not None and (width <= KERNEL_SEEDS_UP_TO or s == 0):
             work = functools.partial(ends, study, width, trial, s, study.dataset, own_ridges)
-            own |= kept(run, f"{trial.name}_kernels_{row['seed']}", work)
+            own |= run.kept(f"{trial.name}_kernels_{row['seed']}", work)
         cells = {f"ridge_{kind}": ridges[kind] for kind in KINDS} | {
             f"kernel_acc_{kind}": own[kind][0] for kind in KINDS
         }
