@@ -129,8 +129,8 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         margin = margins.SHARPNESS
         found += _compare(rows, f"{metric} as trained, at unequal loss, {controls}", metric, pairs, margin, log=True)
         for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
-            family = f"{metric} at matched temperature, {about}"
-            found += _compare(rows, family, f"matched_{metric}", chosen, margin, log=True)
+            at_loss = f"{metric} at matched temperature, {about}"
+            found += _compare(rows, at_loss, f"matched_{metric}", chosen, margin, log=True)
     found += _compare(rows, f"training loss of the sample, {controls}", "sample_loss", pairs, log=True)
     for change in COMPARISONS:
         alone = [pair for keep in levels for pair in alone_at(change, keep)]
@@ -138,7 +138,7 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         found += _compare_epochs(rows, f"epochs to the loss, {family(change)}", alone)
         for metric in LEVELS:
             about = f"{metric} at matched temperature, {family(change)}"
-            found += _compare(rows, about, f"matched_{metric}", alone, log=True)
+            found += _compare(rows, about, f"matched_{metric}", alone, margins.SHARPNESS, log=True)
     found += _compare_effects(rows, levels)
     for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
         found += _compare(rows, f"error barrier, {about}", "excess", chosen)
@@ -168,7 +168,6 @@ def effect_label(pair: tuple[Arm, Arm]) -> str:
 
 def _compare_effects(rows: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> list[dict[str, Any]]:
     """Test, seed by seed, whether the mask alone makes more of a difference than the values alone."""
-    known = values(rows, "test_acc")
     known = _measured(rows, "test_acc")
     found: dict[str, np.ndarray] = {}
     pairs = []
