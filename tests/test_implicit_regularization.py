@@ -448,7 +448,7 @@ REFUSED = [
     ("--batch_sizes=32,32,128", "batch_sizes"),
     ("--snapshots=1000000000", "snapshots"),
     ("--width=1000000000", "--width: "),
-    ("--lr_scaling=linear --lr=1e308", "--lr: "),
+    ("--lr_scaling=linear --lr=1e308 --reference=32", "--lr: "),
     ("--track=some", "<all|light>"),
     ("--preset=quick --dataset=mnist", "--preset=quick: expected embedded data"),
 ]
