@@ -102,12 +102,14 @@ def _difference(f: Partial, params: PyTree, own: PyTree, batches: list[PyTree]) 
         return f"f: expected outputs {expected} of one sample, got shape {out.shape}"
     scale = float(_largest(alone))
     found = [_apart(f, params, x, i, alone) for i, x in enumerate(batches)]
-    if not all(np.isfinite(np.asarray(each)).all() for each in (out, *(others for others, _ in found))):
+    if not np.isfinite(scale) and all(np.isfinite(float(company)) for _, _, company in found):
+        return DEPENDENT  # a statistic of one sample alone, such as a standard deviation, has no derivative
+    if not all(np.isfinite(np.asarray(each)).all() for each in (out, *(others for others, _, _ in found))):
         return "params, x1, x2: expected finite outputs, got infinities or NaN"
     if not np.isfinite(scale):
         return "params, x1: expected finite derivatives, got infinities or NaN"
     allowed = tolerance(f, INDEPENDENCE, APART)
-    return "" if all(float(apart) <= allowed * scale for _, apart in found) else DEPENDENT
+    return "" if all(float(apart) <= allowed * scale for _, apart, _ in found) else DEPENDENT
 
 
 def _company(rows: list[np.ndarray]) -> list[np.ndarray]:
@@ -141,9 +143,10 @@ def _slope(f: Partial, params: PyTree, x: PyTree, i: int) -> tuple[Array, PyTree
 
 
 @jax.jit
-def _apart(f: Partial, params: PyTree, x: PyTree, i: int, alone: PyTree) -> tuple[Array, Array]:
+def _apart(f: Partial, params: PyTree, x: PyTree, i: int, alone: PyTree) -> tuple[Array, Array, Array]:
+    """Give all outputs, the largest difference from the gradient alone, and the largest entry of this one."""
     out, gradient = _slope(f, params, x, i)
-    return out, _largest(jax.tree.map(lambda a, b: a - b, gradient, alone))
+    return out, _largest(jax.tree.map(lambda a, b: a - b, gradient, alone)), _largest(gradient)
 
 
 @jax.jit

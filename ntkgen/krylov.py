@@ -52,6 +52,17 @@ class Problem(NamedTuple):
         return cls(flattened(matvec, v0), start / jnp.linalg.norm(start), unravel, rounds)
 
 
+def measured(problem: Problem, vector: Array, like: PyTree) -> tuple[Array, Array]:
+    """Return Rayleigh quotient and residual of the vector that an operator of half precision is given, by a product."""
+    flat = tree.ravel(jax.tree.map(_given, problem.unravel(vector), like))[0]
+    length = jnp.linalg.norm(flat)
+    return rayleigh(flat / length, problem.product(vector) / length)
+
+
+def _given(leaf: Array, own: Any) -> Array:
+    return leaf.astype(jnp.result_type(own)).astype(leaf.dtype)
+
+
 def flattened(matvec: Matvec, like: PyTree) -> Callable[[Array], Array]:
     """Let an operator on trees act on flat vectors (d,) of at least float32; it is given the dtypes of `like`."""
     _, unravel = tree.ravel(jax.tree.map(_at_least_single, like))

@@ -80,7 +80,8 @@ def search(problem: krylov.Problem, state: krylov.Krylov, num_iters: int, k: int
     )
     if known and not bool(end.grew):
         return plain._replace(num_matvecs=end.whole.steps, complete=good & end.clear)
-    grown = Found(*_ritz(end.whole, k=k, which=which), end.whole.steps, good & end.clear)
+    value, vectors, residual = _ritz(end.whole, k=k, which=which)
+    grown = Found(value, vectors, residual, end.whole.steps, good & end.clear)
     if known:
         return grown
     return jax.tree.map(

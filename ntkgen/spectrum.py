@@ -133,8 +133,11 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     state = _Power(start, start, zero, jnp.full_like(zero, jnp.inf), jnp.zeros((), int))
     more = functools.partial(_power_unfinished, num_iters, -1.0 if tol is None else tol)
     state = krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
-    converged = state.residual <= _judged(tol)
-    return Eigen(state.value, problem.unravel(state.vector), state.residual, state.steps, converged, converged)
+    value, residual, spent = state.value, state.residual, state.steps
+    if problem.rounds:
+        (value, residual), spent = krylov.measured(problem, state.vector, v0), spent + 1
+    converged = residual <= _judged(tol)
+    return Eigen(value, problem.unravel(state.vector), residual, spent, converged, converged)
 
 
 def lanczos(
@@ -180,8 +183,7 @@ def lanczos(
     found = multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
     value, vectors, residual, spent = found.value, found.vectors, found.residual, found.num_matvecs
     if problem.rounds:
-        products = krylov.stack(problem.product, vectors)
-        value, residual = jax.vmap(krylov.rayleigh)(vectors, products)
+        value, residual = krylov.stack(functools.partial(krylov.measured, problem, like=v0), vectors)
         spent = spent + k
     converged = residual <= _judged(tol)
     complete = found.complete & jnp.all(converged)

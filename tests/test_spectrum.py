@@ -449,7 +449,7 @@ def test_an_operator_that_gives_nan_stops_at_once(form, x64):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_is_worked_on_in_float32(dtype):
-    values = np.concatenate([np.linspace(0, 1, D - 2), [4, 8]])
+    values = np.concatenate([np.linspace(0, 1, D - 2), [3, 7]])  # no powers of two: those round without error
     matrix = jnp.asarray(oracle.symmetric(values), jnp.float32)
 
     def matvec(t):
@@ -460,7 +460,7 @@ def test_half_precision_is_worked_on_in_float32(dtype):
     eps = float(jnp.finfo(dtype).eps)
     for found in (spectrum.lanczos(matvec, v0, 15, 2), spectrum.power_iteration(matvec, v0, 40)):
         assert found.value.dtype == jnp.float32 and found.vector["b"].dtype == jnp.float32
-        np.testing.assert_allclose(np.ravel(found.value), [8, 4][: found.value.size], rtol=4 * eps)
+        np.testing.assert_allclose(np.ravel(found.value), [7, 3][: found.value.size], rtol=4 * eps)
         assert (np.asarray(found.residual) > eps / 20).all()  # rounding is not hidden
         np.testing.assert_array_equal(found.converged, found.residual <= spectrum.TOLERANCE)
     trace = spectrum.trace(matvec, v0, jax.random.key(0), 40)
