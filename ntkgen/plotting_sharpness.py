@@ -183,6 +183,8 @@ def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str) 
                 band(ax, one, colour, label, marker)
             ax.set_xscale("log")
             ax.set_yscale("log")
+            losses = [x for one in forms.values() for x in one.x]
+            ax.set_xlim(min(losses) / 1.3, max(losses) * 1.3)  # also where no loss was reached
             ax.set_title(kind)
             ax.set_xlabel("training loss (nats)")
         axes[0, 0].set_ylabel("ratio of sharpness")
