@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from implicit_regularization_arms import SHARPNESS
-from implicit_regularization_tables import Study
+from implicit_regularization_tables import PRIMARY, Study
 from tables import curve, diverged, number
 
 from ntkgen import plotting, plotting_sharpness
@@ -73,6 +73,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy_and_sharpness.png")]
 
+    paths += _over_losses(study, folder, prefix, about)
     panels = {}
     for metric in ("eigenvalue", "average_adaptive", "perturbation"):
         shown = config["shown_targets"]
@@ -101,6 +102,26 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
         tracks[words(name)] = (_exp(curve(steps, values)), *bounds)
     figure = plotting_sharpness.along_training(tracks, about)
     return [*paths, plotting.save(figure, folder / f"{prefix}along_training.png")]
+
+
+def _over_losses(study: Study, folder: Path, prefix: str, about: str) -> list[Path]:
+    """Draw largest over smallest batch at every matched loss, for each sweep: what the verdicts come from."""
+    _, points = study.equal_losses()
+    panels: dict[str, dict[str, plotting.Curve]] = {}
+    for sweep, arms in study.sweeps.items():
+        ends = f"batch {study.batch(arms[-1])} / {study.batch(arms[0])}, equal {sweep}"
+        for metric in (metric for metric in PRIMARY if metric in study.metrics("loss")):
+            for form, label in (("loss", "along training"), ("temperature", "by temperature")):
+                rows = [row for row in points if (row["family"], row["metric"]) == (f"{form}, equal {sweep}", metric)
+                        and (row["first"], row["second"]) == (arms[0], arms[-1])]  # fmt: skip
+                ratio = [[np.nan if row[end] is None else 10.0 ** -row[end] for row in rows]
+                         for end in ("difference", "high", "low")]  # fmt: skip
+                curves = panels.setdefault(f"{SHARPNESS[metric]}\n{ends}", {})
+                curves[label] = plotting.Curve([row["target"] for row in rows], *ratio)
+    if not panels:
+        return []
+    figure = plotting_sharpness.over_losses(panels, 10 ** study.config["margin_log10"], about)
+    return [plotting.save(figure, folder / f"{prefix}over_losses.png")]
 
 
 def _exp(log10: plotting.Curve) -> plotting.Curve:

@@ -163,6 +163,36 @@ def confounds(panels: dict[str, dict[str, Curve]], title: str, unfinished: Seque
         return figure
 
 
+def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str) -> Figure:
+    """Draw the ratio of two arms' sharpness against the training loss at which it is compared.
+
+    Args:
+      panels: kind -> {form: ratio against loss}; every panel has the same forms.
+      margin: factor within which ratios are called equal, a grey band.
+      title: of the figure.
+
+    Returns:
+      The figure, a panel for each kind.
+    """
+    with plt.rc_context(STYLE):
+        width = 1.2 + 3.4 * len(panels)
+        figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.0), layout="constrained", squeeze=False)
+        for ax, (kind, forms) in zip(axes[0], panels.items(), strict=True):
+            ax.axhspan(1 / margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, label="equal")
+            for (label, one), colour, marker in zip(forms.items(), FORMS[1:], "sD", strict=False):
+                band(ax, one, colour, label, marker)
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            losses = [x for one in forms.values() for x in one.x]
+            ax.set_xlim(min(losses) / 1.3, max(losses) * 1.3)  # also where no loss was reached
+            ax.set_title(kind)
+            ax.set_xlabel("training loss (nats)")
+        axes[0, 0].set_ylabel("ratio of sharpness")
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        return figure
+
+
 def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Figure:
     """Draw the top eigenvalue along training against the stability bounds of the current rate.
 

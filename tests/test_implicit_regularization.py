@@ -376,7 +376,7 @@ def test_a_run_writes_verdicts_and_figures(whole):
             printed = f"{name}: {row['relation']}: {row['verdict']}\n" in stdout
             assert printed != row["verdict"].startswith("undecided")
         assert f"{name}: {undecided} of {len(verdict[name])} relations undecided\n" in stdout
-    for name in ("accuracy_and_sharpness", "matched", "along_training"):
+    for name in ("accuracy_and_sharpness", "over_losses", "matched", "along_training"):
         assert (folder / f"{name}.png").stat().st_size > 20_000 and f"{name}.png" in stdout
     rows = {row["metric"]: row for row in read(folder, "comparison.csv")}
     assert rows["test_acc"]["published"] == ""  # another protocol

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
-from ntkgen import plotting
+from ntkgen import plotting, plotting_sharpness
 from ntkgen.plotting import COLOURS, Curve
 
 X = [100, 1000, 10_000]
@@ -148,3 +148,15 @@ def test_axes_without_a_value_say_so(tmp_path, scale):
     assert texts([nan, nan]) == texts([nan, np.inf]) == ["no finite values"]
     assert texts([nan, 2.0]) == []
     assert texts([nan, -2.0]) == (["no finite values"] if scale == "log" else [])
+
+
+def test_ratios_over_losses_are_drawn_where_no_loss_was_reached_too(tmp_path):
+    some = plotting.Curve([0.1, 0.01], [2.0, 3.0], [1.5, 2.0], [3.0, 4.0])
+    none = plotting.Curve([0.1, 0.01], *[[np.nan] * 2] * 3)
+    panels = {"eigenvalue": {"along training": some, "by temperature": none}, "trace": {"along training": none}}
+    figure = plotting_sharpness.over_losses(panels, 1.26, "")
+    left, right = figure.axes
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), some.mean)
+    for ax in (left, right):
+        assert ax.get_xscale() == "log" and ax.get_xlim() == pytest.approx((0.01 / 1.3, 0.13))
+    assert plotting.save(figure, tmp_path / "a.png").stat().st_size > 5000
