@@ -417,3 +417,11 @@ def test_refitting_needs_a_batch_and_leaves_networks_without_statistics_alone():
     assert models.refit_statistics(models.MLP(3), variables, x, 2) is variables
     with pytest.raises(ValueError, match=r"^x: expected at least one batch of 6 examples, got 5"):
         models.refit_statistics(models.MLP(3), variables, x, 6)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, True, None, "4"])
+def test_numbers_that_are_not_whole_are_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"^width: expected a whole number of at least 1, got"):
+        models.MLP(value)
+    with pytest.raises(ValueError, match=r"^num_classes: expected"):
+        models.CNN(4, num_classes=value)

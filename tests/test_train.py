@@ -40,14 +40,14 @@ def run_epoch(config, variables, data, *, epoch=0, mask=None, update=None):
 # Configuration
 
 BAD = {
-    "epochs": [0, -1, 2.0, 1.5, np.nan, None, "3", True, [3]],
+    "epochs": [0, -1, 10**8, 2.0, 1.5, np.nan, None, "3", True, [3]],
     "batch_size": [0, -1, 128.0, np.nan, None, "128", True],
-    "learning_rate": [0, 0.0, -0.1, np.nan, np.inf, None, "0.1", True, [0.1]],
+    "learning_rate": [0, 0.0, -0.1, 10**400, np.nan, np.inf, None, "0.1", True, [0.1]],
     "optimizer": ["rmsprop", "SGD", "", None, 0, ["sgd"]],
     "momentum": [-0.1, 1, 1.5, np.nan, np.inf, "0.9", False, [0.9]],
     "schedule": ["step", "Cosine", None, 1],
     "weight_decay": [-1e-9, np.nan, np.inf, None, "0", False],
-    "loss": ["hinge", "MSE", None, 2],
+    "loss": ["hinge", "MSE", None, 2, [1]],
     "vary": ["none", "Both", None, 0],
 }
 
@@ -65,7 +65,7 @@ def test_every_field_is_checked_above():
 GOOD = {
     "epochs": [1, np.int64(3)], "batch_size": [1, np.int32(5)], "learning_rate": [1, 1e-9, np.float32(0.1)],
     "optimizer": OPTIMIZERS, "momentum": [0, 0.0, 0.999, np.float64(0.5)], "schedule": ["cosine", "constant"],
-    "weight_decay": [0, 0.0, 5.0], "loss": ["cross_entropy", "mse"], "vary": ["both", "init", "order"],
+    "weight_decay": [0, 0.0, 5.0], "loss": ["cross_entropy", "mse", max], "vary": ["both", "init", "order"],
 }  # fmt: skip
 
 
