@@ -366,7 +366,7 @@ def _compiled(f: Partial, loss: Partial | None, static: _Static, params: PyTree,
 
 @highest_precision
 @jax.jit
-def _linearized(f: Partial, loss: Partial, static: _Static, params: PyTree, batch: Any) -> Partial:
+def _linearized(f: Partial, loss: Partial, static: _Static, params: PyTree, batch: Any) -> Any:
     _check_frozen(f, loss)
     gradient = _mean_gradient(f, loss, batch, static.chunk)
     if static.forward:

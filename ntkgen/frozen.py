@@ -73,6 +73,11 @@ def freeze(f: Callable, *args: PyTree) -> Partial:
     )
 
 
+def has_forward_mode(f: Any) -> bool:
+    """Return whether a frozen function has forward-mode derivatives."""
+    return bool(f.func.forward)
+
+
 def check(name: str, f: Partial) -> None:
     """Refuse a frozen function whose constants have been replaced since; for use where a program is traced.
 

@@ -70,14 +70,14 @@ def compare(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> str
         rows = [np.concatenate(pair) for pair in zip(rows, more, strict=True)]
     own, company = [leaf[:1] for leaf in rows], _company(rows)
     batches = [
-        treedef.unflatten([np.concatenate(parts) for parts in arranged])
+        jax.tree.unflatten(treedef, [np.concatenate(parts) for parts in arranged])
         for arranged in (
             [(a, b[:1], b[1:]) for a, b in zip(own, company, strict=True)],
             [(b[:1], a, b[1:]) for a, b in zip(own, company, strict=True)],
             [(b[:1], b[1:], a) for a, b in zip(own, company, strict=True)],
         )
     ]
-    alone = treedef.unflatten(own)
+    alone = jax.tree.unflatten(treedef, own)
     with jax.default_matmul_precision("highest"):
         found = _difference(f, params, alone, batches)
         if found != DEPENDENT:

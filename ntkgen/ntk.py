@@ -175,7 +175,7 @@ def _has_seeds(f: Network, params: PyTree, x: Array, num_seeds: int) -> bool:
     return seeded
 
 
-def _fits(f: Partial, params: PyTree, x: Array) -> bool:
+def _fits(f: Network, params: PyTree, x: Array) -> bool:
     try:
         out = frozen.freeze(f, params, x).func.out  # type: ignore[attr-defined]
     except (TypeError, ValueError):  # shapes that do not fit
@@ -209,7 +209,7 @@ def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Ca
       ValueError: as in `empirical_ntk`.
     """
     f, x1, x2, _ = checked(f, params, x1, x2)
-    forward = f.func.forward
+    forward = frozen.has_forward_mode(f)
 
     def matvec(v: Array) -> Array:
         with jax.default_matmul_precision("highest"):
@@ -288,7 +288,7 @@ def _prepare(
     found, why = none, "asked for"
     if method != "jacobian":
         found, why = layers, "" if layers.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
-    mode = "" if f.func.forward else "; f has no forward mode (custom_vjp), reverse mode is used alone"
+    mode = "" if frozen.has_forward_mode(f) else "; f has no forward mode (custom_vjp), reverse mode is used alone"
     failed: list[str] = []
     while True:  # until the certificate of the first tile holds; what fails is taken apart
         problem = Problem(

@@ -12,18 +12,19 @@ MODULES = {path.stem: path for path in sorted((ROOT / "ntkgen").glob("*.py"))}
 
 # A module imports only from modules before it. Some of these are still to come.
 ORDER = (
-    "tree io stats margins ranks peaks paper conv norm models objectives optim sources data train updates seedaxis "
-    "ensemble curvature krylov spectrum landscape measure sharpness gradient_noise loss_matching linearize ntk_layers "
-    "ntk_activations ntk_factors ntk_cost ntk_checks ntk kernels lazy pruning sparse_init tickets connectivity "
-    "overlap matching records progress plotting plotting_sharpness plotting_landscape plotting_ntk plotting_tickets "
-    "report"
+    "tree io require association crossed stats margins ranks peaks equal_loss paper conv norm modules models "
+    "objectives optim sources data directional linearize train checks updates seedaxis ensemble frozen independence "
+    "curvature krylov multiplicity spectrum role_rules roles landscape symmetry measure sharpness gradient_noise "
+    "loss_matching ntk_layers ntk_activations ntk_factors ntk_cost ntk_checks ntk kernels lazy prunable pruning "
+    "sparse_init tickets connectivity overlap matching provenance checkpoints records progress plotting "
+    "plotting_sharpness plotting_landscape plotting_ntk plotting_tickets report"
 ).split()
 
 OWNERS = {
-    "flax": {"models", "ntk_layers"},
+    "flax": {"checks", "models", "modules", "ntk_layers", "roles"},
     "optax": {"optim", "train"},
     "matplotlib": {"plotting", "plotting_sharpness", "plotting_landscape", "plotting_ntk", "plotting_tickets"},
-    "orbax": {"records"},
+    "orbax": {"checkpoints"},
     "tqdm": {"progress"},
     "tensorflow_datasets": {"sources"},
     "array_record": {"sources"},
