@@ -216,7 +216,7 @@ def train_and_measure(run: records.Run, config: dict[str, Any], network: Any, da
                     checkpoint=run.checkpointer(arm.name),
                     progress=progress.part(index, arm.name),
                 )
-                return measures.measure(config, arm, network, own, seeds, result)
+                return measures.measure_arm(config, arm, network, own, seeds, result)
 
             for name, rows in run.kept(f"arm_{arm.name}", work).items():
                 found[name] += rows

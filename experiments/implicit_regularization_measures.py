@@ -16,7 +16,7 @@ from ntkgen.measure import correct, each_seed
 TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "correct.csv", "runs.csv")
 
 
-def measure(
+def measure_arm(
     config: dict[str, Any], arm: Arm, network: Any, dataset: Any, seeds: list[int], result: Any
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure every network of an arm; returns the rows of `TABLES`."""

@@ -34,7 +34,7 @@ from lottery_ticket_measures import (
     MEASURED,
     RHO,
     at_start,
-    measure,
+    measure_networks,
 )
 from lottery_ticket_overlap import overlaps
 from lottery_ticket_report import compare, published_differences, show
@@ -66,7 +66,7 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
             if trained.arm in ("ticket", "other_order"):
                 masks[trained.arm, trained.keep] = trained.masks, trained.void
             if trained.keep in config["measure_at"] and trained.arm != "other_order":
-                found["measures"] += measure_rows(at, seeds, config, measure(lab, trained))
+                found["measures"] += measure_rows(at, seeds, config, measure_networks(lab, trained))
         found["overlaps"] = overlaps(lab, masks)
     for name, rows in found.items():
         if rows:

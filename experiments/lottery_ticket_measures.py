@@ -39,7 +39,7 @@ MEASURED = (*RAW, "temperature", *(f"matched_{name}" for name in RAW))
 BARRIER = ("barrier", "excess", "child_test_acc", "line_images")
 
 
-def measure(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
+def measure_networks(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     """Measure curvature, sharpness and, where asked for, stability; each (seeds,), NaN where not measured."""
     num = len(lab.seeds)
     found = lab.remember(

@@ -379,9 +379,9 @@ def _only(pullback: Callable, v: PyTree) -> PyTree:
 
 
 def _check_frozen(f: Partial, loss: Partial | None) -> None:
-    frozen.check("f", f)
+    frozen.refuse_replaced("f", f)
     if loss is not None:
-        frozen.check("loss", loss)
+        frozen.refuse_replaced("loss", loss)
 
 
 def _call_linear(linear: Partial, params: PyTree, v: PyTree) -> PyTree:
@@ -424,7 +424,7 @@ def _prepared(product: Callable, f: Network, loss: Any, params: PyTree, batch: t
         _per_example(loss.func.out, function.out)
         forward = forward and loss.func.forward
     if chunk < num and not frozen.is_traced(f, params, x):
-        independence.check(f, params, x)
+        independence.require(f, params, x)
     return f, loss, _Static(product, chunk, forward), params, batch
 
 

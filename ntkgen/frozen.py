@@ -78,7 +78,7 @@ def has_forward_mode(f: Any) -> bool:
     return bool(f.func.forward)
 
 
-def check(name: str, f: Partial) -> None:
+def refuse_replaced(name: str, f: Partial) -> None:
     """Refuse a frozen function whose constants have been replaced since; for use where a program is traced.
 
     Raises:

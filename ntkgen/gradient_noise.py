@@ -66,7 +66,7 @@ def noise_scale(
         raise ValueError(f"x: expected at least 3 examples for a standard error, got {n}")
     forward = curvature.derivative_mode(f, loss, params, x, y) == curvature.FORWARD
     if not frozen.is_traced(f, params, x):
-        independence.check(frozen.freeze(f, params, x), params, x)
+        independence.require(frozen.freeze(f, params, x), params, x)
 
     def losses(params: PyTree, x: PyTree, y: PyTree) -> Array:
         return loss(f(params, x), y)

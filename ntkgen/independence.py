@@ -20,7 +20,7 @@ INDEPENDENCE, APART = 1000, 0.1
 _passed: set[tuple] = set()  # fingerprints and shapes
 
 
-def check(f: Partial, params: PyTree, x: PyTree) -> None:
+def require(f: Partial, params: PyTree, x: PyTree) -> None:
     """Refuse a network whose derivatives for a sample change with the other samples in the batch.
 
     What was found for a network and shapes is remembered. Nothing is said where outputs or derivatives are not finite.
