@@ -60,7 +60,7 @@ def trained(lab, request):
         for one in levels:
             found[one.arm, one.keep] = one
             if one.keep in CONFIG["measure_at"] and one.arm != "other_order":
-                measured[one.arm, one.keep] = measures.measure(lab, one)
+                measured[one.arm, one.keep] = measures.measure_networks(lab, one)
             if (one.arm, one.keep) == until:
                 return
 
