@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import modules, objectives
+from ntkgen import frozen, models, modules, objectives
 from ntkgen.linearize import Linearized
-from ntkgen.train import Batch, Config, Program, Update
+from ntkgen.train import Batch, Config, Program, Update, evaluate, init_state, train_epoch
 
 PyTree = Any
 
@@ -64,7 +64,8 @@ def prepare(
     data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
     test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
     loss(program, seen, data.y, program.batch_size)
-    return program._replace(rngs=seen.rngs), shapes, data, test
+    program = program._replace(rngs=seen.rngs)
+    return program._replace(code=code(program, shapes, data)), shapes, data, test
 
 
 def batch(name: str, split: Any) -> Batch:
@@ -325,6 +326,25 @@ def loss(program: Program, seen: Network, y: Any, size: int) -> None:
         found = getattr(losses, "shape", type(losses).__name__)
         if found != (size,) or not jnp.issubdtype(losses.dtype, jnp.floating):
             raise ValueError(f"loss: expected one real number for each example, shape ({size},), got {found}")
+
+
+def code(program: Program, variables: PyTree, data: Batch) -> Any:
+    """Return a digest of a training step and an evaluation, with all that functions of the user read from outside.
+
+    JAX finds compiled programs by the identity of network, loss and update. Without this, a number that one of them
+    reads from outside and that was replaced would stay what it was in an earlier fit. None for the package's own.
+    """
+    own = isinstance(modules.bare(program.model), models.MLP | models.CNN)
+    if own and isinstance(program.loss, str) and program.update is None:
+        return None
+
+    def both(variables: PyTree, seed: Any, rate: Any, batch: Batch) -> PyTree:
+        state = init_state(program, variables)
+        trained = train_epoch(program, state, jax.random.key(seed), jnp.asarray(0), rate, batch)
+        return trained, evaluate(program, variables, batch)
+
+    batch = jax.tree.map(lambda leaf: like(leaf, program.batch_size), data)
+    return frozen.fingerprint(both, variables, 0, jnp.float32(0.0), batch)
 
 
 def like(array: Any, size: int) -> jax.ShapeDtypeStruct:

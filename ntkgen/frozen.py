@@ -96,6 +96,14 @@ def refuse_replaced(name: str, f: Partial) -> None:
         )
 
 
+def fingerprint(function: Callable, *args: PyTree) -> Any:
+    """Return a digest of the operations and constants of function(*args), arrays or shapes; nothing is computed.
+
+    An object of its own where a constant is traced.
+    """
+    return _fingerprint(_trace(function, ((), {}, jax.tree.map(_shape, args)))[0])
+
+
 def is_traced(*trees: PyTree) -> bool:
     """Say whether a number is not known because of `jit`, `vmap` or `grad` around."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -106,7 +106,8 @@ def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bo
 class Program(NamedTuple):
     """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing.
 
-    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`.
+    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`. `code`
+    tells programs apart whose functions read other values from outside; see `checks.prepare`.
     """
 
     model: nn.Module
@@ -117,6 +118,7 @@ class Program(NamedTuple):
     loss: str | objectives.Loss
     update: Update | None = None
     rngs: tuple[str, ...] = ()
+    code: Any = None
 
     @classmethod
     def of(cls, model: nn.Module, config: Config, num_train: int, update: Update | None = None) -> "Program":
