@@ -7,7 +7,7 @@ nothing. What does not fit is refused by one line that begins with the argument.
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -48,6 +48,8 @@ def prepare(
     Raises:
       ValueError: something does not fit; one line that begins with the argument.
     """
+    if init is not None and not isinstance(init, Mapping):
+        raise ValueError(f"init: expected variables, a dict with params, got {type(init).__name__}")
     data, test = batch("dataset.train", dataset.train), batch("dataset.test", dataset.test)
     if test.x.shape[1:] != data.x.shape[1:]:
         raise ValueError(f"dataset.test.x: expected examples of shape {data.x.shape[1:]}, got {test.x.shape[1:]}")
@@ -117,7 +119,17 @@ def narrowed(data: PyTree, variables: PyTree) -> PyTree:
     """Return float64 data as float32, unless a param is float64: the params say in what precision a run computes."""
     if any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(variables["params"])):
         return data
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, data)
+    return jax.tree.map(lambda leaf: _single(leaf) if leaf.dtype == np.float64 else leaf, data)
+
+
+def _single(leaf: Any) -> Any:
+    with np.errstate(over="ignore"):
+        single = leaf.astype(np.float32)
+    if leaf.size and not (np.isfinite(np.min(single)) and np.isfinite(np.max(single))):
+        raise ValueError(
+            "dataset: expected numbers that float32 holds, got larger ones; scale them, or use jax_enable_x64"
+        )
+    return single
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -223,6 +223,8 @@ def fit(
     Raises:
       ValueError: an argument does not fit the others; the message names it.
     """
+    if not isinstance(seeds, int | np.integer | Iterable):
+        raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
