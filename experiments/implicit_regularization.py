@@ -44,8 +44,8 @@ flags.DEFINE_enum(
     "match",
     "epochs",
     MATCHES,
-    "What SGD configurations have in common: epochs (the published protocol), updates (those of --reference), or both "
-    "sets of runs.",
+    "What SGD configurations have in common: epochs (the published protocol), steps (the updates of --reference), or "
+    "both sets of runs.",
 )
 common.define(
     common.Names(*arms.CONTROLS),

@@ -243,7 +243,8 @@ def stem(config: dict[str, Any]) -> str:
 
 
 NAMES = ("runs", "matched", "eigenvalues", "density", "perturbation", "lines", "plane")
-WRITTEN = (*(f"{name}.csv" for name in (*NAMES, "summary", "tests", "comparison")), "verdict.json")
+DERIVED = ("summary", "tests", "equal_loss", "equal_loss_curves", "comparison")
+WRITTEN = (*(f"{name}.csv" for name in (*NAMES, *DERIVED)), "verdict.json")
 
 
 def main() -> None:

@@ -130,8 +130,8 @@ def top_eigenvalue(
 
 @functools.cache  # one function for a model, so that what is compiled for it serves all its networks
 def _network(model: Any) -> Callable:
-    kwargs = {"train": False} if models.takes_train(model) else {}
-    return lambda state, params, x: model.apply({"params": params, **state}, x, **kwargs)
+    off = models.switches(model, False)
+    return lambda state, params, x: model.apply({"params": params, **state}, x, **off)
 
 
 def _restricted(matvec: Partial, masks: PyTree, v: PyTree) -> PyTree:

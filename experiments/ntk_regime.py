@@ -214,6 +214,12 @@ def show(
 
 
 WRITTEN = ("runs.csv", "drift.csv", "analytic.csv", "summary.csv", "comparison.csv", "exponents.csv", "tests.csv")
+WRITTEN += ("verdict.json",)
+
+
+def written(config: dict[str, Any]) -> tuple[str, ...]:
+    """Name the files of a finished run."""
+    return (*WRITTEN, "tuning.csv", "tuned.csv", "tuned_summary.csv") if config["tuned_widths"] else WRITTEN
 
 
 def main() -> None:
@@ -223,7 +229,7 @@ def main() -> None:
             config = resolve()
             common.check_folders()
             study = Study(config, limit_of_flags(), FLAGS.data_dir)
-            run = stack.enter_context(common.open_run("ntk_regime", config, WRITTEN))
+            run = stack.enter_context(common.open_run("ntk_regime", config, written(config)))
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:

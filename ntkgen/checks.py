@@ -7,7 +7,7 @@ nothing. What does not fit is refused by one line that begins with the argument.
 import contextlib
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import modules, objectives
+from ntkgen import frozen, models, modules, objectives
 from ntkgen.linearize import Linearized
-from ntkgen.train import Batch, Config, Program, Update
+from ntkgen.train import Batch, Config, Program, Update, evaluate, init_state, train_epoch
 
 PyTree = Any
 
@@ -48,6 +48,8 @@ def prepare(
     Raises:
       ValueError: something does not fit; one line that begins with the argument.
     """
+    if init is not None and not isinstance(init, Mapping):
+        raise ValueError(f"init: expected variables, a dict with params, got {type(init).__name__}")
     data, test = batch("dataset.train", dataset.train), batch("dataset.test", dataset.test)
     if test.x.shape[1:] != data.x.shape[1:]:
         raise ValueError(f"dataset.test.x: expected examples of shape {data.x.shape[1:]}, got {test.x.shape[1:]}")
@@ -64,7 +66,8 @@ def prepare(
     data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
     test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
     loss(program, seen, data.y, program.batch_size)
-    return program._replace(rngs=seen.rngs), shapes, data, test
+    program = program._replace(rngs=seen.rngs)
+    return program._replace(code=code(program, shapes, data)), shapes, data, test
 
 
 def batch(name: str, split: Any) -> Batch:
@@ -116,7 +119,17 @@ def narrowed(data: PyTree, variables: PyTree) -> PyTree:
     """Return float64 data as float32, unless a param is float64: the params say in what precision a run computes."""
     if any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(variables["params"])):
         return data
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, data)
+    return jax.tree.map(lambda leaf: _single(leaf) if leaf.dtype == np.float64 else leaf, data)
+
+
+def _single(leaf: Any) -> Any:
+    with np.errstate(over="ignore"):
+        single = leaf.astype(np.float32)
+    if leaf.size and not (np.isfinite(np.min(single)) and np.isfinite(np.max(single))):
+        raise ValueError(
+            "dataset: expected numbers that float32 holds, got larger ones; scale them, or use jax_enable_x64"
+        )
+    return single
 
 
 @contextlib.contextmanager
@@ -325,6 +338,25 @@ def loss(program: Program, seen: Network, y: Any, size: int) -> None:
         found = getattr(losses, "shape", type(losses).__name__)
         if found != (size,) or not jnp.issubdtype(losses.dtype, jnp.floating):
             raise ValueError(f"loss: expected one real number for each example, shape ({size},), got {found}")
+
+
+def code(program: Program, variables: PyTree, data: Batch) -> Any:
+    """Return a digest of a training step and an evaluation, with all that functions of the user read from outside.
+
+    JAX finds compiled programs by the identity of network, loss and update. Without this, a number that one of them
+    reads from outside and that was replaced would stay what it was in an earlier fit. None for the package's own.
+    """
+    own = isinstance(modules.bare(program.model), models.MLP | models.CNN)
+    if own and isinstance(program.loss, str) and program.update is None:
+        return None
+
+    def both(variables: PyTree, seed: Any, rate: Any, batch: Batch) -> PyTree:
+        state = init_state(program, variables)
+        trained = train_epoch(program, state, jax.random.key(seed), jnp.asarray(0), rate, batch)
+        return trained, evaluate(program, variables, batch)
+
+    batch = jax.tree.map(lambda leaf: like(leaf, program.batch_size), data)
+    return frozen.fingerprint(both, variables, 0, jnp.float32(0.0), batch)
 
 
 def like(array: Any, size: int) -> jax.ShapeDtypeStruct:

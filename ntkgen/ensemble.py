@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import checks, modules, seedaxis, train
+from ntkgen import checks, frozen, modules, seedaxis, train
 from ntkgen.seedaxis import Plan, over_seeds, place, trim
 
 Array = jax.Array
@@ -70,6 +70,25 @@ class OnHost:
     def __call__(self, params: PyTree, context: Context) -> PyTree:
         """Measure."""
         return self.fn(params, context)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """A probe that is compiled: equal where it reads the same values from outside, which `code` tells."""
+
+    fn: Callable
+    code: Any
+
+    @classmethod
+    def of(cls, fn: Callable, shapes: PyTree) -> "_Traced":
+        """Trace a probe of one seed's variables."""
+        rest, params = {k: v for k, v in shapes.items() if k != "params"}, shapes["params"]
+        call = cls(fn, None)
+        return cls(fn, frozen.fingerprint(call, params, Context(rest, params, jnp.asarray(0), jnp.asarray(0.0))))
+
+    def __call__(self, params: PyTree, context: Context) -> PyTree:
+        """Measure one seed."""
+        return self.fn(params, context) if _num_arguments(self.fn) > 1 else self.fn(params)
 
 
 class Result(NamedTuple):
@@ -139,10 +158,8 @@ def _evaluate(layout: Plan, program: train.Program, variables: PyTree, data: tra
 def _probe(
     layout: Plan, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array
 ) -> PyTree:
-    takes_context = _num_arguments(fn) > 1
-
     def one(params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array) -> PyTree:
-        return fn(params, Context(state, initial, epoch, rate)) if takes_context else fn(params)
+        return fn(params, Context(state, initial, epoch, rate))
 
     return over_seeds(layout, one, (0, 0, 0, None, None))(params, state, initial, epoch, rate)
 
@@ -206,6 +223,8 @@ def fit(
     Raises:
       ValueError: an argument does not fit the others; the message names it.
     """
+    if not isinstance(seeds, int | np.integer | Iterable):
+        raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
@@ -214,6 +233,7 @@ def fit(
     _check_tree("masks", masks, shapes["params"], len(seeds))
     span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
     single, pairs = _probe_pairs(probes, span.start, config.epochs)
+    pairs = tuple((when, fn if isinstance(fn, OnHost) else _Traced.of(fn, shapes)) for when, fn in pairs)
 
     layout = seedaxis.plan(strategy, shapes, len(seeds))
     if chunk is None:

@@ -7,6 +7,7 @@ cost a compilation; arrays that a `jax.tree_util.Partial` holds are arguments an
 """
 
 import hashlib
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from jax.extend import core
 from jax.tree_util import Partial
 
 PyTree = Any
+
+_JAX = os.path.dirname(jax.__file__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def freeze(f: Callable, *args: PyTree) -> Partial:
     program, out = _trace(function, shapes)
     forward = all(eqn.primitive.name != "custom_vjp_call" for eqn in operations(program.jaxpr))
     fingerprint = _fingerprint(program)
-    if not forward:  # the backward pass may hold constants of its own
+    if not forward or _has_own_rule(program):  # derivatives may hold constants of their own
         fingerprint = (fingerprint, _fingerprint(_trace_backward(function, shapes)))
     key = function if _hashable(function) else id(function)
     return Partial(
@@ -91,6 +94,14 @@ def refuse_replaced(name: str, f: Partial) -> None:
         raise ValueError(
             f"{name}: expected the arrays that it held when the product was made, got others; make it anew"
         )
+
+
+def fingerprint(function: Callable, *args: PyTree) -> Any:
+    """Return a digest of the operations and constants of function(*args), arrays or shapes; nothing is computed.
+
+    An object of its own where a constant is traced.
+    """
+    return _fingerprint(_trace(function, ((), {}, jax.tree.map(_shape, args)))[0])
 
 
 def is_traced(*trees: PyTree) -> bool:
@@ -133,6 +144,13 @@ def _trace_backward(function: Callable, shapes: tuple) -> Any:
 
     with jax.default_matmul_precision("highest"):
         return jax.make_jaxpr(backward)(*shapes)
+
+
+def _has_own_rule(program: Any) -> bool:
+    """Say whether some derivative is by a `jax.custom_jvp` rule that is not JAX's own, such as that of `nn.relu`."""
+    rules = [eqn.params.get("jvp_jaxpr_fun") for eqn in operations(program.jaxpr) if "jvp_jaxpr_fun" in eqn.params]
+    places = [str(getattr(getattr(rule, "debug_info", None), "func_src_info", "")) for rule in rules]
+    return any(f" at {_JAX}" not in place for place in places)
 
 
 def _fingerprint(program: Any) -> Any:

@@ -14,8 +14,7 @@ from ntkgen.modules import forward_train, refit_statistics, switches
 
 __all__ = [
     "CNN", "MLP", "MUP_BASE_WIDTH", "PARAMETRIZATIONS", "BatchNormRelu", "Scales", "apply_fn", "forward_train", "init",
-    "layer_scales", "num_params", "pytorch_uniform", "refit_statistics", "switches", "takes_train", "uniform",
-    "unit_chain",
+    "layer_scales", "num_params", "pytorch_uniform", "refit_statistics", "switches", "uniform", "unit_chain",
 ]  # fmt: skip
 
 Array = jax.Array
@@ -243,11 +242,6 @@ class CNN(nn.Module):
                 x = pair(x, train)
         x = x.reshape(x.shape[0], -1)
         return _dense(nn.relu(_dense(x, 256, "dense0")), self.num_classes, "dense1")
-
-
-def takes_train(model: nn.Module) -> bool:
-    """Say whether the module's call has a `train` argument; `switches` knows the other names of it too."""
-    return "train" in modules.parameters(model)
 
 
 def init(model: nn.Module, key: Array, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> dict[str, Any]:

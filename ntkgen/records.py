@@ -297,7 +297,7 @@ def _is_finished(folder: Path, tables: Sequence[str]) -> bool:
         damaged += [
             name for name in sums if name.endswith((".csv", ".json")) and not _has_sum(folder / name, sums[name])
         ]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         damaged = [f"{FINISHED}: {error}"]
     if damaged:
         warnings.warn(f"{folder} is not as the run left it ({', '.join(damaged)}); finishing it anew", stacklevel=2)

@@ -5,14 +5,14 @@ the softmax cancels. Their size means nothing, and a measure in units of each we
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from ntkgen import models, tree
+from ntkgen import frozen, models, tree
 from ntkgen.roles import tree_name
 
 Array = jax.Array
@@ -48,7 +48,8 @@ def without_effect(f: Callable[[PyTree, Any], Array], params: PyTree, x: Any, ke
     tree.check_floating("params", params)
     tree.check_finite("params", params)
     keys = jax.random.split(jax.random.key(0) if key is None else key, POINTS)
-    largest = np.stack([_largest(f, params, x, float(i > 0), own) for i, own in enumerate(keys)])
+    frozen_f = frozen.freeze(f, params, x)
+    largest = np.stack([_largest(frozen_f, params, x, float(i > 0), own) for i, own in enumerate(keys)])
     top = largest.max(1)
     if not (np.isfinite(top) & (top > 0)).all():
         raise ValueError(f"f: expected finite outputs that depend on params, got gradients of at most {top.tolist()}")
@@ -66,8 +67,8 @@ def cancelled(model: models.MLP | models.CNN) -> list[str]:
     return [f"{layer}/bias" for layer in models.unit_chain(model)[1]] if biased else []
 
 
-@partial(jax.jit, static_argnums=0)
-def _largest(f: Callable, params: PyTree, x: Any, strength: float, key: Array) -> Array:
+@jax.jit
+def _largest(f: Partial, params: PyTree, x: Any, strength: float, key: Array) -> Array:
     """Return each leaf's largest gradient entry, in units of the leaf's size, at params moved by noise -> (leaves,)."""
     noise_key, output_key = jax.random.split(key)
 

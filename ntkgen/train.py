@@ -106,7 +106,8 @@ def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bo
 class Program(NamedTuple):
     """What a compiled step depends on. Hashable, and free of epochs and rates: changing those compiles nothing.
 
-    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`.
+    `rngs` names the keys that the network draws from in training ("dropout"), see `modules.trace_training`. `code`
+    tells programs apart whose functions read other values from outside; see `checks.prepare`.
     """
 
     model: nn.Module
@@ -117,6 +118,7 @@ class Program(NamedTuple):
     loss: str | objectives.Loss
     update: Update | None = None
     rngs: tuple[str, ...] = ()
+    code: Any = None
 
     @classmethod
     def of(cls, model: nn.Module, config: Config, num_train: int, update: Update | None = None) -> "Program":
@@ -293,6 +295,11 @@ def train_epoch(
     return state
 
 
+def _at_least_single(leaf: Any) -> Any:
+    half = jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.finfo(jnp.result_type(leaf)).bits < 32
+    return leaf.astype(jnp.float32) if half else leaf
+
+
 def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[Array, Array]:
     """Return mean loss and accuracy (a fraction) over a dataset in evaluation mode.
 
@@ -305,7 +312,9 @@ def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[
     def sums(start: Array | int, size: int) -> Array:
         x, y = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
         outputs = f(variables["params"], x)
-        return jnp.stack([jnp.sum(per_example(outputs, y)), jnp.sum(objectives.correct(outputs, y))])
+        # Half precision counts to 256 (bfloat16) or 2,048: sums are taken in float32, as the losses of the outputs are.
+        outputs = jax.tree.map(_at_least_single, outputs)
+        return jnp.stack([jnp.sum(_at_least_single(per_example(outputs, y))), jnp.sum(objectives.correct(outputs, y))])
 
     steps, rest = divmod(num, EVAL_BATCH)
     total = jnp.zeros(2)

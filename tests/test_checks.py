@@ -252,3 +252,14 @@ def test_float64_data_are_narrowed_to_the_params(x64):
             init = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape)), shapes)
         _, _, data, test = prepare(data=wide, loss="mse", init=init)
         assert {leaf.dtype for leaf in (*data, *test)} == {np.dtype(dtype)}
+
+
+def test_numbers_beyond_float32_are_refused():
+    refused("dataset: expected numbers that float32 holds", data=dataset(X.astype(np.float64) * 1e300))
+
+
+def test_variables_and_seeds_of_another_kind_are_refused():
+    refused("init: expected variables", init=[1])
+    for seeds in (3.0, None):
+        with pytest.raises(ValueError, match=r"^seeds: expected how many"):
+            ensemble.fit(MODEL, dataset(), train.Config(1, 8, 0.1), seeds)

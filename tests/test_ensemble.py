@@ -262,6 +262,34 @@ def test_update_reaches_every_seed_with_its_own_key():
 # Probes
 
 
+@pytest.mark.parametrize("part", ["loss", "update", "probe"])
+def test_values_replaced_outside_of_a_users_function_are_seen(part):
+    state = {"scale": 1.0}
+
+    def loss(outputs, targets):
+        return state["scale"] * jnp.sum(outputs**2, -1)
+
+    def update(loss, params, batch, key):
+        gradient, rest = jax.grad(loss, has_aux=True)(params, batch)
+        return jax.tree.map(lambda leaf: state["scale"] * leaf, gradient), rest
+
+    def probe(params):
+        return jnp.asarray(state["scale"])
+
+    config = train.Config(1, 4, 0.1, loss=loss) if part == "loss" else train.Config(1, 4, 0.1)
+    options = {"update": {"update": update}, "probe": {"probes": ((1,), probe)}}.get(part, {})
+
+    def found():
+        result = ensemble.fit(MODEL, DATA, config, 1, **options)
+        return result.probes[0, 0] if part == "probe" else result.history["train_loss"][0, 0]
+
+    first = found()
+    state["scale"] = 3.0
+    assert abs(found() - first) > 1e-3
+    state["scale"] = 1.0
+    np.testing.assert_array_equal(found(), first)
+
+
 def norms(params):
     return {"square": sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), "kernel": params["Dense_0"]["kernel"]}
 
@@ -549,10 +577,10 @@ def test_the_model_is_traced_once_however_many_steps_epochs_and_seeds():
     def traces(num, epochs, seeds, batch=4):
         TRACES.clear()
         ensemble.fit(Counting(), make_data(num=num), train.Config(epochs, batch, 0.1), seeds, strategy="vmap")
-        return sum(shape[0] == batch for shape in TRACES) - 2
+        return sum(shape[0] == batch for shape in TRACES) - 4
 
-    # Each fit looks at a batch twice, in evaluation and in training mode, before anything is compiled. No evaluation
-    # set has four examples: all other traces at this size are training steps.
+    # Each fit looks at a batch four times, twice in evaluation and twice in training mode, before anything is
+    # compiled. No evaluation set has four examples: all other traces at this size are training steps.
     assert traces(8, 1, 2) == 1
     assert traces(400, 1, 2) == 1  # a hundred steps
     assert traces(8, 5, 2) == 0  # more epochs: the program is there already

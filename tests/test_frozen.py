@@ -69,6 +69,36 @@ def test_values_replaced_outside_of_a_network_are_seen(kind):
             np.testing.assert_allclose(flat(run(f)), flat(run(own)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["number", "numpy changed in place"])
+def test_values_replaced_outside_of_a_derivative_rule_are_seen(kind):
+    params, x, y, v = parts()
+    state = HOLDERS[kind]()
+
+    @jax.custom_jvp
+    def rule(z):
+        return jnp.tanh(z)
+
+    rule.defjvp(
+        lambda z, dz: (jnp.tanh(z[0]), jnp.ravel(jnp.asarray(state["scale"]))[0] * (1 - jnp.tanh(z[0]) ** 2) * dz[0])
+    )
+
+    def f(params, x):
+        return rule(x @ params["a"]) @ params["b"]
+
+    for run in (
+        lambda f: curvature.ggn_vp(f, objectives.cross_entropy, params, x, y, v),
+        lambda f: ntk.empirical_ntk(f, params, x),
+    ):
+        for factor in (1.0, 2.0):
+            if kind == "number":
+                state["scale"] = factor
+            else:
+                state["scale"][:] = factor
+            found = flat(run(f))
+        fresh = flat(run(lambda params, x: f(params, x)))
+        np.testing.assert_allclose(found, fresh, rtol=1e-4, atol=1e-5)
+
+
 def test_values_replaced_outside_of_a_loss_and_of_an_operator_are_seen():
     params, x, y, v = parts()
     state = {"weight": jnp.float32(1.0)}

@@ -125,7 +125,7 @@ def test_apply_fn_freezes_the_batch_statistics():
 def test_any_module_will_do():
     variables = models.init(Tiny(), jax.random.key(0), (2,))
     x = np.ones((5, 2), np.float32)
-    assert not models.takes_train(Tiny()) and models.takes_train(models.MLP(2)) and models.takes_train(models.CNN(2))
+    assert models.switches(Tiny(), False) == {} and models.switches(models.MLP(2), False) == {"train": False}
     logits, state = models.forward_train(Tiny(), variables, x)
     np.testing.assert_array_equal(logits, models.apply_fn(Tiny(), variables)(variables["params"], x))
     assert state == {}

@@ -325,7 +325,7 @@ def test_a_finished_json_that_does_not_name_the_tables_is_no_finished_run(tmp_pa
 @pytest.mark.parametrize(
     ("name", "content"),
     [("runs.csv", b"a\n1.25\n"), ("runs.csv", None), ("verdict.json", b""), ("finished.json", b""),
-     ("finished.json", b"[]x"), ("finished.json", b'["runs.csv"]')],
+     ("finished.json", b"[]x"), ("finished.json", b'["runs.csv"]'), ("finished.json", b"[1]")],
 )  # fmt: skip
 def test_a_run_whose_tables_were_changed_is_finished_anew(tmp_path, name, content):
     folder = finished_run(tmp_path)

@@ -122,3 +122,13 @@ def test_names_that_are_none_are_refused(unmoved):
     for measure in (landscape.average_adaptive_sharpness, landscape.worst_adaptive_sharpness):
         with pytest.raises(ValueError, match=r"^unmoved: expected names among a, b, got"):
             measure(lambda p: jnp.sum(p["a"]), params, KEY, 0.1, 2, unmoved=unmoved)
+
+
+def test_values_replaced_outside_of_the_network_are_seen():
+    state = {"scale": 0.0}
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
+    f = lambda params, x: x @ params["a"] * state["scale"] + x @ params["b"]  # noqa: E731
+    x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    assert symmetry.without_effect(f, params, x) == ["a"]
+    state["scale"] = 1.0
+    assert symmetry.without_effect(f, params, x) == []

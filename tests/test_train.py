@@ -384,3 +384,20 @@ def test_what_is_measured_draws_from_no_key_that_training_used():
         drawn |= bits(key) | bits(jax.random.split(key, 20))
     assert len(drawn) == 4 * 21 and not used & drawn
     assert used & bits(jax.random.split(jax.random.key(0), 2))  # the seed's own key would share them
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_evaluation_of_half_precision_counts_in_single_precision(dtype):
+    class Echo(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return (x * self.param("scale", nn.initializers.ones, ())).astype(dtype)
+
+    n = 1237  # more than bfloat16 counts
+    y = np.random.default_rng(0).integers(0, 3, n)
+    x = np.eye(3, dtype=np.float32)[y]
+    x[:5] = x[:5, [1, 2, 0]]  # five are wrong
+    program = train.Program(Echo(), 1, "sgd", 0.0, 0.0, "cross_entropy")
+    found = train.evaluate(program, Echo().init(jax.random.key(0), x), train.Batch(jnp.asarray(x), jnp.asarray(y)))
+    right, wrong = np.log(np.e + 2) - 1, np.log(np.e + 2)
+    np.testing.assert_allclose(found, [(right * (n - 5) + wrong * 5) / n, (n - 5) / n], rtol=1e-5)
