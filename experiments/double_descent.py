@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import common
+import tables
 from absl import flags
 from double_descent_report import draw, published, show
-from double_descent_tables import Table, by_epoch, judge, summarise
+from double_descent_tables import Table, arm_name, by_epoch, judge, summarise
 
 from ntkgen import data, ensemble, models, optim, paper, records, seedaxis, train
+from ntkgen.measure import correct
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -174,20 +176,22 @@ def train_all(
     training: train.Config,
     datasets: dict[int, data.Dataset],
     params: dict[int, int],
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Train every size on every number of examples.
 
-    Returns the tidy rows of runs.csv (accuracies in percent), and how each part's seeds were trained together.
+    Returns the tidy rows of runs.csv (accuracies in percent), those of correct.csv (which test images the final
+    networks classify right), and how each part's seeds were trained together.
     """
-    rows, layouts = [], {}
+    rows, right, layouts = [], [], {}
     seeds = list(range(config["seed"], config["seed"] + config["num_seeds"]))
     arms = [(count, size) for count in datasets for size in config["sizes"]]
     # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
     costs = [count * (50_000 + params[size]) for count, size in arms]
     with Progress(costs, len(seeds), training.epochs) as progress:
         for index, (count, size) in enumerate(arms):
+            network = build(config, size)
             result = ensemble.fit(
-                build(config, size),
+                network,
                 datasets[count],
                 training,
                 seeds,
@@ -196,6 +200,9 @@ def train_all(
                 progress=progress.part(index, f"{config['model']} {size}, {count} examples"),
             )
             layouts[f"{config['model']}{size}_n{count}"] = result.strategy
+            f, test = models.apply_fn(network, result.variables), datasets[count].test
+            hits = correct(f, result.variables["params"], test.x, test.y)
+            right += tables.correct_rows(arm_name(count, size), seeds, hits, result.diverged)
             for s, seed in enumerate(seeds):
                 for epoch in range(training.epochs):
                     at = {name: float(values[s, epoch]) for name, values in result.history.items()}
@@ -214,7 +221,7 @@ def train_all(
                             "diverged": int(result.diverged[s]),
                         }
                     )
-    return rows, layouts
+    return rows, right, layouts
 
 
 def compare(config: dict[str, Any], summary: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -249,7 +256,7 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts).replace("num_train", "n").replace("label_noise", "noise")
 
 
-WRITTEN = ("runs.csv", "layout.json", "summary.csv", "comparison.csv", "verdict.json")
+WRITTEN = ("runs.csv", "correct.csv", "layout.json", "summary.csv", "comparison.csv", "verdict.json")
 
 
 def main() -> None:
@@ -263,11 +270,13 @@ def main() -> None:
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
-            rows, layouts = train_all(run, config, training, datasets, params)
+            rows, right, layouts = train_all(run, config, training, datasets, params)
             run.write_table("runs.csv", rows)
+            run.write_table("correct.csv", right)
             run.write_json("layout.json", layouts)
         table = Table(records.read_table(run.folder / "runs.csv"))
-        summary, verdicts = summarise(table), judge(table, config["criterion"])
+        right = tables.correctness(records.read_table(run.folder / "correct.csv"))
+        summary, verdicts = summarise(table), judge(table, config["criterion"], right)
         if not run.finished:
             run.write_table("summary.csv", summary)
             run.write_table("comparison.csv", compare(config, summary))

@@ -117,6 +117,8 @@ def show(config: dict[str, Any], summary: list[dict[str, Any]], verdicts: list[d
                 f"[{-fall['high']:+.2f}, {-fall['low']:+.2f}] from {unit} {fall['from_size']} to {fall['to_size']}, "
                 f"paired p = {fall['pvalue']:.2g}, adjusted {fall['adjusted']:.2g}"
             )
+            if fall.get("crossed_low") is not None:
+                print(f"  over seeds and test images [{-fall['crossed_high']:+.2f}, {-fall['crossed_low']:+.2f}]")
         print(f"verdict: {verdict['verdict']}")
 
 

@@ -1,5 +1,6 @@
 """The tables of the double-descent study: final accuracies with intervals, the threshold, and the verdict on a peak."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -75,12 +76,18 @@ def by_epoch(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
+def arm_name(count: int, size: int) -> str:
+    """Name the networks of one size and number of examples in correct.csv."""
+    return f"size {size}, {count} examples"
+
+
+def judge(table: Table, criterion: float, right: Mapping[str, np.ndarray] | None = None) -> list[dict[str, Any]]:
     """Find the threshold from training error, test for a peak near it and a fall beyond it; by numbers of examples.
 
-    All p-values of the study are one family: `adjusted` controls its false discovery rate, and decides.
+    All p-values of the study are one family: `adjusted` controls its false discovery rate, and decides. With `right`,
+    of `tables.correctness`, the fall has an interval over seeds and test images too.
     """
-    verdicts = [_measure(table, c, criterion) for c in range(len(table.counts))]
+    verdicts = [_measure(table, c, criterion, right or {}) for c in range(len(table.counts))]
     tests = [verdict[name] for verdict in verdicts for name in ("peak", "beyond") if name in verdict]
     if tests:
         _, adjusted = stats.false_discovery([test["pvalue"] for test in tests])
@@ -92,7 +99,7 @@ def judge(table: Table, criterion: float) -> list[dict[str, Any]]:
     return verdicts
 
 
-def _measure(table: Table, c: int, criterion: float) -> dict[str, Any]:
+def _measure(table: Table, c: int, criterion: float, right: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Measure threshold, peak and fall for one number of examples; says so under `verdict` where it cannot."""
     alive = ~table.diverged[c].all(1)  # a size at which every seed diverged has no error to compare
     params, sizes = table.params[alive], [size for size, kept in zip(table.sizes, alive, strict=True) if kept]
@@ -144,6 +151,13 @@ def _measure(table: Table, c: int, criterion: float) -> dict[str, Any]:
             "high": fall.high,
             "pvalue": fall.pvalue,
         }
+        small, large = (right.get(arm_name(table.counts[c], size)) for size in (sizes[found.index], sizes[-1]))
+        if small is not None and large is not None:
+            crossed = stats.crossed(large, small)
+            verdict["beyond"] |= {
+                "crossed_low": _finite(100 * crossed.low),
+                "crossed_high": _finite(100 * crossed.high),
+            }
     return verdict
 
 

@@ -24,11 +24,13 @@ from typing import Any
 import common
 import loss_landscape_rows
 import loss_landscape_tables as study
+import tables
 from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
 from loss_landscape_report import draw, same_protocol, show
 
 from ntkgen import data, ensemble, landscape, models, optim, paper, records, seedaxis, symmetry, train
+from ntkgen.measure import correct
 from ntkgen.progress import Progress
 from ntkgen.sources import SOURCES
 
@@ -199,6 +201,18 @@ def measure_all(
     return found
 
 
+def correct_rows(
+    model: Any, dataset: data.Dataset, results: dict[str, ensemble.Result], seeds: list[int]
+) -> list[dict[str, Any]]:
+    """Make the rows of correct.csv: which test images the networks of each arm classify right."""
+    rows = []
+    for arm, result in results.items():
+        f, test = models.apply_fn(model, result.variables), dataset.test
+        right = correct(f, result.variables["params"], test.x, test.y)
+        rows += tables.correct_rows(arm, seeds, right, result.diverged)
+    return rows
+
+
 def run_rows(
     config: dict[str, Any], results: dict[str, ensemble.Result], measured: list[dict[str, Any]], seeds: list[int]
 ) -> list[dict[str, Any]]:
@@ -242,7 +256,7 @@ def stem(config: dict[str, Any]) -> str:
     return "_".join(parts)
 
 
-NAMES = ("runs", "matched", "eigenvalues", "density", "perturbation", "lines", "plane")
+NAMES = ("runs", "correct", "matched", "eigenvalues", "density", "perturbation", "lines", "plane")
 DERIVED = ("summary", "tests", "equal_loss", "equal_loss_curves", "comparison")
 WRITTEN = (*(f"{name}.csv" for name in (*NAMES, *DERIVED)), "verdict.json")
 
@@ -263,11 +277,13 @@ def main() -> None:
             instruments = Instruments(model, trainings["small_batch"], dataset, settings)
             measured = measure_all(run, instruments, results, seeds)
             measured["runs"] = run_rows(config, results, measured["runs"], seeds)
+            measured["correct"] = correct_rows(model, dataset, results, seeds)
             for name in NAMES:
                 run.write_table(f"{name}.csv", measured[name])
         found = {name: records.read_table(run.folder / f"{name}.csv") for name in NAMES}
         summary = study.summarise(found["runs"], found["matched"])
         rows = study.tests(found["runs"], found["perturbation"])
+        tables.cross(rows, tables.correctness(found["correct"]))
         curves, points = study.equal_losses(found["matched"])
         verdict = study.judge(found["runs"], rows, curves)
         if not run.finished:

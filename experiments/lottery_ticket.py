@@ -20,6 +20,7 @@ from typing import Any
 
 import common
 import numpy as np
+import tables as common_tables
 from absl import flags
 from lottery_ticket_arms import Lab, Trained, begins, train_all, trainings
 from lottery_ticket_config import define_flags, prepare, resolve, stem
@@ -38,16 +39,17 @@ from lottery_ticket_measures import (
 )
 from lottery_ticket_overlap import overlaps
 from lottery_ticket_report import compare, published_differences, show
-from lottery_ticket_tables import finals, overlap_tests, summarise, summarise_overlaps, tests
+from lottery_ticket_tables import finals, label, overlap_tests, summarise, summarise_overlaps, tests
 from lottery_ticket_verdict import by_level, curvature, mask_or_values, one_change, relations
 
-from ntkgen import data, pruning, records, train
+from ntkgen import data, models, pruning, records, train
+from ntkgen.measure import correct
 from ntkgen.progress import Progress
 
 FLAGS = flags.FLAGS
 define_flags()
 
-TABLES = ("runs", "measures", "sparsity", "overlaps")
+TABLES = ("runs", "measures", "sparsity", "correct", "overlaps")
 
 
 def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dataset, training: train.Config) -> None:
@@ -63,6 +65,7 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
             begun = 0 if trained.keep == 100 else begins(config, trained.arm)
             found["runs"] += run_rows(at, seeds, begun, config["evaluate_at"], at_start(lab, trained), trained)
             found["sparsity"] += sparsity_rows(at, seeds, pruning.layers_of("masks", trained.masks, lab.prunable))
+            found["correct"] += correct_rows(lab, trained)
             if trained.arm in ("ticket", "other_order"):
                 masks[trained.arm, trained.keep] = trained.masks, trained.void
             if trained.keep in config["measure_at"] and trained.arm != "other_order":
@@ -72,6 +75,13 @@ def work(run: records.Run, config: dict[str, Any], model: Any, dataset: data.Dat
         if rows:
             run.write_table(f"{name}.csv", rows)
     run.write_json("layout.json", lab.layouts)
+
+
+def correct_rows(lab: Lab, trained: Trained) -> list[dict[str, Any]]:
+    """Make the rows of correct.csv of one training: which test images its final networks classify right."""
+    variables, test = trained.result.variables, lab.dataset.test
+    right = correct(models.apply_fn(lab.model, variables), variables["params"], test.x, test.y)
+    return common_tables.correct_rows(label((trained.arm, trained.keep)), lab.seeds, right, trained.lost)
 
 
 def run_rows(
@@ -130,7 +140,7 @@ def measure_rows(
     ]
 
 
-WRITTEN = ("runs.csv", "layout.json", "sparsity.csv", "summary.csv", "comparison.csv", "verdict.json")
+WRITTEN = ("runs.csv", "layout.json", "sparsity.csv", "correct.csv", "summary.csv", "comparison.csv", "verdict.json")
 
 
 def main() -> None:
@@ -161,6 +171,7 @@ def main() -> None:
         # Also of a finished run: they follow from the measured tables by arithmetic, and may follow better today.
         run.write_table("arms.csv", [{"arm": arm, **ARMS[arm]._asdict()} for arm in config["arms"]])
         run.write_table("summary.csv", summary)
+        common_tables.cross(tested, common_tables.correctness(read["correct"]))
         tested += overlap_tests(read["overlaps"])
         for name, table in (("tests", tested), ("overlap_summary", summarise_overlaps(read["overlaps"]))):
             if table:
