@@ -42,7 +42,7 @@ from lottery_ticket_tables import finals, overlap_tests, summarise, summarise_ov
 from lottery_ticket_verdict import by_level, curvature, mask_or_values, one_change, relations
 
 from ntkgen import data, pruning, records, train
-from ntkgen.progress import Progress
+from ntkgen.records import Progress
 
 FLAGS = flags.FLAGS
 define_flags()

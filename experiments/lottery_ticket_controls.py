@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ntkgen import pruning, sparse_init
+from ntkgen import pruning
 
 PyTree = Any
 
@@ -94,10 +94,10 @@ def start(
     variables = redrawn if values == NEW else initial
     params = variables["params"]
     if values == SHUFFLED:
-        shuffle = functools.partial(sparse_init.shuffle_values, scope=scope, prunable=prunable)
+        shuffle = functools.partial(pruning.shuffle_values, scope=scope, prunable=prunable)
         params = jax.vmap(shuffle)(keys.values, params, ticket, masks)
     elif scale == STD:
-        params = jax.vmap(functools.partial(sparse_init.match_std, prunable=prunable))(params, initial["params"], masks)
+        params = jax.vmap(functools.partial(pruning.match_std, prunable=prunable))(params, initial["params"], masks)
     elif scale == FAN_IN:
-        params = jax.vmap(functools.partial(sparse_init.scale_to_kept_fan_in, prunable=prunable))(params, masks)
+        params = jax.vmap(functools.partial(pruning.scale_to_kept_fan_in, prunable=prunable))(params, masks)
     return {**variables, "params": pruning.apply_masks(params, masks)}, masks

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import checks, ensemble, models, train
+from ntkgen import ensemble, models, train
+from ntkgen.ensemble import _checks, _fit
 from ntkgen.linearize import Linearized
+from ntkgen.train import _run
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 20, 3
@@ -28,7 +30,7 @@ def dataset(x=X, y=Y, test_x=None, test_y=None):
 
 
 def prepare(model=MODEL, data=None, loss="cross_entropy", init=None):
-    return checks.prepare(model, data or dataset(), train.Config(1, 8, 0.1, loss=loss), None, init)
+    return _checks.prepare(model, data or dataset(), train.Config(1, 8, 0.1, loss=loss), None, init)
 
 
 def refused(beginning, *args, **kwargs):
@@ -72,7 +74,7 @@ def test_data_that_are_none_are_refused(name):
 
 def test_fit_checks_before_it_trains(monkeypatch):
     reached = []
-    monkeypatch.setattr(ensemble, "_fit_chunk", lambda *args: reached.append(args))
+    monkeypatch.setattr(_fit, "_fit_chunk", lambda *args: reached.append(args))
     with pytest.raises(ValueError, match=r"^dataset\.train\.y: expected labels from 0 to 2"):
         ensemble.fit(MODEL, dataset(y=Y + 1), train.Config(1, 8), 1)
     assert not reached
@@ -192,7 +194,7 @@ def counted_always(self, x, train=False):
 
 def growing(self, x, train=False):
     memory = self.variable("memory", "rows", lambda: jnp.zeros((1, x.shape[1])))
-    if train:
+    if _run:
         memory.value = jnp.concatenate([memory.value, x])
     return nn.Dense(CLASSES)(x)
 
@@ -235,7 +237,7 @@ def test_a_fixed_switch_is_no_switch():
 
 def test_the_linearised_network_says_itself_that_it_runs_in_evaluation_mode():
     def both(self, x, train, *, deterministic):
-        x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.BatchNorm(use_running_average=not _run)(x)
         return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=deterministic)(x))
 
     model = network(both)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import ensemble, models, modules, objectives, optim, train, updates
+from ntkgen import ensemble, functions, models, train
+from ntkgen.train import _optimizers, _run
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 12, 3
@@ -31,11 +32,11 @@ def of_seed(tree, seed=0):
 
 
 def train_required(self, x, train):
-    return train
+    return _run
 
 
 def train_on(self, x, train=True):
-    return train
+    return _run
 
 
 def training_keyword(self, x, *, training):
@@ -59,8 +60,8 @@ def use_running_average_off(self, x, use_running_average=False):
 
 
 def two_switches(self, x, train, *, deterministic):
-    assert train != deterministic
-    return train
+    assert _run != deterministic
+    return _run
 
 
 SIGNATURES = (
@@ -94,14 +95,14 @@ def switched(signature):
 @pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: signature.__name__)
 def test_every_switch_is_set_in_training_and_in_evaluation(signature):
     model, x = switched(signature), jnp.asarray(X)
-    variables = modules.init(model, jax.random.key(0), x)
+    variables = functions.init(model, jax.random.key(0), x)
     np.testing.assert_array_equal(variables["batch_stats"]["net"]["BatchNorm_0"]["mean"], np.zeros(4))
     plain = {name: tree["net"] for name, tree in variables.items()}
     evaluated = models.apply_fn(model, variables)(variables["params"], x)
     np.testing.assert_array_equal(evaluated, Normed(False).apply(plain, x))
-    names, _, _ = modules.trace_training(model, variables, x)
+    names, _, _ = functions.trace_training(model, variables, x)
     assert names == ("dropout",)
-    _, state = modules.forward_train(model, variables, x, {"dropout": jax.random.key(1)})
+    _, state = functions.forward_train(model, variables, x, {"dropout": jax.random.key(1)})
     hidden = X @ np.asarray(plain["params"]["Dense_0"]["kernel"])
     mean = state["batch_stats"]["net"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * hidden.mean(0), rtol=1e-5)
@@ -114,7 +115,7 @@ class Residual(nn.Module):
     def __call__(self, x, train: bool = True):
         def conv_norm(x, features):
             x = nn.Conv(features, (3, 3), use_bias=False)(x)
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            return nn.BatchNorm(use_running_average=not _run, momentum=0.9)(x)
 
         x = nn.relu(conv_norm(x, 4))
         x = nn.relu(x + conv_norm(nn.relu(conv_norm(x, 4)), 4))
@@ -128,7 +129,7 @@ def test_a_residual_network_trains_with_its_batch_statistics():
     # By hand: three steps of SGD with momentum from the same start, in the same order.
     variables = of_seed(result.initial)
     velocity = jax.tree.map(jnp.zeros_like, variables["params"])
-    order = np.asarray(train.batch_order(train.run_keys(0).order, 0, N))
+    order = np.asarray(_run.batch_order(train.run_keys(0).order, 0, N))
 
     @jax.jit
     def slope(variables, x, y):
@@ -156,7 +157,7 @@ class Dropped(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=not train)(nn.relu(nn.Dense(16)(x))))
+        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=not _run)(nn.relu(nn.Dense(16)(x))))
 
 
 class Stopped(Exception):
@@ -207,19 +208,19 @@ class Probe:
 def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
     def body(self, x, train=False):
         scale = self.param("scale", nn.initializers.ones, ())
-        return scale * 0 + nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(x), 8)))
+        return scale * 0 + nn.Dropout(0.5, deterministic=not _run)(jnp.ones((len(x), 8)))
 
     model = type("Mask", (nn.Module,), {"__call__": nn.compact(body), "__module__": __name__})()
     loss = lambda outputs, y: outputs @ (2.0 ** jnp.arange(8))  # noqa: E731 each mask has its own loss
     program = train.Program.of(model, train.Config(1, 2, 1.0, momentum=0.0, loss=loss), 6, Probe())
     program = program._replace(rngs=("dropout",))
-    state, seen = train.TrainState({"params": {"scale": jnp.zeros(())}}, optim.make("sgd", 0.0, 0.0).init({})), []
+    state, seen = train.TrainState({"params": {"scale": jnp.zeros(())}}, _optimizers.make("sgd", 0.0, 0.0).init({})), []
     order = train.run_keys(0).order
-    noise = jax.random.fold_in(jax.random.fold_in(order, train.MODEL_NOISE), 0)
+    noise = jax.random.fold_in(jax.random.fold_in(order, _run.MODEL_NOISE), 0)
     for step in range(4):
-        rngs = modules.step_rngs(("dropout",), jax.random.fold_in(noise, step))
+        rngs = functions.step_rngs(("dropout",), jax.random.fold_in(noise, step))
         batch = train.Batch(jnp.zeros((2, 1)), jnp.zeros(2))
-        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
+        new = _run.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
         want = loss(model.apply(state.variables, batch.x, True, rngs=rngs), None).mean()
         np.testing.assert_allclose(-new.variables["params"]["scale"], want, rtol=1e-6)  # nothing of the difference
         seen.append(float(want))
@@ -227,7 +228,7 @@ def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
 
 
 def test_sam_and_dropout_train_together():
-    assert np.isfinite(fit(Dropped(), epochs=1, update=updates.sam(0.1)).history["train_loss"]).all()
+    assert np.isfinite(fit(Dropped(), epochs=1, update=ensemble.sam(0.1)).history["train_loss"]).all()
 
 
 # Tokens, other losses, other modules
@@ -262,7 +263,7 @@ class Autoencoder(nn.Module):
     def __call__(self, x, train: bool = True):
         h = nn.relu(nn.Dense(8)(x))
         mean, log_std = nn.Dense(2)(h), nn.Dense(2)(h)
-        z = mean + jnp.exp(log_std) * jax.random.normal(self.make_rng("noise"), mean.shape) if train else mean
+        z = mean + jnp.exp(log_std) * jax.random.normal(self.make_rng("noise"), mean.shape) if _run else mean
         return nn.Dense(5)(nn.relu(nn.Dense(8)(z))), mean, log_std
 
 
@@ -284,7 +285,7 @@ def test_a_loss_may_be_a_function_of_any_outputs_and_targets():
 
 def test_targets_may_be_a_tree_and_a_function_may_diverge():
     model, y = models.MLP(4, 2, CLASSES), {"label": Y, "weight": np.full(N, 1e30, np.float32)}
-    loss = lambda outputs, y: y["weight"] * objectives.cross_entropy(outputs, y["label"])  # noqa: E731
+    loss = lambda outputs, y: y["weight"] * train.cross_entropy(outputs, y["label"])  # noqa: E731
     assert fit(model, y=y, loss=loss, epochs=3).diverged[0]
 
 
@@ -292,7 +293,7 @@ def test_what_is_sown_is_dropped_and_a_counter_of_steps_is_carried():
     def body(self, x, train=False):
         self.sow("norms", "x", jnp.sum(x))
         steps = self.variable("steps", "n", lambda: jnp.zeros((), jnp.int32))
-        if train:
+        if _run:
             steps.value += 1
         return nn.Dense(CLASSES)(x)
 
@@ -318,7 +319,7 @@ class WithAttributes(nn.Module):
 def test_unhashable_modules_train_and_changed_attributes_are_seen():
     model = WithAttributes(np.zeros((1, 5), np.float32), [4])
     first = fit(model)
-    loss = np.mean(objectives.cross_entropy(model.apply(of_seed(first.variables), X), jnp.asarray(Y)))
+    loss = np.mean(train.cross_entropy(model.apply(of_seed(first.variables), X), jnp.asarray(Y)))
     np.testing.assert_allclose(first.history["train_loss"][0, -1], loss, rtol=1e-5)
     f = jax.jit(lambda f, params: f(params, X))
     before = f(models.apply_fn(model, first.variables), of_seed(first.variables)["params"])
@@ -345,9 +346,9 @@ def test_float64_data_train_as_float32_ones_do_with_params_of_float32():
 def test_refitted_statistics_of_flax_are_the_mean_of_those_of_the_batches(momentum, axis):
     rest = tuple(i for i in (0, 1, 2) if i != axis % 3)
     model = type("Norm", (nn.Module,), {"__call__": nn.compact(lambda self, x, train: nn.BatchNorm(
-        not train, momentum=momentum, axis=axis, name="norm")(x)), "__module__": __name__})()  # fmt: skip
+        not _run, momentum=momentum, axis=axis, name="norm")(x)), "__module__": __name__})()  # fmt: skip
     x = RNG.normal(2, 3, size=(13, 4, 3)).astype(np.float32)
-    variables = modules.init(model, jax.random.key(0), jnp.asarray(x))
+    variables = functions.init(model, jax.random.key(0), jnp.asarray(x))
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])
     found = models.refit_statistics(model, variables, jnp.asarray(x), 6)["batch_stats"]["norm"]
     batches = x[:6], x[6:12]
@@ -358,14 +359,14 @@ def test_refitted_statistics_of_flax_are_the_mean_of_those_of_the_batches(moment
 def test_statistics_that_are_no_averages_are_refused_and_constants_stay():
     def body(self, x, train):
         total = self.variable("batch_stats", "total", jnp.ones, ())
-        if train and not self.is_initializing():
+        if _run and not self.is_initializing():
             total.value = self.factor * total.value
         return nn.Dense(CLASSES)(x)
 
     net = type("Net", (nn.Module,), {"__annotations__": {"factor": float}, "__call__": nn.compact(body),
                "__module__": __name__})  # fmt: skip
     x = jnp.asarray(X)
-    variables = modules.init(net(1.0), jax.random.key(0), x)
+    variables = functions.init(net(1.0), jax.random.key(0), x)
     assert models.refit_statistics(net(1.0), variables, x, 4)["batch_stats"]["total"] == 1
     with pytest.raises(ValueError, match=r"^model: expected running averages as batch statistics, got total"):
         models.refit_statistics(net(2.0), variables, x, 4)

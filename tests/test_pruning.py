@@ -13,7 +13,10 @@ import pytest
 import reference
 from hypothesis import strategies as st
 
-from ntkgen import ensemble, models, pruning, records, tickets, train
+from ntkgen import ensemble, models, pruning, records, train
+from ntkgen.models import _networks
+from ntkgen.pruning import _iterative, _masks
+from ntkgen.train import _run
 
 SHAPE, CLASSES, SEEDS, EPOCHS = (2, 2, 1), 3, 3, 2
 # Few shapes, since every one is a program to compile; small ones beside larger, a norm, and biases.
@@ -96,7 +99,7 @@ def test_masks_are_a_numpy_sort(case, seed, fraction, ties, nan, scope):
         scores["out"]["kernel"][1] = -np.inf
     everything = jax.tree.map(np.ones_like, alive)
     for masks in (None, alive):
-        found = pruning.masks_from_scores(scores, fraction, scope=scope, masks=masks)
+        found = _masks.masks_from_scores(scores, fraction, scope=scope, masks=masks)
         present = everything if masks is None else alive
         assert_equal(kernels_of(found), oracle(kernels_of(scores), fraction, scope, kernels_of(present)))
         for layer, own in found.items():
@@ -108,14 +111,14 @@ def test_scores_that_differ_least_are_told_apart():
     tiny = np.array([[0.0, 1e-40, 2e-40, -1e-40, -np.inf, np.inf, np.nan, -0.0]], np.float32)
     order = [5, 2, 1, 0, 7, 3, 4, 6]  # +0 and -0 are equal: the first comes first
     for count in range(1, 9):
-        kept = np.asarray(pruning.masks_from_scores({"kernel": tiny}, count / 8)["kernel"])[0]
+        kept = np.asarray(_masks.masks_from_scores({"kernel": tiny}, count / 8)["kernel"])[0]
         assert sorted(np.flatnonzero(kept)) == sorted(order[:count])
 
 
 def test_a_count_does_not_depend_on_the_type_of_the_fraction():
-    assert pruning.keep_count(200_704, np.float16(0.5)) == 100_352
+    assert _masks.keep_count(200_704, np.float16(0.5)) == 100_352
     for fraction in np.float32([0.35, 0.15, 0.45, 0.05]):
-        assert pruning.keep_count(10, fraction) == pruning.keep_count(10, float(fraction))
+        assert _masks.keep_count(10, fraction) == _masks.keep_count(10, float(fraction))
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -139,7 +142,7 @@ def test_every_count_is_exact_though_all_scores_are_equal(scope):
     [(10, 0.25, 2), (10, 0.35, 4), (10, 0.7, 7), (10, 1, 10), (10, 0.001, 1), (1, 0.5, 1), (3, 0.5, 2), (784, 0.01, 8)],
 )
 def test_the_rounding_is_the_documented_one(size, fraction, kept):
-    assert pruning.keep_count(size, fraction) == kept
+    assert _masks.keep_count(size, fraction) == kept
     masks = pruning.magnitude_masks({"kernel": np.arange(1.0, size + 1, dtype=np.float32)[:, None]}, fraction)
     np.testing.assert_array_equal(masks["kernel"][:, 0], np.arange(size) >= size - kept)
 
@@ -207,15 +210,15 @@ def test_scores_by_hand():
         return jnp.sum(params["kernel"] ** 2 * jnp.array([[1.0, -4.0]]))  # gradient 6, 16
 
     for found, expected in [
-        (pruning.magnitude(w), [3, 2]), (pruning.weight_change(w, before), [0.5, 4]),
-        (pruning.gradient_magnitude(loss, w), [6, 16]), (pruning.snip(loss, w), [18, 32]),
+        (_masks.magnitude(w), [3, 2]), (_masks.weight_change(w, before), [0.5, 4]),
+        (_masks.gradient_magnitude(loss, w), [6, 16]), (_masks.snip(loss, w), [18, 32]),
     ]:  # fmt: skip
         np.testing.assert_array_equal(found["kernel"], [expected])
 
 
 def test_random_scores_are_uniform_and_independent_between_leaves():
     like = {"a": np.zeros((40, 50)), "b": np.zeros((40, 50))}
-    scores = pruning.random(jax.random.key(0), like)
+    scores = _masks.random(jax.random.key(0), like)
     a, b = np.ravel(scores["a"]), np.ravel(scores["b"])
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
     for values in (a, b):
@@ -250,7 +253,7 @@ def test_layers_of_one_shape_are_shuffled_apart():
 
 def test_sparsity_profile_counts():
     masks = pruning.magnitude_masks(draw_tree("mixed", 0), 0.5, scope="layer")
-    profile = jax.tree.map(float, pruning.sparsity_profile(masks))
+    profile = jax.tree.map(float, _masks.sparsity_profile(masks))
     assert list(profile) == ["conv0/kernel", "dense0/kernel", "out/kernel"]
     np.testing.assert_allclose(list(profile.values()), [9 / 18, 10 / 21, 2 / 3], rtol=1e-6)
 
@@ -273,11 +276,11 @@ BAD_MASKS = [
         *(("masks", functools.partial(pruning.apply_masks, PARAMS, masks)) for masks in BAD_MASKS),
         ("scope", lambda: pruning.magnitude_masks(PARAMS, 0.5, scope="local")),
         ("scope", lambda: pruning.shuffle_masks(jax.random.key(0), PARAMS, scope="local")),
-        ("initial", lambda: pruning.weight_change(PARAMS, PARAMS["dense0"])),
+        ("initial", lambda: _masks.weight_change(PARAMS, PARAMS["dense0"])),
         ("scores", lambda: pruning.magnitude_masks(PARAMS["norm0"], 0.5)),
         ("scores", lambda: pruning.magnitude_masks({"kernel": np.zeros((0, 3))}, 0.5)),
-        ("scores", lambda: pruning.masks_from_scores({"kernel": np.ones((2, 3), int)}, 0.5)),
-        ("masks", lambda: pruning.sparsity_profile(PARAMS["norm0"])),
+        ("scores", lambda: _masks.masks_from_scores({"kernel": np.ones((2, 3), int)}, 0.5)),
+        ("masks", lambda: _masks.sparsity_profile(PARAMS["norm0"])),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_by_name(name, call):
@@ -307,7 +310,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(models.BatchNormRelu(affine=True)(x, train))
+        return nn.Dense(CLASSES)(_networks.BatchNormRelu(affine=True)(x, _run))
 
 
 MODEL = Normed()  # shared by the tests that train: its programs are compiled once
@@ -344,13 +347,13 @@ def trainer(model=MODEL, rewind=0, calls=None, **choices):
             calls.append((level, last.state, init))
         return result
 
-    return tickets.rewinding(fit, rewind)
+    return pruning.rewinding(fit, rewind)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "gd"])
 def test_pruned_entries_and_their_buffers_are_exactly_zero_after_training(optimizer):
     calls, buffers = [], 0
-    levels = list(tickets.iterative_pruning(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
+    levels = list(pruning.iterative_pruning(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
     masks = levels[1].masks
     assert np.sum([np.sum(kernel, (1, 2)) for kernel in kernels_of(masks).values()], 0).tolist() == [6] * SEEDS
     like = jax.tree.structure(masks)
@@ -382,7 +385,7 @@ def test_the_loop_is_the_algorithm(rewind):
     before = jax.tree.map(np.copy, initial)
     fit = trainer(MODEL, rewind, calls)
     levels = list(
-        tickets.iterative_pruning(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None)
+        pruning.iterative_pruning(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None)
     )
     assert_equal(initial, before)
     assert [(level.level, level.keep_fraction) for level in levels] == list(enumerate(FRACTIONS))
@@ -428,7 +431,7 @@ def test_training_goes_on_from_the_rewind_epoch_bit_for_bit():
 
 def test_a_new_level_compiles_nothing(compilations):
     model = models.MLP(6, depth=2, num_classes=CLASSES)  # no other test's
-    loop = tickets.iterative_pruning(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
+    loop = pruning.iterative_pruning(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
     with compilations() as names:
         next(loop), next(loop)
     assert any("_epoch" in name for name in names) and any("_select" in name for name in names)
@@ -441,14 +444,14 @@ def halve(start, masks, level):
     """A training function without training: signs and order of magnitude change from level to level."""
     before = jax.tree.map(np.asarray, start["params"])
     after = jax.tree.map(lambda leaf: np.sin(np.float32(level + 2) * leaf), before)
-    return tickets.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
+    return _iterative.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
 
 
 @pytest.mark.parametrize("one_shot", [False, True])
 def test_one_shot_prunes_every_level_from_the_whole_network(one_shot):
     initial = {"params": draw_tree("mixed", 3)}
     levels = list(
-        tickets.iterative_pruning(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer")
+        pruning.iterative_pruning(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer")
     )
     for last, level in itertools.pairwise(levels):
         source = levels[0] if one_shot else last
@@ -468,15 +471,15 @@ def test_another_score_sees_both_variables_and_the_level():
 
     def score(trained, target, level):
         seen.append(level)
-        return pruning.weight_change(trained["params"], target["params"])
+        return _masks.weight_change(trained["params"], target["params"])
 
     levels = list(
-        tickets.iterative_pruning(
+        pruning.iterative_pruning(
             halve, initial, (1, 0.5), rewind_epoch=1, epochs=2, score=score, prunable=pruning.kernels(["out"])
         )
     )
     change = jax.tree.map(lambda w: np.abs(np.sin(2 * w) - np.cos(w)), initial["params"])
-    expected = jax.vmap(lambda s: pruning.masks_from_scores(s, 0.5, prunable=pruning.kernels(["out"])))(change)
+    expected = jax.vmap(lambda s: _masks.masks_from_scores(s, 0.5, prunable=pruning.kernels(["out"])))(change)
     assert seen == [1]
     assert_equal(levels[1].masks, expected)
     assert np.all(levels[1].masks["out"]["kernel"])
@@ -486,7 +489,7 @@ def test_what_is_pruned_stays_pruned_whatever_its_score():
     # By this score the smallest weights stay: entries held at zero would be the first to come back.
     initial = {"params": draw_tree("mixed", 5)}
     levels = list(
-        tickets.iterative_pruning(
+        pruning.iterative_pruning(
             halve, initial, FRACTIONS, seed_axis=False,
             score=lambda trained, target, level: jax.tree.map(lambda leaf: -np.abs(leaf), trained["params"]),
         )
@@ -510,7 +513,7 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
         return halve(start, masks, level)
 
     def loop(store):
-        return tickets.iterative_pruning(counting, initial, FRACTIONS, store=store, **kwargs)
+        return pruning.iterative_pruning(counting, initial, FRACTIONS, store=store, **kwargs)
 
     whole = list(loop(None))
     trained.clear()
@@ -531,22 +534,22 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
 )  # fmt: skip
 def test_stored_levels_of_other_arguments_are_refused(tmp_path, other):
     given = {"initial": {"params": draw_tree("mixed", 0)}, "keep_fractions": (1, 0.5, 0.25), "seed_axis": False}
-    list(tickets.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
+    list(pruning.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
     with pytest.raises(ValueError, match=r"^store: expected level \d of these arguments, got one of others"):
-        list(tickets.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
+        list(pruning.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
     # A schedule that begins alike goes on from what is there.
     longer = given | {"keep_fractions": (1, 0.5, 0.25, 0.1)}
-    assert len(list(tickets.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
+    assert len(list(pruning.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
 
 
 def test_a_rewind_epoch_has_one_value():
     initial = {"params": stack([PARAMS, PARAMS])}
     for loop in ({}, {"rewind_epoch": 1, "epochs": 4}):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected 2, that of rewinding\(\), got [01]"):
-            tickets.iterative_pruning(tickets.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
+            pruning.iterative_pruning(pruning.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
     for epoch in (-1, 1.5, True):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected a whole number of at least 0, got"):
-            tickets.rewinding(lambda *args, **kwargs: None, epoch)
+            pruning.rewinding(lambda *args, **kwargs: None, epoch)
 
 
 BAD_LOOPS = {
@@ -577,16 +580,16 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
     initial = {"params": stack([PARAMS, PARAMS])}
     arguments = {"initial": initial, "keep_fractions": (1, 0.5), **BAD_LOOPS[name][index]}
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        tickets.iterative_pruning(never, **arguments)
+        pruning.iterative_pruning(never, **arguments)
 
 
 @pytest.mark.parametrize(
     ("name", "fn", "kwargs"),
     [
-        ("train", lambda start, masks, level: tickets.Trained(start["params"]), {}),
-        ("train", lambda start, masks, level: tickets.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: tickets.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: tickets.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
+        ("train", lambda start, masks, level: _iterative.Trained(start["params"]), {}),
+        ("train", lambda start, masks, level: _iterative.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: _iterative.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: _iterative.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
         ("train", lambda start, masks, level: (start, None), {}),
         ("score", halve, {"score": lambda trained, target, level: trained}),
     ],
@@ -594,15 +597,15 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
 )  # fmt: skip
 def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        list(tickets.iterative_pruning(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
+        list(pruning.iterative_pruning(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
 
 
 def test_a_diverged_seed_does_not_stop_the_others():
     def fit(start, masks, level):
-        return tickets.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
+        return _iterative.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
 
     initial = {"params": stack([PARAMS, PARAMS])}
-    levels = list(tickets.iterative_pruning(fit, initial, (1, 0.5, 0.2)))
+    levels = list(pruning.iterative_pruning(fit, initial, (1, 0.5, 0.2)))
     for level in levels:
         counts = np.sum([kernel.reshape(2, -1).sum(1) for kernel in kernels_of(level.masks).values()], 0)
         assert counts.tolist() == [round(level.keep_fraction * 42)] * 2

@@ -1,0 +1,50 @@
+"""What a network is as a function: how any module is called, and what compiled programs need to know of it.
+
+Use `freeze` to give a function to a compiled program that must never return values of an earlier call, `jvp` for a
+directional derivative of any network, and `switches` to call a module in training or evaluation mode.
+"""
+
+from ntkgen.functions._directional import jvp
+from ntkgen.functions._frozen import Function, freeze, has_forward_mode, is_traced, programs, refuse_replaced
+from ntkgen.functions._independence import compare, require, tolerance
+from ntkgen.functions._modules import (
+    SWITCHES,
+    Apply,
+    bare,
+    forward_train,
+    hashable,
+    init,
+    parameters,
+    refit_statistics,
+    short,
+    step_rngs,
+    switches,
+    trace_training,
+    whole,
+)
+
+__all__ = [
+    "SWITCHES",
+    "Apply",
+    "Function",
+    "bare",
+    "compare",
+    "forward_train",
+    "freeze",
+    "has_forward_mode",
+    "hashable",
+    "init",
+    "is_traced",
+    "jvp",
+    "parameters",
+    "programs",
+    "refit_statistics",
+    "refuse_replaced",
+    "require",
+    "short",
+    "step_rngs",
+    "switches",
+    "tolerance",
+    "trace_training",
+    "whole",
+]

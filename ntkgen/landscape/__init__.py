@@ -1,0 +1,35 @@
+"""The loss around a solution: perturbations, adaptive sharpness, lines and planes, error barriers.
+
+Use `average_adaptive_sharpness` or `worst_adaptive_sharpness` to compare networks whose weights differ in scale,
+`perturbation` for the paper's measure, and `error_barrier` for the path between two solutions.
+"""
+
+from ntkgen.landscape._barriers import error_barrier
+from ntkgen.landscape._neighbourhood import (
+    SAMPLES,
+    SIGMAS,
+    Sensitivity,
+    Sharpness,
+    average_adaptive_sharpness,
+    filter_direction,
+    interpolate,
+    line,
+    perturbation,
+    plane,
+    worst_adaptive_sharpness,
+)
+
+__all__ = [
+    "SAMPLES",
+    "SIGMAS",
+    "Sensitivity",
+    "Sharpness",
+    "average_adaptive_sharpness",
+    "error_barrier",
+    "filter_direction",
+    "interpolate",
+    "line",
+    "perturbation",
+    "plane",
+    "worst_adaptive_sharpness",
+]

@@ -1,0 +1,40 @@
+"""Measurements of trained networks over a leading seed axis, as trained and at equal loss.
+
+Use `flatness` and `track` for sharpness, `at_loss` and `matching_temperature` to compare networks at equal loss,
+`noise_scale` for gradient noise, and `each_seed` to lift a measurement of one network over all seeds.
+"""
+
+from ntkgen.measure._equal_loss import at_loss, matching_temperature, outputs_temperature, passage, tempered
+from ntkgen.measure._gradient_noise import noise_scale
+from ntkgen.measure._seeds import correct, each_seed
+from ntkgen.measure._sharpness import (
+    Flatness,
+    Spectral,
+    distance,
+    flatness,
+    power,
+    random_start,
+    spectral,
+    track,
+    warm_start,
+)
+
+__all__ = [
+    "Flatness",
+    "Spectral",
+    "at_loss",
+    "correct",
+    "distance",
+    "each_seed",
+    "flatness",
+    "matching_temperature",
+    "noise_scale",
+    "outputs_temperature",
+    "passage",
+    "power",
+    "random_start",
+    "spectral",
+    "tempered",
+    "track",
+    "warm_start",
+]

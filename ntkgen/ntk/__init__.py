@@ -1,0 +1,13 @@
+"""Exact empirical tangent kernels of any network, within a memory budget.
+
+Use `empirical_ntk` for one network, `empirical_ntk_seeds` for an ensemble, `plan` to see beforehand what either will
+do, and `ntk_vp` for products with kernels that are too large to hold.
+"""
+
+from ntkgen.ntk._kernel import empirical_ntk, empirical_ntk_seeds, plan
+
+__all__ = [
+    "empirical_ntk",
+    "empirical_ntk_seeds",
+    "plan",
+]

@@ -1,0 +1,33 @@
+"""The published tables (arXiv:2604.07603v1) as data, and `compare`, which puts our numbers beside them."""
+
+from ntkgen.paper._tables import (
+    DOUBLE_DESCENT,
+    DOUBLE_DESCENT_EXAMPLES,
+    IMPLICIT_EPOCHS,
+    IMPLICIT_GD_IMAGES,
+    IMPLICIT_REGULARIZATION,
+    LOSS_LANDSCAPE,
+    LOSS_LANDSCAPE_ITERATIONS,
+    LOSS_LANDSCAPE_SAMPLES,
+    LOTTERY_TICKET,
+    LOTTERY_TICKET_EPOCHS,
+    NTK,
+    NTK_EXAMPLES,
+    compare,
+)
+
+__all__ = [
+    "DOUBLE_DESCENT",
+    "DOUBLE_DESCENT_EXAMPLES",
+    "IMPLICIT_EPOCHS",
+    "IMPLICIT_GD_IMAGES",
+    "IMPLICIT_REGULARIZATION",
+    "LOSS_LANDSCAPE",
+    "LOSS_LANDSCAPE_ITERATIONS",
+    "LOSS_LANDSCAPE_SAMPLES",
+    "LOTTERY_TICKET",
+    "LOTTERY_TICKET_EPOCHS",
+    "NTK",
+    "NTK_EXAMPLES",
+    "compare",
+]

@@ -1,0 +1,19 @@
+"""Run folders that go on after a kill: tables, checkpoints, stored values, provenance, progress.
+
+Use `open_run` to hold the folder of one configuration; what it stores carries checksums.
+"""
+
+from ntkgen.records._checkpoints import Checkpointer, StorageError
+from ntkgen.records._progress import Progress
+from ntkgen.records._run_folder import Run, check_writable, open_run, read_table, write_table
+
+__all__ = [
+    "Checkpointer",
+    "Progress",
+    "Run",
+    "StorageError",
+    "check_writable",
+    "open_run",
+    "read_table",
+    "write_table",
+]

@@ -1,0 +1,16 @@
+"""The role of every leaf of params: kernel, bias, scale, embedding; its output units and stacked layers.
+
+Use `of` to decide by names and shapes, and `from_model` where the module is at hand. What stays ambiguous is refused;
+the user then names the axes.
+"""
+
+from ntkgen.roles._roles import check_decided, given, of, tree_name
+from ntkgen.roles._rules import Leaf
+
+__all__ = [
+    "Leaf",
+    "check_decided",
+    "given",
+    "of",
+    "tree_name",
+]

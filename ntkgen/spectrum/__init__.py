@@ -1,0 +1,31 @@
+"""Eigenvalues, spectral density and trace of a symmetric operator from its products with vectors.
+
+Use `lanczos` for top eigenpairs, `density` for the whole spectrum, `trace` for its sum. Each result says how good it
+is. `power_iteration` is the paper's method, and slower.
+"""
+
+from ntkgen.spectrum._estimates import (
+    TOLERANCE,
+    Density,
+    Eigen,
+    Estimate,
+    density,
+    interval,
+    lanczos,
+    power_iteration,
+    smooth,
+    trace,
+)
+
+__all__ = [
+    "TOLERANCE",
+    "Density",
+    "Eigen",
+    "Estimate",
+    "density",
+    "interval",
+    "lanczos",
+    "power_iteration",
+    "smooth",
+    "trace",
+]

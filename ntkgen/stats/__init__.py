@@ -1,0 +1,50 @@
+"""Statistics for a handful of seeds: intervals, tests, power, fits.
+
+Use `paired` to compare two arms that share seeds, `welch` for independent runs, `equivalence` to show that a difference
+is small, `association` for a relation over arms, `peak_test` and `threshold` for double descent, and `false_discovery`
+over all p-values of one question. Axes: seeds first. NaN marks a lost run.
+"""
+
+from ntkgen.stats._association import LEAST_ARMS, association
+from ntkgen.stats._crossed import crossed
+from ntkgen.stats._equal_loss import LEAST, over_targets
+from ntkgen.stats._margins import ACCURACY, SHARPNESS, above, beyond, largest_equivalent, within
+from ntkgen.stats._peaks import falls_beyond, peak_test, threshold
+from ntkgen.stats._ranks import rank_sum, signed_rank
+from ntkgen.stats._tests import (
+    equivalence,
+    false_discovery,
+    interval,
+    mean_std,
+    minimum_detectable_effect,
+    paired,
+    power_law_fit,
+    welch,
+)
+
+__all__ = [
+    "ACCURACY",
+    "LEAST",
+    "LEAST_ARMS",
+    "SHARPNESS",
+    "above",
+    "association",
+    "beyond",
+    "crossed",
+    "equivalence",
+    "falls_beyond",
+    "false_discovery",
+    "interval",
+    "largest_equivalent",
+    "mean_std",
+    "minimum_detectable_effect",
+    "over_targets",
+    "paired",
+    "peak_test",
+    "power_law_fit",
+    "rank_sum",
+    "signed_rank",
+    "threshold",
+    "welch",
+    "within",
+]
