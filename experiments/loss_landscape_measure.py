@@ -9,9 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ntkgen import curvature, landscape, models, spectrum, train, tree
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 
 class Settings(NamedTuple):

@@ -11,8 +11,7 @@ import numpy as np
 from lottery_ticket_controls import CHAINS, CONTROLS, Keys, start
 
 from ntkgen import data, ensemble, models, pruning, records, train
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 # Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`. Here 2, 3 and 7
 # belong to training, and what is measured draws from 4, 5 and 6 (elsewhere from `train.measurement_key`).

@@ -5,13 +5,12 @@ either. So controls come in pairs that differ in one thing alone (`COMPARISONS`)
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from ntkgen import pruning
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 class Arm(NamedTuple):

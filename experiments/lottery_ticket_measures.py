@@ -11,8 +11,7 @@ from jax.tree_util import Partial
 from lottery_ticket_arms import LANCZOS, NOISE, WARM, Lab, Trained, begins, child_name, has_child
 
 from ntkgen import curvature, ensemble, landscape, measure, models, pruning, spectrum, train, tree
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 RHO, DRAWS = 0.1, 20  # of the adaptive sharpness: noise of a tenth of each weight
 LANCZOS_STEPS, LANCZOS_TOLERANCE = 60, 1e-3

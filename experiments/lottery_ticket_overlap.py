@@ -9,8 +9,7 @@ from lottery_ticket_arms import Lab, part, trainings
 from lottery_ticket_measures import host, row
 
 from ntkgen import models, pruning
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]) -> list[dict[str, Any]]:

@@ -11,8 +11,7 @@ import numpy as np
 
 from ntkgen import data, ensemble, kernels, models, ntk, train, tree
 from ntkgen.linearize import Linearized
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
 LIMITS = ("fixed", "over_width", "ntk", "mup")

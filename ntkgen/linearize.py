@@ -9,9 +9,7 @@ import jax
 
 from ntkgen import functions
 from ntkgen.functions import jvp
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 
 def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[[PyTree, Array], Array]:

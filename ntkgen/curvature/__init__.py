@@ -5,7 +5,6 @@ Use `hessian_matvec` and its kin to fix all but the vector, and give what they r
 
 from ntkgen.curvature._products import (
     FORWARD,
-    Loss,
     derivative_mode,
     ggn_vp,
     hessian_matvec,
@@ -16,7 +15,6 @@ from ntkgen.curvature._products import (
 
 __all__ = [
     "FORWARD",
-    "Loss",
     "derivative_mode",
     "ggn_vp",
     "hessian_matvec",

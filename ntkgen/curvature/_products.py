@@ -30,12 +30,7 @@ from jax.tree_util import Partial
 
 from ntkgen import functions, tree
 from ntkgen.functions import jvp
-
-Array = jax.Array
-PyTree = Any
-Network = Callable[[PyTree, Any], Array]  # f(params, x) -> outputs (n, k)
-Loss = Callable[[Array, Any], Array]  # loss(outputs, y) -> (n,)
-Matvec = Callable[[PyTree], PyTree]
+from ntkgen.typing import Apply, Array, Loss, Matvec, PyTree
 
 
 def highest_precision(function: Callable) -> Callable:
@@ -87,30 +82,30 @@ def stability_threshold(learning_rate: float, momentum: float = 0.0) -> float:
 # --- Products
 
 
-def hessian_vp(f: Network, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def hessian_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
     """Multiply the Hessian of the mean loss with v; arguments as in `hessian_matvec`."""
     return hessian_matvec(f, loss, params, x, y, chunk)(v)
 
 
-def ggn_vp(f: Network, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def ggn_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
     """Multiply the Gauss-Newton matrix of the mean loss with v; arguments as in `hessian_matvec`."""
     return ggn_matvec(f, loss, params, x, y, chunk)(v)
 
 
-def fisher_vp(f: Network, params: PyTree, x: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def fisher_vp(f: Apply, params: PyTree, x: Any, v: PyTree, chunk: int | None = None) -> PyTree:
     """Multiply the Fisher matrix of softmax outputs with v; arguments as in `hessian_matvec`."""
     return fisher_matvec(f, params, x, chunk)(v)
 
 
 def gradient_covariance_vp(
-    f: Network, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, centred: bool = True
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, centred: bool = True
 ) -> PyTree:
     """Multiply the covariance of the examples' gradients with v; arguments as in `gradient_covariance_matvec`."""
     return gradient_covariance_matvec(f, loss, params, x, y, chunk, centred)(v)
 
 
 def hessian_matvec(
-    f: Network, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, linearize: bool = False
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, linearize: bool = False
 ) -> Matvec:
     """Make v -> H v for the Hessian H of the mean of loss(f(params, x), y).
 
@@ -140,12 +135,12 @@ def hessian_matvec(
     return Partial(_call_linear, _linearized(*arguments), arguments[3])
 
 
-def ggn_matvec(f: Network, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None) -> Matvec:
+def ggn_matvec(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None) -> Matvec:
     """Make v -> G v for the Gauss-Newton matrix; arguments, result and errors as in `hessian_matvec`."""
     return Partial(_call, *_prepared(_ggn, f, loss, params, (x, y), chunk))
 
 
-def fisher_matvec(f: Network, params: PyTree, x: Any, chunk: int | None = None) -> Matvec:
+def fisher_matvec(f: Apply, params: PyTree, x: Any, chunk: int | None = None) -> Matvec:
     """Make v -> F v for the Fisher matrix of a softmax classifier, exact expectation over the classes.
 
     Labels are the model's own: no y. The classes are the last axis of the outputs. Arguments, result and errors as in
@@ -155,7 +150,7 @@ def fisher_matvec(f: Network, params: PyTree, x: Any, chunk: int | None = None) 
 
 
 def gradient_covariance_matvec(
-    f: Network, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, centred: bool = True
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, centred: bool = True
 ) -> Matvec:
     """Make v -> C v for the covariance of the gradients of single examples, divided by n.
 
@@ -180,7 +175,7 @@ def gradient_covariance_matvec(
     return Partial(_call, *_prepared(product, f, loss, params, (x, y), chunk))
 
 
-def derivative_mode(f: Network, loss: Loss, params: PyTree, x: Any, y: Any) -> str:
+def derivative_mode(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any) -> str:
     """Return how all products of f and this loss are differentiated; nothing is computed.
 
     Arguments and errors are those of `hessian_matvec`.
@@ -195,7 +190,7 @@ def derivative_mode(f: Network, loss: Loss, params: PyTree, x: Any, y: Any) -> s
 # --- One product: f, loss, params, batch, v, static choices
 
 
-def _hessian(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+def _hessian(f: Apply, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     if how.forward:
         return jax.jvp(_mean_gradient(f, loss, batch, how.chunk), (params,), (v,))[1]
 
@@ -206,11 +201,11 @@ def _hessian(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how:
     return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, how.chunk))
 
 
-def _sum_gradient(f: Network, loss: Loss, part: Any) -> Callable[[PyTree], PyTree]:
+def _sum_gradient(f: Apply, loss: Loss, part: Any) -> Callable[[PyTree], PyTree]:
     return jax.grad(lambda params: jnp.sum(_losses(f, loss, params, part)))
 
 
-def _mean_gradient(f: Network, loss: Loss, batch: Any, chunk: int) -> Callable[[PyTree], PyTree]:
+def _mean_gradient(f: Apply, loss: Loss, batch: Any, chunk: int) -> Callable[[PyTree], PyTree]:
     """Return params -> gradient of the mean loss.
 
     The sum over chunks is outside of `grad`, so that nothing is kept of one chunk when the next begins, and the jvp
@@ -226,14 +221,14 @@ def _mean_gradient(f: Network, loss: Loss, batch: Any, chunk: int) -> Callable[[
     return gradient
 
 
-def _ggn(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+def _ggn(f: Apply, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     def curve(outputs: Array, tangent: Array, y: Any) -> Array:
         return jvp(jax.grad(lambda o: jnp.sum(_per_example(loss(o, y), o))), outputs, tangent, how.forward)[1]
 
     return _sandwich(f, curve, params, batch, v, how)
 
 
-def _fisher(f: Network, loss: None, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+def _fisher(f: Apply, loss: None, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     def curve(outputs: Array, tangent: Array) -> Array:
         # Expectation over classes c ~ p of (e_c - p)(e_c - p)^T t, written out.
         p = jax.nn.softmax(outputs)
@@ -242,7 +237,7 @@ def _fisher(f: Network, loss: None, params: PyTree, batch: Any, v: PyTree, how: 
     return _sandwich(f, curve, params, batch, v, how)
 
 
-def _sandwich(f: Network, curve: Callable, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+def _sandwich(f: Apply, curve: Callable, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     """Compute the mean of J^T curve(outputs, J v, *targets)."""
 
     def of_chunk(part: Any) -> PyTree:
@@ -255,12 +250,12 @@ def _sandwich(f: Network, curve: Callable, params: PyTree, batch: Any, v: PyTree
     return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, batch, how.chunk))
 
 
-def _covariance(f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
+def _covariance(f: Apply, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
     return _second_moment(f, loss, params, batch, v, how, centred=True)
 
 
 def _second_moment(
-    f: Network, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static", centred: bool = False
+    f: Apply, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static", centred: bool = False
 ) -> PyTree:
     # With c_i = g_i . v, C v is the mean of g_i (c_i - mean c): centring the numbers c centres the gradients.
     def slopes(part: Any) -> Array:
@@ -275,13 +270,13 @@ def _second_moment(
     return tree.scale(1 / _length(batch), _sum_chunks(of_chunk, (batch, weights), how.chunk))
 
 
-def _losses(f: Network, loss: Loss, params: PyTree, batch: Any) -> Array:
+def _losses(f: Apply, loss: Loss, params: PyTree, batch: Any) -> Array:
     x, y = batch
     outputs = _outputs(f, params, x)
     return _per_example(loss(outputs, y), outputs)
 
 
-def _outputs(f: Network, params: PyTree, x: Any) -> Array:
+def _outputs(f: Apply, params: PyTree, x: Any) -> Array:
     outputs = f(params, x)
     _check_outputs(outputs, _length(x))
     return outputs
@@ -399,7 +394,7 @@ def _checked_params(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, params)
 
 
-def _prepared(product: Callable, f: Network, loss: Any, params: PyTree, batch: tuple, chunk: int | None) -> tuple:
+def _prepared(product: Callable, f: Apply, loss: Any, params: PyTree, batch: tuple, chunk: int | None) -> tuple:
     """Check everything, and return what a compiled product takes before v: f, loss, static choices, params, batch."""
     if not callable(f):
         raise ValueError(f"f: expected a function (params, x) -> outputs (n, ...), got {type(f).__name__}")

@@ -19,8 +19,7 @@ import numpy as np
 from ntkgen import functions, train
 from ntkgen.linearize import Linearized
 from ntkgen.train import Batch, Config, Program, Update
-
-PyTree = Any
+from ntkgen.typing import Loss, PyTree
 
 # Layers that multiply or normalise their inputs: integers there are pixels that nobody has scaled.
 _ARITHMETIC = (
@@ -241,7 +240,7 @@ def _shapes(tree: PyTree) -> Any:
     return jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]
 
 
-def targets(name: str, y: Any, outputs: PyTree, loss: str | train.Loss) -> Any:
+def targets(name: str, y: Any, outputs: PyTree, loss: str | Loss) -> Any:
     """Return targets in the shape that the loss compares with the outputs.
 
     Args:

@@ -20,9 +20,7 @@ from ntkgen import functions, train
 from ntkgen.ensemble import _checks as checks
 from ntkgen.ensemble import _layout as seedaxis
 from ntkgen.ensemble._layout import Plan, over_seeds, place, trim
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 

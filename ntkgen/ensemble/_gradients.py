@@ -20,9 +20,7 @@ import jax.numpy as jnp
 
 from ntkgen import tree
 from ntkgen.train import Update
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 
 def sam(rho: float) -> Update:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-PyTree = Any
+from ntkgen.typing import PyTree
 
 STRATEGIES = ("auto", "vmap", "sequential")
 

@@ -1,12 +1,11 @@
 """Directional derivatives, by forward mode or, where a network has none, by reverse mode twice."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 def jvp(function: Callable, primal: PyTree, tangent: PyTree, forward: bool = True) -> tuple[PyTree, PyTree]:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 from jax.tree_util import Partial
 
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 @dataclass(frozen=True)

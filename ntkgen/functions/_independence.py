@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 # Roundings by which derivatives may differ in other company, since sums may be ordered differently; and at most so much
 # of them, or in half precision nothing would be too much.

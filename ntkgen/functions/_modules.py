@@ -14,7 +14,7 @@ import flax.errors
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from ntkgen.typing import Array
 
 # Arguments of a call that choose between training and evaluation, and their value in training.
 SWITCHES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}

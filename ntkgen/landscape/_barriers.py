@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import tree
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 ALPHAS = tuple(np.linspace(0, 1, 30).tolist())  # 30 evenly spaced points, Frankle et al. 2020, section 2
 

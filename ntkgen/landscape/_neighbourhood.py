@@ -20,9 +20,8 @@ from jax import lax
 from ntkgen import roles as leaf_roles
 from ntkgen import tree
 from ntkgen.curvature import highest_precision
+from ntkgen.typing import Array, PyTree
 
-Array = jax.Array
-PyTree = Any
 Value = Callable[..., Any]  # value(params) -> numbers, or with refit: value(params, state)
 Refit = Callable[[PyTree], Any]
 

@@ -14,9 +14,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from ntkgen import train
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 STEPS = 60  # of a bisection: past float32's resolution
 RANGE = 30.0  # temperatures between 2^-30 and 2^30

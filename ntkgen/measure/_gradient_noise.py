@@ -1,7 +1,7 @@
 """How noisy the gradients of single examples are against their mean."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,7 @@ from jax import lax
 
 from ntkgen import curvature, functions, tree
 from ntkgen.functions import jvp
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, Loss, PyTree
 
 
 class NoiseScale(NamedTuple):
@@ -38,9 +36,7 @@ class NoiseScale(NamedTuple):
 
 
 @curvature.highest_precision
-def noise_scale(
-    f: Callable, params: PyTree, x: PyTree, y: PyTree, *, loss: curvature.Loss, chunk: int = 20
-) -> NoiseScale:
+def noise_scale(f: Callable, params: PyTree, x: PyTree, y: PyTree, *, loss: Loss, chunk: int = 20) -> NoiseScale:
     """Estimate the simple gradient noise scale from a sample of examples (McCandlish et al. 2018, arXiv:1812.06162).
 
     With g_i the gradients of n examples and g their mean: trace C = sum |g_i - g|^2 / (n - 1), and |g|^2 is reduced

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import ensemble
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 def each_seed(

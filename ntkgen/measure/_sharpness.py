@@ -15,9 +15,7 @@ from jax.tree_util import Partial
 
 from ntkgen import curvature, landscape, spectrum, tree
 from ntkgen.measure._seeds import each_seed
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, Loss, PyTree
 
 START_NOISE = 0.1  # norm of the noise on a warm start, beside a unit vector: a start must not be an old eigenvector
 
@@ -25,7 +23,7 @@ START_NOISE = 0.1  # norm of the noise on a warm start, beside a unit vector: a 
 # --- One seed
 
 
-def mean_loss(f: Callable, params: PyTree, x: Any, y: Any, *, loss: curvature.Loss) -> Array:
+def mean_loss(f: Callable, params: PyTree, x: Any, y: Any, *, loss: Loss) -> Array:
     """Average the loss over the examples -> ()."""
     with jax.default_matmul_precision("highest"):
         return jnp.mean(loss(f(params, x), y))
@@ -46,7 +44,7 @@ def spectral(
     x: Any,
     y: Any,
     *,
-    loss: curvature.Loss,
+    loss: Loss,
     num_iters: int = 100,
     tol: float = 1e-3,
     trace_probes: int = 0,
@@ -96,7 +94,7 @@ def _first_pair(eigen: spectrum.Eigen) -> spectrum.Eigen:
 
 
 def power(
-    f: Callable, params: PyTree, start: PyTree, x: Any, y: Any, *, loss: curvature.Loss, num_iters: int = 30
+    f: Callable, params: PyTree, start: PyTree, x: Any, y: Any, *, loss: Loss, num_iters: int = 30
 ) -> spectrum.Eigen:
     """Run the paper's power iteration (section IV-E) on one seed; host-driven. Arguments as in `spectral`."""
     return spectrum.power_iteration(curvature.hessian_matvec(f, loss, params, x, y, linearize=True), start, num_iters)
@@ -118,7 +116,7 @@ def flatness(
     x: Any,
     y: Any,
     *,
-    loss: curvature.Loss,
+    loss: Loss,
     sigmas: Sequence[float] = landscape.SIGMAS,
     relative_sigmas: Sequence[float] = landscape.SIGMAS,
     average_rho: float = 0.1,
@@ -202,7 +200,7 @@ def track(
     x: Any,
     y: Any,
     *,
-    loss: curvature.Loss,
+    loss: Loss,
     rates: Sequence[float],
     momentum: float = 0.0,
     strategy: str = "auto",

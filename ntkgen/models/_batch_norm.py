@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Array = jax.Array
+from ntkgen.typing import Array
 
 EPSILON = 1e-5  # torch.nn.BatchNorm2d's
 

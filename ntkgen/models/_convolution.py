@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-Array = jax.Array
+from ntkgen.typing import Array
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 4  # inputs with at most so many channels go through `_banded_conv`

@@ -13,6 +13,7 @@ from ntkgen import functions
 from ntkgen.functions import forward_train, refit_statistics, switches
 from ntkgen.models import _batch_norm as norm
 from ntkgen.models import _convolution as conv
+from ntkgen.typing import Array
 
 __all__ = [
     "CNN", "MLP", "MUP_BASE_WIDTH", "PARAMETRIZATIONS", "BatchNormRelu", "Scales", "apply_fn", "forward_train", "init",
@@ -20,7 +21,6 @@ __all__ = [
     "unit_chain",
 ]  # fmt: skip
 
-Array = jax.Array
 
 PARAMETRIZATIONS = ("standard", "ntk", "mup")
 MUP_BASE_WIDTH = 32  # the narrowest network of the paper's tangent-kernel table (section V-E)

@@ -15,9 +15,7 @@ import numpy as np
 from ntkgen import tree
 from ntkgen.models import _networks as models
 from ntkgen.roles import tree_name
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 POINTS = 3  # the given params, and draws around them: a derivative that is zero by chance is not zero again
 NOISE_OF_ZEROS = 0.1  # standard deviation of the noise on a leaf of zeros

@@ -11,8 +11,7 @@ from jax.extend import core
 from jax.tree_util import Partial
 
 from ntkgen import functions
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 class Activations(NamedTuple):

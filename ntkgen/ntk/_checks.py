@@ -8,13 +8,10 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ntkgen import functions
-from ntkgen.ntk._layers import Network
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Apply, Array, PyTree
 
 
-def checked(f: Network, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial, Array, Array | None, Any]:
+def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial, Array, Array | None, Any]:
     """Check everything that can be checked before the work.
 
     Args:
@@ -60,7 +57,7 @@ def _inputs(name: str, x: Any) -> Array:
     return x
 
 
-def _frozen(f: Network, params: PyTree, x: Array) -> Partial:
+def _frozen(f: Apply, params: PyTree, x: Array) -> Partial:
     try:
         network = functions.freeze(f, params, x)
     except Exception as error:  # whatever a network raises on inputs that it cannot take

@@ -16,10 +16,8 @@ from jax import lax
 from jax.tree_util import Partial
 
 from ntkgen.functions import tolerance
-from ntkgen.ntk._layers import Call, Group, Network, Structure, Use, Window, watch
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.ntk._layers import Call, Group, Structure, Use, Window, watch
+from ntkgen.typing import Apply, Array, PyTree
 
 # What the certificate forgives: roundings of the narrowest dtype that f computes in, since two summation orders over a
 # batch differ by tens of them (2e-4 of a gradient in float32), and at most so much of it, or in half precision
@@ -70,7 +68,7 @@ def factors(f: Partial, structure: Structure, params: PyTree, x: Array, v: Array
     return tuple(pieces), _certificate(f, structure, pieces, params, x, v), jnp.stack(largest)
 
 
-def _capture(f: Network, structure: Structure, params: PyTree, x: Array) -> tuple[Array, dict, dict]:
+def _capture(f: Apply, structure: Structure, params: PyTree, x: Array) -> tuple[Array, dict, dict]:
     """Run f once forward and k times backward: outputs, and each call's input (n, ...) and derivative (k, n, ...)."""
     shape = jax.eval_shape(lambda params, x: f(params, x), params, x)
     calls = {use.call: use.output for group in structure.groups for use in group.uses}
@@ -105,7 +103,7 @@ def _application(group: Group, use: Use, x: Array, derivative: Array) -> tuple[A
     return jnp.concatenate(flat, -1), derivative
 
 
-def jacobian_of(f: Network, leaves: tuple[int, ...], params: PyTree, x: Array) -> Array:
+def jacobian_of(f: Apply, leaves: tuple[int, ...], params: PyTree, x: Array) -> Array:
     """Differentiate every output with respect to some leaves of params, sample by sample: (n, k, entries)."""
     flat, treedef = jax.tree.flatten(params)
 

@@ -34,11 +34,9 @@ from ntkgen.ntk import _layers as ntk_layers
 from ntkgen.ntk import _plan as ntk_cost
 from ntkgen.ntk._activations import activations
 from ntkgen.ntk._checks import checked, finite
-from ntkgen.ntk._layers import Network, Structure
+from ntkgen.ntk._layers import Structure
 from ntkgen.ntk._plan import Plan, Problem
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Apply, Array, PyTree
 
 METHODS = ("auto", "jacobian", "layerwise")
 
@@ -77,7 +75,7 @@ class Solve(NamedTuple):
 
 
 def empirical_ntk(
-    f: Network,
+    f: Apply,
     params: PyTree,
     x1: Array,
     x2: Array | None = None,
@@ -123,7 +121,7 @@ def empirical_ntk(
 
 
 def empirical_ntk_seeds(
-    f: Network,
+    f: Apply,
     params: PyTree,
     x1: Array,
     x2: Array | None = None,
@@ -162,7 +160,7 @@ def empirical_ntk_seeds(
     return jnp.stack([empirical_ntk(own or f, row, x1, x2, **options) for own, row in rows])
 
 
-def _has_seeds(f: Network, params: PyTree, x: Array, num_seeds: int) -> bool:
+def _has_seeds(f: Apply, params: PyTree, x: Array, num_seeds: int) -> bool:
     """Tell by tracing whether the arrays of f lead with the seed axis."""
     arrays = jax.tree.leaves(f) if isinstance(f, Partial) else []
     if not arrays or any(jnp.shape(leaf)[:1] != (num_seeds,) for leaf in arrays):
@@ -178,7 +176,7 @@ def _has_seeds(f: Network, params: PyTree, x: Array, num_seeds: int) -> bool:
     return seeded
 
 
-def _fits(f: Network, params: PyTree, x: Array) -> bool:
+def _fits(f: Apply, params: PyTree, x: Array) -> bool:
     try:
         out = functions.freeze(f, params, x).func.out  # type: ignore[attr-defined]
     except (TypeError, ValueError):  # shapes that do not fit
@@ -186,7 +184,7 @@ def _fits(f: Network, params: PyTree, x: Array) -> bool:
     return len(getattr(out, "shape", ())) == 2 and out.shape[0] == len(x)
 
 
-def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
+def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
     """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
@@ -194,7 +192,7 @@ def plan(f: Network, params: PyTree, x1: Array, x2: Array | None = None, **optio
     return _prepare(f, params, x1, x2, **options).plan
 
 
-def ntk_vp(f: Network, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
+def ntk_vp(f: Apply, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
     """Make the product of the tangent kernel with a vector, for kernels too big to hold.
 
     J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1 (reverse mode twice where f has no forward mode).
@@ -262,7 +260,7 @@ def solve(
 
 
 def _prepare(
-    f: Network,
+    f: Apply,
     params: PyTree,
     x1: Array,
     x2: Array | None,

@@ -18,9 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-Array = jax.Array
-PyTree = Any
-Network = Callable[[PyTree, Array], Array]
+from ntkgen.typing import Apply, Array, PyTree
 
 MAX_PAIRED = 8  # positions and uses that are still paired with each other rather than contracted
 
@@ -101,7 +99,7 @@ class Call(NamedTuple):
     module: nn.Module
 
 
-def watch(f: Network, params: PyTree, x: Array, seen: Callable[[int, Call], Array]) -> Array:
+def watch(f: Apply, params: PyTree, x: Array, seen: Callable[[int, Call], Array]) -> Array:
     """Run f; after each Dense or Conv call that holds leaves of params, go on with what `seen` returns instead."""
     index: dict[int, int] = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
     number = itertools.count()
@@ -161,11 +159,11 @@ def _discover(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: boo
     return without(Structure(good, ()), (), treedef.children()[1].num_leaves)
 
 
-def _look(f: Network, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
+def _look(f: Apply, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
     """Give the number of outputs, and what there is a formula for among the calls of a batch of this size."""
     found: dict[int, Entry] = {}
 
-    def look(f: Network, params: PyTree, x: Array) -> Array:
+    def look(f: Apply, params: PyTree, x: Array) -> Array:
         def seen(number: int, call: Call) -> Array:
             use = _use(number, call, x.shape[0])
             if use is not None:
@@ -178,10 +176,10 @@ def _look(f: Network, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
     return jax.eval_shape(look, f, params, x).shape[-1], found
 
 
-def _carried(f: Network, params: PyTree, x: Array, calls: set[int]) -> bool:
+def _carried(f: Apply, params: PyTree, x: Array, calls: set[int]) -> bool:
     """Say whether the inputs of some calls can be carried out of f: not from within its own vmap, scan or jit."""
 
-    def inputs(f: Network, params: PyTree, x: Array) -> list[Array]:
+    def inputs(f: Apply, params: PyTree, x: Array) -> list[Array]:
         found = []
 
         def seen(number: int, call: Call) -> Array:

@@ -16,8 +16,7 @@ import numpy as np
 from ntkgen import tree
 from ntkgen.pruning import _masks as pruning
 from ntkgen.pruning._prunable import stack_axes
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 class Store(Protocol):

@@ -29,9 +29,7 @@ from ntkgen.pruning._prunable import groups_of, restacked, split_layers, unstack
 from ntkgen.pruning._prunable import is_kernel as is_kernel
 from ntkgen.pruning._prunable import kernels as kernels
 from ntkgen.pruning._prunable import layers_of as layers_of
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 
 def keep_count(size: int, keep_fraction: float) -> int:

@@ -1,6 +1,6 @@
 """What two tickets share, layer by layer, beside what independent ones would."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -8,8 +8,7 @@ import scipy.stats
 from ntkgen import tree
 from ntkgen.pruning import _masks as pruning
 from ntkgen.pruning._prunable import split_layers
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 
 class Overlap(NamedTuple):

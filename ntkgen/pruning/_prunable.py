@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import roles as leaf_roles
+from ntkgen.typing import Array, PyTree
 
-Array = jax.Array
-PyTree = Any
 Prunable = Callable[[str, Any], bool]  # (name such as "dense0/kernel", leaf) -> may it be pruned
 Axes = tuple[int, ...]
 

@@ -16,9 +16,7 @@ import jax.numpy as jnp
 
 from ntkgen import tree
 from ntkgen.pruning import _masks as pruning
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 
 def shuffle_values(

@@ -9,14 +9,13 @@ covered. Everything runs on the host.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 
 from ntkgen import tree
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 MAX_SWEEPS = 100  # of the coordinate ascent in `match_units`; each raises a bounded objective, a handful suffices
 

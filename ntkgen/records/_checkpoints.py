@@ -15,8 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ntkgen import io
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 SUMS = "sha256.json"
 

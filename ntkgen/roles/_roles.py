@@ -32,8 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen.roles._rules import Leaf, Path, Shape, decide
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 ROLES = ("kernel", "bias", "scale", "embedding", "other")
 

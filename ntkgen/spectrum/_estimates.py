@@ -10,8 +10,7 @@ by zero where the Krylov space ends, its traces have no Hutch++. What was left t
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,7 @@ from scipy import stats
 from ntkgen import tree
 from ntkgen.spectrum import _krylov as krylov
 from ntkgen.spectrum import _multiplicity as multiplicity
-
-Array = jax.Array
-PyTree = Any
-Matvec = Callable[[PyTree], PyTree]
+from ntkgen.typing import Array, Matvec, PyTree
 
 TOLERANCE = 1e-3  # residual up to which a pair counts as converged where no other is asked for
 WHICH = ("LA", "SA", "LM")

@@ -15,10 +15,7 @@ from jax import lax
 from jax.tree_util import Partial
 
 from ntkgen import functions, tree
-
-Array = jax.Array
-PyTree = Any
-Matvec = Callable[[PyTree], PyTree]
+from ntkgen.typing import Array, Matvec, PyTree
 
 RESTARTS = 2**31 - 1  # child of seed 0's key that restarts are drawn from; no run has it
 BLOCK = 8  # basis vectors that one matrix product takes

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntkgen.spectrum import _krylov as krylov
-
-Array = jax.Array
+from ntkgen.typing import Array
 
 MISSED = 1e-3  # probability of the bound, at most
 

@@ -3,7 +3,7 @@
 Use `Config` to say how to train; `ensemble.fit` does it for many seeds. The losses are for the instruments too.
 """
 
-from ntkgen.train._losses import LOSSES, Loss, cross_entropy, is_integer, per_example
+from ntkgen.train._losses import LOSSES, cross_entropy, is_integer, per_example
 from ntkgen.train._optimizers import OPTIMIZERS, SCALINGS, SCHEDULES, TABLE, scaled_learning_rate
 from ntkgen.train._run import (
     VARY,
@@ -28,7 +28,6 @@ __all__ = [
     "VARY",
     "Batch",
     "Config",
-    "Loss",
     "Program",
     "TrainState",
     "Update",

@@ -4,14 +4,12 @@ Targets are class labels (integers, one for each vector of outputs) or real numb
 several labels an example (tokens, pixels) its loss and its accuracy are the means over them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
-Loss = Callable[[Any, Any], Array]
+from ntkgen.typing import Array, Loss
 
 
 def is_integer(x: Any) -> bool:

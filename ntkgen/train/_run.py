@@ -13,9 +13,7 @@ import numpy as np
 from ntkgen import functions, models
 from ntkgen.train import _losses as objectives
 from ntkgen.train import _optimizers as optim
-
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, Loss, PyTree
 
 # update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state).
 # `ensemble` documents the methods that an update may have.
@@ -59,7 +57,7 @@ class Config:
     momentum: float | None = None
     schedule: str = "cosine"
     weight_decay: float = 0.0
-    loss: str | objectives.Loss = "cross_entropy"
+    loss: str | Loss = "cross_entropy"
     vary: str = "both"
 
     def __post_init__(self) -> None:
@@ -116,7 +114,7 @@ class Program(NamedTuple):
     optimizer: str
     momentum: float
     weight_decay: float
-    loss: str | objectives.Loss
+    loss: str | Loss
     update: Update | None = None
     rngs: tuple[str, ...] = ()
 
