@@ -117,7 +117,7 @@ def test_one_point_draws_without_a_warning(tmp_path):
         assert plotting.save(figure, tmp_path / f"{i}.png").stat().st_size > 5000
 
 
-def test_save_writes_the_same_png_again_and_closes_it(tmp_path):
+def test_save_writes_the_same_png_again_and_pyplot_knows_nothing_of_it(tmp_path):
     def draw():
         return plotting.model_wise(TEST, TRAIN, [4, 8, 16], "width", "a title", (500.0, 300.0, 800.0))
 

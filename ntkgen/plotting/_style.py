@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")  # figures go to files, also where there is no display
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ntkgen import io
@@ -29,6 +26,22 @@ STYLE: Any = {
     "figure.dpi": 150,
     "savefig.dpi": 150,
 }
+
+
+def subplots(rows: int, columns: int, *, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Return a new figure and its axes, like `pyplot.subplots`; neither pyplot nor its backend know of it.
+
+    So figures can be drawn where there is no display, and a notebook keeps the backend that its user has chosen.
+
+    Args:
+      rows: number of rows.
+      columns: number of columns.
+      figsize: width and height in inches.
+      **options: those of `Figure.subplots`.
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 class Curve(NamedTuple):
@@ -90,8 +103,8 @@ def model_wise(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, ax = subplots(1, 1, figsize=(6.4, 4.6))
         band(ax, test, COLOURS["test"], "test error")
         band(ax, train, COLOURS["train"], "training error", marker="s")
         for name, marker in (("test", "o"), ("train", "s")):
@@ -135,8 +148,8 @@ def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title:
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", sharex=True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, 2, figsize=(9, 3.8), sharex=True)
         for side, (ax, name) in enumerate(zip(axes, ("test error (%)", "training error (%)"), strict=True)):
             top = 0.0
             for (label, pair), colour in zip(curves.items(), _shades(len(curves)), strict=True):
@@ -156,13 +169,13 @@ def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title:
 
 def _shades(count: int) -> Any:
     """Colours of ordered things, dark to light, readable in greyscale too."""
-    return plt.get_cmap("viridis")(np.linspace(0, 0.88, count))
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, count))
 
 
 def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figure:
     """Draw test error (percent) against the number of training examples, a line for each size."""
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, ax = subplots(1, 1, figsize=(6.4, 4.6))
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
             band(ax, curve, colour, label)
             logarithmic(ax, curve.x)
@@ -198,6 +211,5 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = bytesio.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
     io.atomic_write(path, buffer.getvalue())
     return path

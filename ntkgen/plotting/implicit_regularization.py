@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, band
+from ntkgen.plotting._style import COLOURS, STYLE, Curve, band, subplots
 
 SHARP = "#D55E00"  # Okabe and Ito's vermilion
 FORMS = ("#D55E00", "#009E73", "#CC79A7")  # as trained, at matched loss, at matched temperature
@@ -37,8 +37,8 @@ def against_batch(
     Returns:
       The figure: two panels over one axis.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 1, figsize=(7.6, 6.8), layout="constrained", sharex=True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(2, 1, figsize=(7.6, 6.8), sharex=True)
         for (name, pair), line, marker in zip(sweeps.items(), ("-", "--"), "os", strict=False):
             for ax, one, colour in zip(axes, pair, (COLOURS["test"], SHARP), strict=True):
                 band(ax, one, colour, f"SGD, {name}", marker)
@@ -144,9 +144,9 @@ def confounds(panels: dict[str, dict[str, Curve]], title: str, unfinished: Seque
     Returns:
       The figure, a panel for each kind.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         width = 1.2 + 3.4 * len(panels)
-        figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), layout="constrained", squeeze=False)
+        figure, axes = subplots(1, len(panels), figsize=(width, 4.2), squeeze=False)
         for ax, (kind, forms) in zip(axes[0], panels.items(), strict=True):
             for (label, one), colour, marker in zip(forms.items(), FORMS, "osD", strict=True):
                 band(ax, one, colour, label, marker)
@@ -174,9 +174,9 @@ def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str) 
     Returns:
       The figure, a panel for each kind.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         width = 1.2 + 3.4 * len(panels)
-        figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.0), layout="constrained", squeeze=False)
+        figure, axes = subplots(1, len(panels), figsize=(width, 4.0), squeeze=False)
         for ax, (kind, forms) in zip(axes[0], panels.items(), strict=True):
             ax.axhspan(1 / margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, label="equal")
             for (label, one), colour, marker in zip(forms.items(), FORMS[1:], "sD", strict=False):
@@ -203,11 +203,9 @@ def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Fig
     Returns:
       The figure, a panel for each arm.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         width = 1.2 + 2.8 * len(tracks)
-        figure, axes = plt.subplots(
-            1, len(tracks), figsize=(width, 4.0), layout="constrained", squeeze=False, sharey=True
-        )
+        figure, axes = subplots(1, len(tracks), figsize=(width, 4.0), squeeze=False, sharey=True)
         for ax, (name, (one, plain, momentum)) in zip(axes[0], tracks.items(), strict=True):
             band(ax, one, SHARP, "top Hessian eigenvalue")
             ax.plot(one.x, plain, "--", color=COLOURS["threshold"], label="2 / learning rate")

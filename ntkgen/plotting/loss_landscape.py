@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve
+from ntkgen.plotting._style import COLOURS, STYLE, Curve, subplots
 
 # Okabe and Ito's, beside those of training and test.
 ARMS = {"small_batch": "#009E73", "large_batch": "#D55E00"}
@@ -39,8 +39,8 @@ def eigenvalues(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.3), layout="constrained", width_ratios=(1.15, 1))
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right) = subplots(1, 2, figsize=(10.4, 4.3), width_ratios=(1.15, 1))
         for place, by_arm in enumerate(points.values()):
             for side, (arm, (values, mean)) in zip((-0.15, 0.15), by_arm.items(), strict=True):
                 colour = ARMS[arm]
@@ -90,8 +90,8 @@ def perturbation(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(9, 4), layout="constrained", sharey=True, squeeze=False)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, len(panels), figsize=(9, 4), sharey=True, squeeze=False)
         for ax, (name, by_arm) in zip(axes[0], panels.items(), strict=True):
             for arm, (curve, baseline) in by_arm.items():
                 _band(ax, curve, ARMS[arm], "-", marker="o")
@@ -124,8 +124,8 @@ def lines(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.2), layout="constrained", sharex="col", sharey="row")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(2, 2, figsize=(9.6, 6.2), sharex="col", sharey="row")
         for row in range(2):
             for split, curves in between.items():
                 _band(axes[row, 0], curves[row], COLOURS[split], SPLITS[split])
@@ -172,8 +172,8 @@ def surfaces(
     finite = np.concatenate([values[np.isfinite(values) & (values > 0)] for _, values in surfaces.values()])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.1, 1.0)
     levels = np.geomspace(low, max(high, 1.01 * low), 13)
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(1, 2, figsize=(9.4, 4.2), layout="constrained", sharex=True, sharey=True)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = subplots(1, 2, figsize=(9.4, 4.2), sharex=True, sharey=True)
         norm = LogNorm(levels[0], levels[-1])
         for ax, (arm, (steps, values)) in zip(axes, surfaces.items(), strict=True):
             if np.isfinite(values).any():

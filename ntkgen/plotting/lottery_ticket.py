@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, logarithmic
+from ntkgen.plotting._style import COLOURS, STYLE, Curve, logarithmic, subplots
 
 # Okabe and Ito's colours; markers and lines differ too, for readers without colour. A colour says where the values come
 # from, a marker and a line which mask: the ticket's, a random one with its counts in each layer, or a random one.
@@ -73,10 +73,10 @@ def accuracy(
     Returns:
       The figure: a row of accuracies, a row of differences, a row of legends.
     """
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
+    with matplotlib.rc_context(STYLE):
+        figure, grid = subplots(
             3, len(groups), figsize=(1.2 + 4.6 * len(groups), 8.4), height_ratios=(1, 1, 0.3), sharey="row",
-            layout="constrained", squeeze=False,
+            squeeze=False,
         )  # fmt: skip
         figure.suptitle(title, fontsize=10.5)
         for (upper, lower, below), (heading, labels) in zip(grid.T, groups.items(), strict=True):
@@ -131,14 +131,14 @@ def overlap(
     Returns:
       The figure, a panel for each kind and one for the profile.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         columns = -(-(len(panels) + 1) // 2)
-        figure, grid = plt.subplots(2, columns, figsize=(3.5 * columns, 6.4), layout="constrained", squeeze=False)
+        figure, grid = subplots(2, columns, figsize=(3.5 * columns, 6.4), squeeze=False)
         axes = list(grid.ravel())
         colours = dict(
             zip(
                 profile,
-                plt.get_cmap("viridis")([i / max(len(profile) - 1, 1) * 0.9 for i in range(len(profile))]),
+                matplotlib.colormaps["viridis"]([i / max(len(profile) - 1, 1) * 0.9 for i in range(len(profile))]),
                 strict=True,
             )
         )
@@ -180,12 +180,10 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):
         rows = 1 if len(panels) == 1 else 2
         columns = -(-len(panels) // rows)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(3.7 * columns, 3.4 * rows + 1), layout="constrained", squeeze=False
-        )
+        figure, grid = subplots(rows, columns, figsize=(3.7 * columns, 3.4 * rows + 1), squeeze=False)
         axes = list(grid.ravel())
         for ax, panel in zip(axes, panels, strict=False):
             _bars(ax, panel.arms, labels)

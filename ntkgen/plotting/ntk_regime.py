@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, band
+from ntkgen.plotting._style import COLOURS, STYLE, Curve, band, subplots
 
 # Okabe and Ito's colours, as in `plotting`.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -126,8 +126,8 @@ def regime(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5.6), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, (left, right) = subplots(1, 2, figsize=(10, 5.6))
         _log_panel(left, movement, fits, nulls)
         _log_panel(right, kernel, fits, ())
         _published(left, published, "published relative movement")
@@ -150,8 +150,8 @@ def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: 
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, 2, figsize=(9, 4.4))
         for ax, curves in zip(axes, (absolute, relative), strict=True):
             for (name, one), colour, marker in zip(curves.items(), LAYER_COLOURS, "os^Dv<>p", strict=False):
                 band(ax, one, colour, name, marker)
@@ -177,8 +177,8 @@ def accuracy(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(1 + 4.5 * len(panels), 5), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, len(panels), figsize=(1 + 4.5 * len(panels), 5))
         for ax, (about, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
             for name, curve in curves.items():
                 colour, marker = QUANTITIES[name]
@@ -211,8 +211,8 @@ def exponents(
     Returns:
       The figure.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 4.4), layout="constrained", sharey=True)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, len(panels), figsize=(3.2 * len(panels), 4.4), sharey=True)
         arms = list(dict.fromkeys(dot.arm for dots in panels.values() for dot in dots))
         height = {arm: len(arms) - i for i, arm in enumerate(arms)}
         losses = list(dict.fromkeys(dot.loss for dots in panels.values() for dot in dots))

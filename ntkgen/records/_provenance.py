@@ -13,6 +13,8 @@ import jax
 import ntkgen
 from ntkgen import io
 
+FOLDER = Path(ntkgen.__file__).resolve().parent
+CHECKOUT = FOLDER.parent
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 # Options of JAX that change what a program computes or draws.
 OPTIONS = (
@@ -51,21 +53,20 @@ def numerics() -> dict[str, Any]:
 
 def source(*modules: Path) -> str:
     """Return a digest of the package's code and of other modules: two states of a checkout may share a commit."""
-    own = {path.name: path for path in Path(__file__).parent.glob("*.py")}
+    own = {path.relative_to(CHECKOUT).as_posix(): path for path in FOLDER.rglob("*.py")}
     other = {f"{path.parent.name}/{path.name}": path for path in modules}
     return io.config_hash({name: io.sha256_bytes(path.read_bytes()) for name, path in (own | other).items()})
 
 
 def commit() -> str | None:
     """Return the checkout's commit, with `-dirty` if tracked files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
 
     def git(*args: str) -> str:
-        command = ["git", "-C", str(root), *args]
+        command = ["git", "-C", str(CHECKOUT), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")) != root:
+        if Path(git("rev-parse", "--show-toplevel")) != CHECKOUT:
             return None
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
