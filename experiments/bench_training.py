@@ -49,7 +49,7 @@ from bench_networks import (
 )
 
 from ntkgen import ensemble, models, pruning, train
-from ntkgen.ensemble import _fit
+from ntkgen.ensemble import programs
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
@@ -95,7 +95,7 @@ class Ours:
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
-        variables = _fit._init(ensemble.Plan("sequential"), model, self.split.x[:1], self.keys.init)
+        variables = programs.init(ensemble.Plan("sequential"), model, self.split.x[:1], self.keys.init)
         self.layout = ensemble.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
         self.keys, variables = (ensemble.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
         self.split = ensemble.place(self.layout, self.split, seeds=False)
@@ -112,7 +112,7 @@ class Ours:
         """Train all seeds for one epoch; return the seconds."""
         begun = time.perf_counter()
         self.state = jax.block_until_ready(
-            _fit._epoch(
+            programs.train_epoch(
                 self.layout,
                 self.program,
                 self.state,
@@ -127,7 +127,7 @@ class Ours:
 
     def start(self) -> train.TrainState:
         """Begin anew; epochs donate the state, so that it must not share the initialisation's memory."""
-        return _fit._start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
+        return programs.start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
 
     def prune(self, keep: float) -> None:
         """Make each seed's masks from its initialisation."""
@@ -145,7 +145,9 @@ class Ours:
     def evaluate(self) -> float:
         """Evaluate all seeds on the training set, once as training and once as test set; return the seconds of one."""
         begun = time.perf_counter()
-        jax.block_until_ready(_fit._evaluate(self.layout, self.program, self.state.variables, self.split, self.split))
+        jax.block_until_ready(
+            programs.evaluate(self.layout, self.program, self.state.variables, self.split, self.split)
+        )
         return (time.perf_counter() - begun) / 2
 
 

@@ -13,8 +13,6 @@ import reference_curvature as oracle
 from hypothesis import strategies as st
 
 from ntkgen import curvature, models, spectrum, train, tree
-from ntkgen.curvature import _products
-from ntkgen.train import _losses
 
 NUM, INPUTS, CLASSES = 7, 3, 3
 fast = hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
@@ -41,15 +39,15 @@ def flat(t):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(t)])
 
 
-LOSSES = {"cross_entropy": train.cross_entropy, "mse": _losses.squared_error}
+LOSSES = {"cross_entropy": train.cross_entropy, "mse": train.squared_error}
 CHUNKS = {"cross_entropy": (None, 3, NUM + 2), "mse": (3,)}  # 3 leaves a remainder
 PRODUCTS = {
     "hessian": curvature.hessian_matvec,
     "linearized": functools.partial(curvature.hessian_matvec, linearize=True),
-    "ggn": _products.ggn_matvec,
-    "fisher": lambda f, loss, params, x, y, chunk=None: _products.fisher_matvec(f, params, x, chunk),
-    "covariance": _products.gradient_covariance_matvec,
-    "second_moment": functools.partial(_products.gradient_covariance_matvec, centred=False),
+    "ggn": curvature.ggn_matvec,
+    "fisher": lambda f, loss, params, x, y, chunk=None: curvature.fisher_matvec(f, params, x, chunk),
+    "covariance": curvature.gradient_covariance_matvec,
+    "second_moment": functools.partial(curvature.gradient_covariance_matvec, centred=False),
 }
 
 
@@ -140,7 +138,7 @@ def test_hvp_against_torch_double_backward(name, x64, monkeypatch):
     params = jax.tree.map(jnp.asarray, variables["params"])
     v = like(params, 5)
     f = models.apply_fn(model, variables)
-    ours = _products.hessian_vp(f, train.cross_entropy, params, jnp.asarray(x), jnp.asarray(y), v, chunk=3)
+    ours = curvature.hessian_vp(f, train.cross_entropy, params, jnp.asarray(x), jnp.asarray(y), v, chunk=3)
 
     net = torch_nets.to_torch(variables, net).eval()
     direction = torch_nets.to_torch({**variables, "params": jax.tree.map(np.asarray, v)}, parity_cases.torch_net(name))
@@ -192,7 +190,7 @@ def test_fisher_is_the_gauss_newton_of_cross_entropy(x64):
     params, x, y = problem()
     v = like(params, 1)
     ggn = curvature.ggn_vp(network, train.cross_entropy, params, x, y, v)
-    np.testing.assert_allclose(flat(_products.fisher_vp(network, params, x, v)), flat(ggn), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(flat(curvature.fisher_vp(network, params, x, v)), flat(ggn), rtol=0, atol=1e-14)
 
 
 def test_gauss_newton_is_the_hessian_of_a_linear_model_and_not_of_another(x64):
@@ -200,9 +198,9 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model_and_not_of_another(x64):
     v = like(params, 1)
     linear = lambda p, x: x @ p  # noqa: E731
     args = (linear, train.cross_entropy, params["in"]["w"], x, y, v["in"]["w"])
-    np.testing.assert_allclose(curvature.ggn_vp(*args), _products.hessian_vp(*args), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(curvature.ggn_vp(*args), curvature.hessian_vp(*args), rtol=0, atol=1e-14)
     args = (network, train.cross_entropy, params, x, y, v)
-    assert np.abs(flat(curvature.ggn_vp(*args)) - flat(_products.hessian_vp(*args))).max() > 1e-3
+    assert np.abs(flat(curvature.ggn_vp(*args)) - flat(curvature.hessian_vp(*args))).max() > 1e-3
 
 
 def test_scaling_a_normalised_layer_divides_its_curvature_block_by_the_square(x64):
@@ -233,7 +231,7 @@ def test_gradient_noise_of_a_batch_is_the_covariance_over_its_size(x64):
     g = oracle.example_gradients(network, train.cross_entropy, params, x, y)
     batches = np.array([(a + b) / 2 for a in g for b in g])
     v = like(params, 1)
-    product = _products.gradient_covariance_vp(network, train.cross_entropy, params, x, y, v, chunk=2)
+    product = curvature.gradient_covariance_vp(network, train.cross_entropy, params, x, y, v, chunk=2)
     np.testing.assert_allclose(np.cov(batches.T, bias=True) @ flat(v), flat(product) / 2, rtol=0, atol=1e-13)
 
 
@@ -369,11 +367,11 @@ def test_losses_of_another_shape_are_named():
     with pytest.raises(ValueError, match=r"loss: expected a scalar, got shape \(7,\)"):
         curvature.hvp(lambda p: train.cross_entropy(network(p, x), y), params, params)
     mean = lambda outputs, y: jnp.mean(train.cross_entropy(outputs, y))  # noqa: E731
-    for product in (_products.hessian_vp, curvature.ggn_vp, _products.gradient_covariance_vp):
+    for product in (curvature.hessian_vp, curvature.ggn_vp, curvature.gradient_covariance_vp):
         with pytest.raises(ValueError, match=r"loss: expected shape \(7,\), one for each example, got \(\)"):
             product(network, mean, params, x, y, params)
     with pytest.raises(ValueError, match=r"f: expected outputs for 7 examples, got shape \(3,\)"):
-        _products.fisher_vp(lambda p, x: jnp.sum(network(p, x), 0), params, x, params)
+        curvature.fisher_vp(lambda p, x: jnp.sum(network(p, x), 0), params, x, params)
 
 
 def test_hvp_checks_its_arguments():

@@ -16,8 +16,6 @@ import reference
 
 import ntkgen
 from ntkgen import ensemble, models, train
-from ntkgen.ensemble import _fit
-from ntkgen.models import _networks
 from ntkgen.train import _run
 
 # Tiny, with a last partial batch. Programs are compiled for a network, a batch size and a number of seeds: tests share
@@ -74,7 +72,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(_networks.BatchNormRelu()(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, _run))
 
 
 # The result
@@ -125,7 +123,7 @@ def test_the_seeds_are_the_oracles_runs():
         order_key = train.run_keys(seed).order
         expected = reference.train_mlp(
             rows(init, seed)["params"], *data.train,
-            [np.asarray(_run.batch_order(order_key, epoch, 11)) for epoch in range(EPOCHS)], batch_size=4,
+            [np.asarray(train.batch_order(order_key, epoch, 11)) for epoch in range(EPOCHS)], batch_size=4,
             rates=[reference.cosine(0.1, epoch, EPOCHS) for epoch in range(EPOCHS)],
             optimizer="sgd", momentum=0.9, weight_decay=0.0, loss="cross_entropy",
         )  # fmt: skip
@@ -154,7 +152,7 @@ def test_vmap_sequential_chunks_and_single_seeds_agree():
     assert chunked.strategy["seeds_per_chunk"] == 2
     assert [(start, epoch) for start, epoch, _ in calls] == [(s, e) for s in (0, 2, 4) for e in (1, 2, 3)]
     for start, epoch, metrics in calls:
-        assert set(metrics) == set(_fit.METRICS)
+        assert set(metrics) == set(ensemble.METRICS)
         for name, values in metrics.items():
             assert_equal(values, chunked.history[name][start : start + 2, epoch - 1])
 

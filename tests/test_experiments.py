@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkgen import io, paper, records
-from ntkgen.train import _optimizers
+from ntkgen import io, paper, records, train
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "double_descent.py"
@@ -244,7 +243,7 @@ def test_runs_csv_is_tidy(whole):
     for row in rows:
         size, epoch = int(row["size"]), int(row["epoch"])
         assert int(row["num_params"]) == 65 * size + 10 * (size + 1) and row["diverged"] == "0"
-        rate = _optimizers.learning_rate_at(epoch - 1, base=0.05, epochs=EPOCHS, schedule="cosine")
+        rate = train.learning_rate_at(epoch - 1, base=0.05, epochs=EPOCHS, schedule="cosine")
         assert float(row["learning_rate"]) == rate
         for split, examples in (("train", int(row["num_train"])), ("test", 500)):
             correct = float(row[f"{split}_acc"]) * examples / 100

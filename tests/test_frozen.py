@@ -10,8 +10,6 @@ import pytest
 from jax.tree_util import Partial
 
 from ntkgen import curvature, functions, linearize, measure, models, ntk, spectrum, train
-from ntkgen.curvature import _products
-from ntkgen.ntk import _kernel
 
 
 def parts(dtype=jnp.float32):
@@ -65,7 +63,7 @@ def test_values_replaced_outside_of_a_network_are_seen(kind):
             state["scale"] = HOLDERS[kind]()["scale"] * factor
         own = Partial(scaled, jnp.full(4, factor, jnp.float32))
         for run in (
-            lambda f: _products.hessian_vp(f, train.cross_entropy, params, x, y, v),
+            lambda f: curvature.hessian_vp(f, train.cross_entropy, params, x, y, v),
             lambda f: ntk.empirical_ntk(f, params, x),
         ):
             np.testing.assert_allclose(flat(run(f)), flat(run(own)), rtol=1e-4, atol=1e-5)
@@ -113,7 +111,7 @@ def test_snapshots_of_a_network_compile_once():
         f, fs = models.apply_fn(Normed(), snapshot), models.apply_fn(Normed(), stacked)
         with programs() as found:
             kernel = ntk.empirical_ntk(f, params, x)
-            product = _products.hessian_vp(f, train.cross_entropy, params, x, y, v)
+            product = curvature.hessian_vp(f, train.cross_entropy, params, x, y, v)
             seeds = ntk.empirical_ntk_seeds(fs, stacked["params"], x)
         second = models.apply_fn(Normed(), jax.tree.map(lambda leaf: leaf[1], stacked))
         np.testing.assert_allclose(seeds[0], kernel, rtol=1e-5, atol=1e-6)
@@ -180,9 +178,9 @@ def test_reverse_mode_alone_gives_the_same_products(x64):
         lambda f: curvature.hessian_matvec(f, loss, params, x, y, chunk=4)(v),
         lambda f: curvature.hessian_matvec(f, loss, params, x, y, linearize=True)(v),
         lambda f: curvature.ggn_vp(f, loss, params, x, y, v, chunk=4),
-        lambda f: _products.fisher_vp(f, params, x, v),
-        lambda f: _products.gradient_covariance_vp(f, loss, params, x, y, v),
-        lambda f: _kernel.ntk_vp(f, params, x)(jnp.ones((6, 2))),
+        lambda f: curvature.fisher_vp(f, params, x, v),
+        lambda f: curvature.gradient_covariance_vp(f, loss, params, x, y, v),
+        lambda f: ntk.ntk_vp(f, params, x)(jnp.ones((6, 2))),
         lambda f: linearize.linearize(f, v)(params, x),
         lambda f: measure.noise_scale(f, params, x, y, loss=loss),
     ):
@@ -209,14 +207,14 @@ def test_trees_of_inputs_work_or_are_refused_and_trees_of_outputs_are_refused(x6
     of_tree = lambda params, x: scaled(1.0, params, x["left"] + x["right"])  # noqa: E731
     inputs = {"left": x / 4, "right": 3 * x / 4}
     for run in (
-        lambda f, x: _products.hessian_vp(f, loss, params, x, y, v, chunk=4),
+        lambda f, x: curvature.hessian_vp(f, loss, params, x, y, v, chunk=4),
         lambda f, x: curvature.ggn_vp(f, loss, params, x, y, v),
         lambda f, x: linearize.linearize(f, v)(params, x),
         lambda f, x: measure.noise_scale(f, params, x, y, loss=loss),
     ):
         np.testing.assert_allclose(flat(run(of_tree, inputs)), flat(run(plain, x)), rtol=1e-10, atol=1e-12)
     pair = lambda params, x: (plain(params, x), x)  # noqa: E731
-    for run in (ntk.empirical_ntk, _kernel.ntk_vp):
+    for run in (ntk.empirical_ntk, ntk.ntk_vp):
         with pytest.raises(ValueError, match=r"^x1: expected one array of samples .*, got dict"):
             run(of_tree, params, inputs)
         with pytest.raises(ValueError, match=r"^f: expected floating outputs .*, got tuple"):
@@ -224,7 +222,7 @@ def test_trees_of_inputs_work_or_are_refused_and_trees_of_outputs_are_refused(x6
         with pytest.raises(ValueError, match=r"^f: expected floating outputs \(6, k\) .* float64 \(6, 2, 1\)"):
             run(lambda p, x: plain(p, x)[..., None], params, x)
     with pytest.raises(ValueError, match=r"^f: expected one array of outputs .*, got tuple"):
-        _products.fisher_vp(pair, params, x, v)
+        curvature.fisher_vp(pair, params, x, v)
     values = linearize.linearize(pair, params)(params, x)
     np.testing.assert_allclose(values[0], plain(params, x), rtol=1e-12)
 
@@ -237,8 +235,8 @@ def test_curvature_in_chunks_refuses_outputs_that_depend_on_other_samples():
         return jnp.tanh((h - h.mean(0, keepdims=True)) / (h.std(0, keepdims=True) + 1e-3)) @ params["b"]
 
     for run in (
-        lambda chunk: _products.hessian_vp(f, train.cross_entropy, params, x, y, v, chunk),
-        lambda chunk: _products.fisher_vp(f, params, x, v, chunk),
+        lambda chunk: curvature.hessian_vp(f, train.cross_entropy, params, x, y, v, chunk),
+        lambda chunk: curvature.fisher_vp(f, params, x, v, chunk),
     ):
         with pytest.raises(ValueError, match=r"^f: expected outputs that depend on their own sample alone"):
             run(4)

@@ -7,8 +7,6 @@ import pytest
 import scipy.integrate
 
 from ntkgen import kernels, models, ntk, stats
-from ntkgen.kernels import _regression
-from ntkgen.models import _networks
 
 RNG = np.random.default_rng(0)
 
@@ -43,22 +41,22 @@ def test_target_alignment():
 def test_effective_rank_and_spectrum():
     q, _ = np.linalg.qr(RNG.normal(size=(6, 6)))
     for kind in ("entropy", "participation"):
-        assert _regression.effective_rank(np.eye(6), kind=kind) == pytest.approx(6)
-        assert _regression.effective_rank(np.ones((6, 6)), kind=kind) == pytest.approx(1)
-        assert _regression.effective_rank(q[:, :3] @ q[:, :3].T * 9, kind=kind) == pytest.approx(3)
+        assert kernels.effective_rank(np.eye(6), kind=kind) == pytest.approx(6)
+        assert kernels.effective_rank(np.ones((6, 6)), kind=kind) == pytest.approx(1)
+        assert kernels.effective_rank(q[:, :3] @ q[:, :3].T * 9, kind=kind) == pytest.approx(3)
     values = np.array([5.0, 4, 3, 1, 0.5, 0.1])
     p = values / values.sum()
     k = q * values[None] @ q.T
-    assert _regression.effective_rank(k) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
-    assert _regression.effective_rank(k, kind="participation") == pytest.approx(1 / (p**2).sum())
-    found = _regression.spectrum(k)
+    assert kernels.effective_rank(k) == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+    assert kernels.effective_rank(k, kind="participation") == pytest.approx(1 / (p**2).sum())
+    found = kernels.spectrum(k)
     np.testing.assert_allclose(found.values, values)
     np.testing.assert_allclose(k @ found.vectors, found.vectors * found.values[None], atol=1e-13)
 
 
 def test_flattening_keeps_sample_and_output_together():
     blocks = RNG.normal(size=(2, 3, 4, 5))
-    assert _regression.as_matrix(blocks)[1 * 4 + 2, 2 * 5 + 3] == blocks[1, 2, 2, 3]
+    assert kernels.as_matrix(blocks)[1 * 4 + 2, 2 * 5 + 3] == blocks[1, 2, 2, 3]
 
 
 def test_regression():
@@ -84,7 +82,7 @@ def test_gradient_flow_solves_its_differential_equation(full):
         a, b = a[:n], b[:m]
         kernel, cross = a @ a.T, b @ a.T
     y, start, start_new = (RNG.normal(size=(rows, k)) for rows in (n, n, m))
-    at = _regression.gradient_flow(kernel, y, start, cross, start_new)
+    at = kernels.gradient_flow(kernel, y, start, cross, start_new)
     both = np.concatenate([np.asarray(kernel), np.asarray(cross)])
 
     def slope(_, f):
@@ -104,7 +102,7 @@ def test_gradient_flow_solves_its_differential_equation(full):
 def test_gradient_flow_of_a_singular_kernel_leaves_what_it_does_not_see():
     a = RNG.normal(size=(6, 2))
     y, start = RNG.normal(size=(6, 1)), RNG.normal(size=(6, 1))
-    here, there = _regression.gradient_flow(a @ a.T, y, start, a @ a.T, start)(np.inf)
+    here, there = kernels.gradient_flow(a @ a.T, y, start, a @ a.T, start)(np.inf)
     seen = a @ np.linalg.pinv(a)
     np.testing.assert_allclose(here, start + seen @ (y - start), atol=1e-10)
     np.testing.assert_allclose(there, here, atol=1e-10)
@@ -117,7 +115,7 @@ def test_rounding_of_a_singular_kernel_is_not_divided_by(dtype):
     y = rng.normal(size=(20, 1))
     seen = np.linalg.pinv(a) @ y
     kernel, cross = ((side @ a.T.astype(dtype)).astype(dtype) for side in (a.astype(dtype), b.astype(dtype)))
-    _, there = _regression.gradient_flow(kernel, y, 0 * y, cross, np.zeros((4, 1)))(np.inf)
+    _, there = kernels.gradient_flow(kernel, y, 0 * y, cross, np.zeros((4, 1)))(np.inf)
     np.testing.assert_allclose(there, b @ seen, atol=1e-5 if dtype is np.float32 else 1e-12)
     moved = kernels.flow_movement(kernel, y)(np.inf).movement
     np.testing.assert_allclose(moved, np.linalg.norm(seen), rtol=1e-5)
@@ -143,21 +141,21 @@ BAD = {
     "kernels: expected equal shapes": lambda: kernels.drift(np.eye(2), np.eye(3)),
     "initial: expected a kernel that is not zero": lambda: kernels.drift(np.eye(2), np.zeros((2, 2))),
     "kernel: expected a kernel that is not zero": lambda: kernels.alignment(np.ones((3, 3)), np.eye(3)),
-    "kernel: expected a symmetric": lambda: _regression.spectrum(np.triu(np.ones((3, 3)))),
-    "kernel: expected finite": lambda: _regression.spectrum(np.full((2, 2), np.nan)),
-    "kind: expected": lambda: _regression.effective_rank(np.eye(2), kind="numerical"),
+    "kernel: expected a symmetric": lambda: kernels.spectrum(np.triu(np.ones((3, 3)))),
+    "kernel: expected finite": lambda: kernels.spectrum(np.full((2, 2), np.nan)),
+    "kind: expected": lambda: kernels.effective_rank(np.eye(2), kind="numerical"),
     "targets: expected finite": lambda: kernels.regression(np.eye(2), np.ones((3, 1))),
     "targets: expected \\(n, classes\\)": lambda: kernels.target_alignment(np.eye(2), np.array([0, 1])),
     "ridge: expected at least 0": lambda: kernels.regression(np.eye(2), np.ones((2, 1)), ridge=-1),
-    "t: expected at least 0": lambda: _regression.gradient_flow(np.eye(2), np.ones((2, 1)), np.ones((2, 1)))(-1),
+    "t: expected at least 0": lambda: kernels.gradient_flow(np.eye(2), np.ones((2, 1)), np.ones((2, 1)))(-1),
     "parametrization: expected": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=4, parametrization="mup"),
     "weight_variance: expected a positive": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=4, weight_variance=0),
-    "kernel: expected a positive semidefinite": lambda: _regression.effective_rank(np.diag([1.0, 1.0, -5.0])),
+    "kernel: expected a positive semidefinite": lambda: kernels.effective_rank(np.diag([1.0, 1.0, -5.0])),
     "cross: expected": lambda: kernels.regression(np.eye(2), np.ones((2, 2)))(np.ones((3, 2, 2, 2))),
-    "start_new: expected finite \\(3, 2\\)": lambda: _regression.gradient_flow(
+    "start_new: expected finite \\(3, 2\\)": lambda: kernels.gradient_flow(
         np.eye(2), np.ones((2, 2)), np.ones((2, 2)), np.ones((3, 2)), np.ones(3)
     ),
-    "start_new: expected finite": lambda: _regression.gradient_flow(
+    "start_new: expected finite": lambda: kernels.gradient_flow(
         np.eye(2), np.ones((2, 2)), np.ones((2, 2)), np.ones((3, 2)), np.full((3, 2), np.nan)
     ),
     "width, depth: expected": lambda: kernels.infinite_mlp(np.ones((2, 3)), width=np.inf),
@@ -216,7 +214,7 @@ class Scaled(nn.Module):
     @nn.compact
     def __call__(self, x):
         for layer in range(4):
-            entries = _networks.pytorch_uniform(1 / 6)  # U(+-sqrt 6)
+            entries = models.pytorch_uniform(1 / 6)  # U(+-sqrt 6)
             size = self.width if layer < 3 else 10
             fan_in = x.shape[-1]
             x = nn.Dense(size, use_bias=False, kernel_init=entries)(x) / np.sqrt(fan_in)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import ensemble, models, ntk, train
-from ntkgen.kernels import _regression
+from ntkgen import ensemble, kernels, models, ntk, train
 from ntkgen.linearize import Linearized, linearize
 
 
@@ -44,8 +43,8 @@ def test_small_steps_follow_gradient_flow(x64):
     x, x_new, y = x[:4], x[4:], y[:4]
     f_lin = linearize(f, params)
     kernel, cross = ntk.empirical_ntk(f, params, x), ntk.empirical_ntk(f, params, x_new, x)
-    top = _regression.spectrum(kernel).values[0]
-    flow = _regression.gradient_flow(kernel, y, f(params, x), cross, f(params, x_new))
+    top = kernels.spectrum(kernel).values[0]
+    flow = kernels.gradient_flow(kernel, y, f(params, x), cross, f(params, x_new))
     start = np.linalg.norm(f(params, x) - y)
 
     def run(rate, steps):
@@ -75,7 +74,7 @@ def test_ensemble_trains_it_like_any_model():
     for seed in range(2):
         variables, initial = (jax.tree.map(lambda leaf, s=seed: leaf[s], t) for t in (result.variables, result.initial))
         f = models.apply_fn(model, {})
-        kernel = _regression.as_matrix(ntk.empirical_ntk(f, initial["params"], x))
+        kernel = kernels.as_matrix(ntk.empirical_ntk(f, initial["params"], x))
         residual = np.asarray(f(initial["params"], x) - jax.nn.one_hot(labels, 3), np.float64).ravel()
         shrink = np.linalg.matrix_power(np.eye(18) - rate / 6 * kernel, steps)
         got = Linearized(model).apply(variables, x) - jax.nn.one_hot(labels, 3)

@@ -26,7 +26,6 @@ import lottery_ticket_tables as tables
 import lottery_ticket_verdict as verdict
 
 from ntkgen import data, ensemble, io, models, pruning, records, stats, train
-from ntkgen.pruning import _masks
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "lottery_ticket.py"
@@ -100,7 +99,7 @@ def test_arms_differ_in_what_they_should_and_nothing_else(trained, lab):
 
     for keep in (50, 10):
         for arm in controls.ARMS:
-            assert counts(arm, keep).sum(0).tolist() == [_masks.keep_count(int(size), keep / 100)] * len(SEEDS)
+            assert counts(arm, keep).sum(0).tolist() == [pruning.keep_count(int(size), keep / 100)] * len(SEEDS)
         np.testing.assert_array_equal(counts("random_layer", keep), counts("ticket", keep))
         same = functools.partial(jax.tree.map, lambda a, b: np.array_equal(a, b))
         one, ticket = found["reinit", keep], found["ticket", keep]

@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 
 from ntkgen import stats
-from ntkgen.stats import _margins
 
 
 def pairs(draws, n, difference, std, seed=0):
@@ -57,7 +56,7 @@ def test_the_largest_difference_called_equivalent_has_the_stated_power_in_simula
 
 
 def test_too_much_spread_calls_nothing_equivalent():
-    assert stats.largest_equivalent(2.0, 5, 0.5) is None and _margins.equivalence_power(0, 2.0, 5, 0.5) < 0.2
+    assert stats.largest_equivalent(2.0, 5, 0.5) is None and stats.equivalence_power(0, 2.0, 5, 0.5) < 0.2
     assert stats.largest_equivalent(0.0, 5, 0.5) == 0.5
 
 

@@ -7,7 +7,6 @@ import pytest
 import reference
 
 from ntkgen import models, pruning
-from ntkgen.pruning import _unit_matching
 
 LAYERS = ("dense0", "dense1", "dense2", "dense10")  # not in the order of their names
 
@@ -120,7 +119,7 @@ def shuffled_cnn(model, variables, seed):
     order = [rng.permutation(variables["params"][name]["kernel"].shape[-1]) for name in layers[:-1]]
     return order, {
         "params": pruning.permute_units(variables["params"], order, layers, norms),
-        "batch_stats": _unit_matching.permute_statistics(variables["batch_stats"], order, layers, norms),
+        "batch_stats": pruning.permute_statistics(variables["batch_stats"], order, layers, norms),
     }
 
 
@@ -145,9 +144,7 @@ def test_a_permuted_cnn_is_matched_back_exactly(affine, seed):
     _, moved = shuffled_cnn(model, variables, seed + 10)
     found = pruning.match_units(variables["params"], moved["params"], layers, norms)
     assert_equal(pruning.permute_units(moved["params"], found, layers, norms), variables["params"])
-    assert_equal(
-        _unit_matching.permute_statistics(moved["batch_stats"], found, layers, norms), variables["batch_stats"]
-    )
+    assert_equal(pruning.permute_statistics(moved["batch_stats"], found, layers, norms), variables["batch_stats"])
     masks = pruning.magnitude_masks(variables["params"], 0.3)
     back = pruning.permute_units(pruning.magnitude_masks(moved["params"], 0.3), found, layers, norms)
     assert_equal(back, jax.tree.map(np.asarray, masks))
@@ -189,4 +186,4 @@ def test_foreign_statistics_are_refused(change):
     order, _ = shuffled_cnn(model, variables, 0)
     change(variables["batch_stats"])
     with pytest.raises(ValueError, match=r"^statistics: expected .* got"):
-        _unit_matching.permute_statistics(variables["batch_stats"], order, layers, norms)
+        pruning.permute_statistics(variables["batch_stats"], order, layers, norms)

@@ -9,7 +9,7 @@ import reference
 from jax import lax
 
 from ntkgen import models
-from ntkgen.models import _batch_norm, _convolution, _networks
+from ntkgen.models import _networks
 
 # Section V-A and V-E of the paper.
 MLP_PARAMS = {
@@ -46,7 +46,7 @@ def test_published_cnn_counts(channels, count):
 
 
 def test_counts_leave_out_batch_statistics_and_follow_depth_and_classes():
-    assert models.num_params(_networks.BatchNormRelu(affine=True), (2, 2, 5)) == 10
+    assert models.num_params(models.BatchNormRelu(affine=True), (2, 2, 5)) == 10
     assert models.num_params(models.MLP(3, depth=2, num_classes=4), (2, 5, 1)) == 10 * 3 + 3 + 3 * 4 + 4
     assert models.num_params(models.MLP(3, depth=1, num_classes=4), (7,)) == 7 * 4 + 4
 
@@ -109,7 +109,7 @@ class Tiny(nn.Module):
 
 
 def test_apply_fn_freezes_the_batch_statistics():
-    model = _networks.BatchNormRelu(affine=True)
+    model = models.BatchNormRelu(affine=True)
     variables, x = drawn(model, (2, 2, 4), np.float32)
     f = models.apply_fn(model, variables)
     first, second = f(variables["params"], x), f(variables["params"], 5 * x[:2] + 1)
@@ -145,7 +145,7 @@ def norm_relu(params, stats, x, train, pool):
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize(("shape", "pool"), [((2, 1, 1, 3), False), ((3, 4, 5, 2), False), ((3, 4, 5, 2), True)])
 def test_batch_norm_is_the_oracle(shape, pool, affine):
-    model = _networks.BatchNormRelu(affine=affine, pool=pool)
+    model = models.BatchNormRelu(affine=affine, pool=pool)
     variables, _ = drawn(model, shape[1:])
     x = np.random.default_rng(2).normal(3, 2, shape)
     params, stats = variables.get("params", {}), variables["batch_stats"]
@@ -162,7 +162,7 @@ def test_batch_norm_is_the_oracle(shape, pool, affine):
 
 def test_running_variance_is_unbiased():
     # Two examples at 0 and 2: the biased variance is 1, the unbiased 2; momentum 0.1 from 1.
-    model, x = _networks.BatchNormRelu(), np.array([0.0, 2.0], np.float32).reshape(2, 1, 1, 1)
+    model, x = models.BatchNormRelu(), np.array([0.0, 2.0], np.float32).reshape(2, 1, 1, 1)
     _, state = models.forward_train(model, models.init(model, jax.random.key(0), (1, 1, 1)), x)
     np.testing.assert_allclose(state["batch_stats"]["var"], 0.9 + 0.1 * 2, rtol=1e-6)
     np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * 1, rtol=1e-6)
@@ -170,7 +170,7 @@ def test_running_variance_is_unbiased():
 
 @pytest.mark.parametrize("affine", [False, True])
 def test_one_example_of_one_pixel_stays_finite(affine):
-    model = _networks.BatchNormRelu(affine=affine)
+    model = models.BatchNormRelu(affine=affine)
     variables = models.init(model, jax.random.key(0), (1, 1, 3))
     out, state = models.forward_train(model, variables, np.full((1, 1, 1, 3), 7, np.float32))
     np.testing.assert_array_equal(out, np.zeros((1, 1, 1, 3)))
@@ -183,7 +183,7 @@ def test_one_pass_variance_in_float32(ratio):
     # Summing n terms costs at most log2(n) units where XLA sums by halves and n / 8 where it keeps a few
     # accumulators; sqrt(n) is between, and what random rounding amounts to in the second case.
     x = np.random.default_rng(3).normal(ratio, 1, (16, 16, 16, 4)).astype(np.float32)
-    model, exact = _networks.BatchNormRelu(), x.astype(np.float64).reshape(-1, 4)
+    model, exact = models.BatchNormRelu(), x.astype(np.float64).reshape(-1, 4)
     variables = models.init(model, jax.random.key(0), (16, 16, 4))
     out, state = models.forward_train(model, variables, x)
     tolerance = 2 * (1 + ratio**2) * np.sqrt(len(exact)) * np.finfo(np.float32).eps / 2
@@ -198,7 +198,7 @@ def test_one_pass_variance_in_float32(ratio):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("affine", "pool"), [(False, False), (False, True), (True, True)])
 def test_batch_norm_gradient_passes_through_the_batch_statistics(affine, pool):
-    model, x = _networks.BatchNormRelu(affine=affine, pool=pool), np.random.default_rng(4).normal(2, 1, (3, 3, 2, 2))
+    model, x = models.BatchNormRelu(affine=affine, pool=pool), np.random.default_rng(4).normal(2, 1, (3, 3, 2, 2))
     variables, _ = drawn(model, (3, 2, 2))
     weights = np.random.default_rng(5).normal(size=(3, 1, 1, 2) if pool else x.shape)
     gradient = jax.grad(lambda x: (models.forward_train(model, variables, x)[0] * weights).sum())(jnp.asarray(x))
@@ -227,11 +227,11 @@ def test_pooling_finds_its_maxima_again_in_the_compiled_gradient(shape, affine):
     n, h, w, c = shape
     rng = np.random.default_rng(8)
     x, kernel, weights = (jnp.asarray(rng.normal(size=s)) for s in (shape, (3, 3, c, c), (n, h // 2, w // 2, c)))
-    model = _networks.BatchNormRelu(affine=affine, pool=True)
+    model = models.BatchNormRelu(affine=affine, pool=True)
     variables, _ = drawn(model, (h, w, c))
 
     def value(kernel):
-        return (models.forward_train(model, variables, _convolution.conv3x3(x, kernel))[0] * weights).sum()
+        return (models.forward_train(model, variables, models.conv3x3(x, kernel))[0] * weights).sum()
 
     np.testing.assert_allclose(jax.jit(jax.grad(value))(kernel), jax.grad(value)(kernel), rtol=1e-9, atol=1e-9)
 
@@ -246,10 +246,10 @@ def test_max_pool_is_reduce_window_with_its_gradient(shape):
     def window(x):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
-    np.testing.assert_array_equal(_batch_norm.max_pool(x), window(x))
-    np.testing.assert_array_equal(_batch_norm.max_pool(x), reference.max_pool(np.asarray(x)))
+    np.testing.assert_array_equal(models.max_pool(x), window(x))
+    np.testing.assert_array_equal(models.max_pool(x), reference.max_pool(np.asarray(x)))
     weights = jnp.asarray(np.random.default_rng(7).normal(size=window(x).shape), jnp.float32)
-    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (_batch_norm.max_pool, window))
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (models.max_pool, window))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -258,7 +258,7 @@ def test_max_pool_is_reduce_window_with_its_gradient(shape):
 
 def test_draws_do_not_depend_on_the_padded_length():
     # Drawn lengths are 4096, 16384, ...: cut at, before and behind them, all must be one sequence, JAX's own.
-    key, init = jax.random.key(5), _networks.pytorch_uniform(9)
+    key, init = jax.random.key(5), models.pytorch_uniform(9)
     longest = np.asarray(jax.random.uniform(key, (16385,), jnp.float32, -1 / 3, 1 / 3))
     for n in (1, 4095, 4096, 4097, 16384, 16385):
         np.testing.assert_array_equal(init(key, (n,)), longest[:n])
@@ -292,7 +292,7 @@ class PlainMLP(nn.Module):
     def __call__(self, x):
         x = x.reshape(x.shape[0], -1)
         for layer, features in enumerate((self.width, self.width, 10)):
-            init = _networks.pytorch_uniform(x.shape[-1])
+            init = models.pytorch_uniform(x.shape[-1])
             x = nn.Dense(features, kernel_init=init, bias_init=init, name=f"dense{layer}")(nn.relu(x) if layer else x)
         return x
 
@@ -394,7 +394,7 @@ def test_an_unknown_parametrisation_is_refused():
 
 
 def test_refitted_statistics_are_the_mean_of_those_of_the_batches():
-    model = _networks.BatchNormRelu()
+    model = models.BatchNormRelu()
     x = jnp.asarray(np.random.default_rng(0).normal(2, 3, size=(11, 2, 2, 3)), jnp.float32)
     variables = {"params": {}, "batch_stats": {"mean": jnp.full(3, 7.0), "var": jnp.full(3, 9.0)}}
     found = models.refit_statistics(model, variables, x, 5)["batch_stats"]

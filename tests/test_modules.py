@@ -129,7 +129,7 @@ def test_a_residual_network_trains_with_its_batch_statistics():
     # By hand: three steps of SGD with momentum from the same start, in the same order.
     variables = of_seed(result.initial)
     velocity = jax.tree.map(jnp.zeros_like, variables["params"])
-    order = np.asarray(_run.batch_order(train.run_keys(0).order, 0, N))
+    order = np.asarray(train.batch_order(train.run_keys(0).order, 0, N))
 
     @jax.jit
     def slope(variables, x, y):
@@ -220,7 +220,7 @@ def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
     for step in range(4):
         rngs = functions.step_rngs(("dropout",), jax.random.fold_in(noise, step))
         batch = train.Batch(jnp.zeros((2, 1)), jnp.zeros(2))
-        new = _run.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
+        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
         want = loss(model.apply(state.variables, batch.x, True, rngs=rngs), None).mean()
         np.testing.assert_allclose(-new.variables["params"]["scale"], want, rtol=1e-6)  # nothing of the difference
         seen.append(float(want))

@@ -7,7 +7,6 @@ import pytest
 import reference
 
 from ntkgen import train
-from ntkgen.train import _losses
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(6, 4)) * 3, RNG.integers(0, 4, 6).astype(np.int32)
@@ -31,7 +30,7 @@ def test_known_values():
     # log(1 + e^-2) for the right class two above the wrong one; half of (2 - 1)^2 + 0^2.
     logits, labels = jnp.array([[2.0, 0.0]]), jnp.array([0])
     np.testing.assert_allclose(train.cross_entropy(logits, labels), np.log1p(np.exp(-2)), rtol=1e-6)
-    np.testing.assert_allclose(_losses.squared_error(logits, labels), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(train.squared_error(logits, labels), 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1e3, 1e30])
@@ -54,7 +53,7 @@ def test_cross_entropy_loses_no_digits_to_the_size_of_the_logits(shift):
 
 def test_correct_counts_hits():
     logits = jnp.array([[1.0, 2.0], [2.0, 1.0], [0.0, -1.0]])
-    hits = _losses.correct(logits, jnp.array([1, 1, 0]))
+    hits = train.correct(logits, jnp.array([1, 1, 0]))
     assert hits.dtype == logits.dtype
     np.testing.assert_array_equal(hits, [1, 0, 1])
 
@@ -63,4 +62,4 @@ def test_correct_counts_hits():
 def test_correct_does_not_take_non_finite_outputs_for_an_answer(bad):
     # argmax of NaNs is 0, the label of the first row; only that row is spoilt.
     logits = jnp.array([[bad, bad], [1.0, 0.0], [0.0, bad]])
-    np.testing.assert_array_equal(_losses.correct(logits, jnp.array([0, 0, 0])), [np.nan, 1, np.nan])
+    np.testing.assert_array_equal(train.correct(logits, jnp.array([0, 0, 0])), [np.nan, 1, np.nan])

@@ -46,16 +46,16 @@ def test_unknown_optimizer_is_named():
 
 
 def test_cosine_by_the_epoch():
-    rates = [_optimizers.learning_rate_at(e, base=0.2, epochs=4, schedule="cosine") for e in range(4)]
+    rates = [train.learning_rate_at(e, base=0.2, epochs=4, schedule="cosine") for e in range(4)]
     np.testing.assert_allclose(rates, [0.2, 0.1 + 0.1 / np.sqrt(2), 0.1, 0.1 - 0.1 / np.sqrt(2)], rtol=1e-12)
     np.testing.assert_allclose(rates, [reference.cosine(0.2, e, 4) for e in range(4)], rtol=1e-12)
-    assert _optimizers.learning_rate_at(0, base=0.2, epochs=1, schedule="cosine") == 0.2
+    assert train.learning_rate_at(0, base=0.2, epochs=1, schedule="cosine") == 0.2
 
 
 def test_constant_and_unknown_schedules():
-    assert {_optimizers.learning_rate_at(e, base=0.3, epochs=5, schedule="constant") for e in range(5)} == {0.3}
+    assert {train.learning_rate_at(e, base=0.3, epochs=5, schedule="constant") for e in range(5)} == {0.3}
     with pytest.raises(ValueError, match="schedule: expected one of cosine, constant, got 'step'"):
-        _optimizers.learning_rate_at(0, base=0.1, epochs=3, schedule="step")
+        train.learning_rate_at(0, base=0.1, epochs=3, schedule="step")
 
 
 @pytest.mark.parametrize(("batch", "rate"), TABLE.items())

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ntkgen import pruning
-from ntkgen.pruning import _overlap
 
 
 @pytest.mark.parametrize(
@@ -16,7 +15,7 @@ def test_the_chance_level_is_that_of_random_masks(size, a, b):
         np.argsort(np.argsort(rng.random((draws, size)), 1), 1) < kept for kept in (a, b)
     )  # fmt: skip
     index = (first & second).sum(1) / (first | second).sum(1)
-    chance, std = _overlap.jaccard_chance(size, a, b)
+    chance, std = pruning.jaccard_chance(size, a, b)
     assert abs(index.mean() - chance) <= 4.5 * std / np.sqrt(draws) + 1e-12
     # The error of a deviation, from the draws' own fourth moment.
     spread = np.sqrt(np.var((index - chance) ** 2) / draws)
@@ -24,7 +23,7 @@ def test_the_chance_level_is_that_of_random_masks(size, a, b):
 
 
 def test_the_chance_level_at_scale():
-    chance, std = _overlap.jaccard_chance(10**6, 10**5, 3 * 10**5)
+    chance, std = pruning.jaccard_chance(10**6, 10**5, 3 * 10**5)
     both, sd = 3e4, np.sqrt(1e5 * 0.3 * 0.7 * 0.9)
     # The delta method: index = i / (4e5 - i), derivative 4e5 / (4e5 - i)^2.
     np.testing.assert_allclose(chance, both / (4e5 - both), rtol=1e-4)

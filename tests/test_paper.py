@@ -5,24 +5,23 @@ import math
 import pytest
 
 from ntkgen import paper
-from ntkgen.paper import _tables
 
 
-@pytest.mark.parametrize("width", _tables.MLP_PARAMS)
+@pytest.mark.parametrize("width", paper.MLP_PARAMS)
 def test_mlp_counts_are_784_w_w_w_10_with_biases(width):
-    assert _tables.MLP_PARAMS[width] == 785 * width + 2 * (width + 1) * width + 10 * (width + 1)
+    assert paper.MLP_PARAMS[width] == 785 * width + 2 * (width + 1) * width + 10 * (width + 1)
 
 
-@pytest.mark.parametrize("c", _tables.CNN_PARAMS)
+@pytest.mark.parametrize("c", paper.CNN_PARAMS)
 def test_cnn_counts_are_kernels_one_vector_a_pair_and_the_head(c):
     inputs_outputs = [(3, c), (c, c), (c, 2 * c), (2 * c, 2 * c), (2 * c, 4 * c), (4 * c, 4 * c)]
     kernels = 9 * sum(i * o for i, o in inputs_outputs)
     head = (64 * c + 1) * 256 + 257 * 10  # 32 x 32 images, pooled three times: 4 x 4 x 4c
-    assert _tables.CNN_PARAMS[c] == kernels + 14 * c + head
+    assert paper.CNN_PARAMS[c] == kernels + 14 * c + head
 
 
 def test_accuracies_are_percentages_and_belong_to_published_sizes():
-    counts = {("mlp", "mnist"): _tables.MLP_PARAMS, ("cnn", "cifar10"): _tables.CNN_PARAMS}
+    counts = {("mlp", "mnist"): paper.MLP_PARAMS, ("cnn", "cifar10"): paper.CNN_PARAMS}
     for key, table in paper.DOUBLE_DESCENT.items():
         assert set(table) <= set(counts[key])
         values = [value for row in table.values() for value in row.values() if value is not None]

@@ -14,8 +14,6 @@ import reference
 from hypothesis import strategies as st
 
 from ntkgen import ensemble, models, pruning, records, train
-from ntkgen.models import _networks
-from ntkgen.pruning import _iterative, _masks
 from ntkgen.train import _run
 
 SHAPE, CLASSES, SEEDS, EPOCHS = (2, 2, 1), 3, 3, 2
@@ -99,7 +97,7 @@ def test_masks_are_a_numpy_sort(case, seed, fraction, ties, nan, scope):
         scores["out"]["kernel"][1] = -np.inf
     everything = jax.tree.map(np.ones_like, alive)
     for masks in (None, alive):
-        found = _masks.masks_from_scores(scores, fraction, scope=scope, masks=masks)
+        found = pruning.masks_from_scores(scores, fraction, scope=scope, masks=masks)
         present = everything if masks is None else alive
         assert_equal(kernels_of(found), oracle(kernels_of(scores), fraction, scope, kernels_of(present)))
         for layer, own in found.items():
@@ -111,14 +109,14 @@ def test_scores_that_differ_least_are_told_apart():
     tiny = np.array([[0.0, 1e-40, 2e-40, -1e-40, -np.inf, np.inf, np.nan, -0.0]], np.float32)
     order = [5, 2, 1, 0, 7, 3, 4, 6]  # +0 and -0 are equal: the first comes first
     for count in range(1, 9):
-        kept = np.asarray(_masks.masks_from_scores({"kernel": tiny}, count / 8)["kernel"])[0]
+        kept = np.asarray(pruning.masks_from_scores({"kernel": tiny}, count / 8)["kernel"])[0]
         assert sorted(np.flatnonzero(kept)) == sorted(order[:count])
 
 
 def test_a_count_does_not_depend_on_the_type_of_the_fraction():
-    assert _masks.keep_count(200_704, np.float16(0.5)) == 100_352
+    assert pruning.keep_count(200_704, np.float16(0.5)) == 100_352
     for fraction in np.float32([0.35, 0.15, 0.45, 0.05]):
-        assert _masks.keep_count(10, fraction) == _masks.keep_count(10, float(fraction))
+        assert pruning.keep_count(10, fraction) == pruning.keep_count(10, float(fraction))
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
@@ -142,7 +140,7 @@ def test_every_count_is_exact_though_all_scores_are_equal(scope):
     [(10, 0.25, 2), (10, 0.35, 4), (10, 0.7, 7), (10, 1, 10), (10, 0.001, 1), (1, 0.5, 1), (3, 0.5, 2), (784, 0.01, 8)],
 )
 def test_the_rounding_is_the_documented_one(size, fraction, kept):
-    assert _masks.keep_count(size, fraction) == kept
+    assert pruning.keep_count(size, fraction) == kept
     masks = pruning.magnitude_masks({"kernel": np.arange(1.0, size + 1, dtype=np.float32)[:, None]}, fraction)
     np.testing.assert_array_equal(masks["kernel"][:, 0], np.arange(size) >= size - kept)
 
@@ -210,15 +208,15 @@ def test_scores_by_hand():
         return jnp.sum(params["kernel"] ** 2 * jnp.array([[1.0, -4.0]]))  # gradient 6, 16
 
     for found, expected in [
-        (_masks.magnitude(w), [3, 2]), (_masks.weight_change(w, before), [0.5, 4]),
-        (_masks.gradient_magnitude(loss, w), [6, 16]), (_masks.snip(loss, w), [18, 32]),
+        (pruning.magnitude(w), [3, 2]), (pruning.weight_change(w, before), [0.5, 4]),
+        (pruning.gradient_magnitude(loss, w), [6, 16]), (pruning.snip(loss, w), [18, 32]),
     ]:  # fmt: skip
         np.testing.assert_array_equal(found["kernel"], [expected])
 
 
 def test_random_scores_are_uniform_and_independent_between_leaves():
     like = {"a": np.zeros((40, 50)), "b": np.zeros((40, 50))}
-    scores = _masks.random(jax.random.key(0), like)
+    scores = pruning.random(jax.random.key(0), like)
     a, b = np.ravel(scores["a"]), np.ravel(scores["b"])
     assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
     for values in (a, b):
@@ -253,7 +251,7 @@ def test_layers_of_one_shape_are_shuffled_apart():
 
 def test_sparsity_profile_counts():
     masks = pruning.magnitude_masks(draw_tree("mixed", 0), 0.5, scope="layer")
-    profile = jax.tree.map(float, _masks.sparsity_profile(masks))
+    profile = jax.tree.map(float, pruning.sparsity_profile(masks))
     assert list(profile) == ["conv0/kernel", "dense0/kernel", "out/kernel"]
     np.testing.assert_allclose(list(profile.values()), [9 / 18, 10 / 21, 2 / 3], rtol=1e-6)
 
@@ -276,11 +274,11 @@ BAD_MASKS = [
         *(("masks", functools.partial(pruning.apply_masks, PARAMS, masks)) for masks in BAD_MASKS),
         ("scope", lambda: pruning.magnitude_masks(PARAMS, 0.5, scope="local")),
         ("scope", lambda: pruning.shuffle_masks(jax.random.key(0), PARAMS, scope="local")),
-        ("initial", lambda: _masks.weight_change(PARAMS, PARAMS["dense0"])),
+        ("initial", lambda: pruning.weight_change(PARAMS, PARAMS["dense0"])),
         ("scores", lambda: pruning.magnitude_masks(PARAMS["norm0"], 0.5)),
         ("scores", lambda: pruning.magnitude_masks({"kernel": np.zeros((0, 3))}, 0.5)),
-        ("scores", lambda: _masks.masks_from_scores({"kernel": np.ones((2, 3), int)}, 0.5)),
-        ("masks", lambda: _masks.sparsity_profile(PARAMS["norm0"])),
+        ("scores", lambda: pruning.masks_from_scores({"kernel": np.ones((2, 3), int)}, 0.5)),
+        ("masks", lambda: pruning.sparsity_profile(PARAMS["norm0"])),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_by_name(name, call):
@@ -310,7 +308,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(_networks.BatchNormRelu(affine=True)(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu(affine=True)(x, _run))
 
 
 MODEL = Normed()  # shared by the tests that train: its programs are compiled once
@@ -444,7 +442,7 @@ def halve(start, masks, level):
     """A training function without training: signs and order of magnitude change from level to level."""
     before = jax.tree.map(np.asarray, start["params"])
     after = jax.tree.map(lambda leaf: np.sin(np.float32(level + 2) * leaf), before)
-    return _iterative.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
+    return pruning.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
 
 
 @pytest.mark.parametrize("one_shot", [False, True])
@@ -471,7 +469,7 @@ def test_another_score_sees_both_variables_and_the_level():
 
     def score(trained, target, level):
         seen.append(level)
-        return _masks.weight_change(trained["params"], target["params"])
+        return pruning.weight_change(trained["params"], target["params"])
 
     levels = list(
         pruning.iterative_pruning(
@@ -479,7 +477,7 @@ def test_another_score_sees_both_variables_and_the_level():
         )
     )
     change = jax.tree.map(lambda w: np.abs(np.sin(2 * w) - np.cos(w)), initial["params"])
-    expected = jax.vmap(lambda s: _masks.masks_from_scores(s, 0.5, prunable=pruning.kernels(["out"])))(change)
+    expected = jax.vmap(lambda s: pruning.masks_from_scores(s, 0.5, prunable=pruning.kernels(["out"])))(change)
     assert seen == [1]
     assert_equal(levels[1].masks, expected)
     assert np.all(levels[1].masks["out"]["kernel"])
@@ -586,10 +584,10 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
 @pytest.mark.parametrize(
     ("name", "fn", "kwargs"),
     [
-        ("train", lambda start, masks, level: _iterative.Trained(start["params"]), {}),
-        ("train", lambda start, masks, level: _iterative.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: _iterative.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: _iterative.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
+        ("train", lambda start, masks, level: pruning.Trained(start["params"]), {}),
+        ("train", lambda start, masks, level: pruning.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
         ("train", lambda start, masks, level: (start, None), {}),
         ("score", halve, {"score": lambda trained, target, level: trained}),
     ],
@@ -602,7 +600,7 @@ def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
 
 def test_a_diverged_seed_does_not_stop_the_others():
     def fit(start, masks, level):
-        return _iterative.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
+        return pruning.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
 
     initial = {"params": stack([PARAMS, PARAMS])}
     levels = list(pruning.iterative_pruning(fit, initial, (1, 0.5, 0.2)))

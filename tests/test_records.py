@@ -31,7 +31,7 @@ def opened(tmp_path, config=CONFIG, **options):
 
 def refused(call) -> str:
     """The one line of a refusal."""
-    with pytest.raises(_run_folder.RecordError) as caught:
+    with pytest.raises(records.RecordError) as caught:
         call()
     assert "\n" not in str(caught.value) and str(caught.value).startswith("out_dir: ")
     return str(caught.value)
@@ -51,8 +51,8 @@ def test_config_json_says_what_was_run_with_what(tmp_path):
         found = json.loads((run.folder / "config.json").read_text())
     assert (found["study"], found["dataset"]) == ("study", "digits")
     device = {"platform": jax.default_backend(), "count": jax.local_device_count()}
-    assert found["config"] == {**CONFIG, "device": device, "numerics": _run_folder.numerics()}
-    assert found["numerics"] == _run_folder.numerics()
+    assert found["config"] == {**CONFIG, "device": device, "numerics": records.numerics()}
+    assert found["numerics"] == records.numerics()
     assert found["device"] == {**device, "kind": jax.local_devices()[0].device_kind}
     assert found["versions"]["jax"] == jax.__version__ and found["versions"]["numpy"] == np.__version__
     assert {"ntkgen", "python", "flax", "optax", "orbax-checkpoint", "scipy", "jaxlib"} <= set(found["versions"])
@@ -288,11 +288,11 @@ def test_the_numerics_are_part_of_the_config(tmp_path, monkeypatch):
 
 
 def test_numerics_say_what_jax_was_told(x64):
-    assert _run_folder.numerics()["jax_enable_x64"] is True
-    assert _run_folder.numerics()["jax_default_prng_impl"] == "threefry2x32"
+    assert records.numerics()["jax_enable_x64"] is True
+    assert records.numerics()["jax_default_prng_impl"] == "threefry2x32"
     with jax.enable_x64(False), jax.default_matmul_precision("bfloat16"):
-        assert _run_folder.numerics()["jax_enable_x64"] is False
-        assert _run_folder.numerics()["jax_default_matmul_precision"] == "bfloat16"
+        assert records.numerics()["jax_enable_x64"] is False
+        assert records.numerics()["jax_default_matmul_precision"] == "bfloat16"
 
 
 def test_the_modules_of_a_study_are_part_of_the_code(tmp_path):
@@ -647,7 +647,7 @@ def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with
         run.write_table("runs.csv", [{"a": 1}])
     monkeypatch.setattr(_run_folder, "source", lambda: "another")
     with (
-        pytest.raises(_run_folder.RecordError, match="another version of the code began"),
+        pytest.raises(records.RecordError, match="another version of the code began"),
         records.open_run(tmp_path, "study", "data", {"a": 1}),
     ):
         pass

@@ -8,8 +8,6 @@ import pytest
 from flax import nnx
 
 from ntkgen import landscape, models, pruning, roles
-from ntkgen.pruning import _iterative, _masks
-from ntkgen.roles import _roles
 
 Leaf = roles.Leaf
 VECTOR = {"bias": Leaf("bias"), "scale": Leaf("scale")}
@@ -133,7 +131,7 @@ def test_attention(heads):
         found = roles.of(params)
         assert {found[name]["kernel"] for name in ("query", "key", "value")} == {HEADS}
         assert found["out"]["kernel"] == JOINED
-        assert _roles.from_model(nn.MultiHeadDotProductAttention(heads, use_bias=bias), X, X) == found
+        assert roles.from_model(nn.MultiHeadDotProductAttention(heads, use_bias=bias), X, X) == found
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -151,7 +149,7 @@ def test_a_scanned_stack_has_its_layers_in_front(bias):
 @pytest.mark.parametrize("bias", [True, False])
 def test_modules_tell_where_layers_are_stacked(axis, bias):
     layers = 6 if axis == 0 else 3  # six layers of six inputs: shapes alone do not tell
-    found = _roles.from_model(Stack(layers, axis, bias), X)
+    found = roles.from_model(Stack(layers, axis, bias), X)
     stack = (axis,)
     rest = [i for i in range(4) if i != axis]
     assert found["stack"]["dense"]["kernel"] == Leaf("kernel", (2,), stack)
@@ -176,7 +174,7 @@ class Zoo(nn.Module):
 
 
 def test_modules_tell_what_shapes_do_not():
-    found = named(_roles.from_model(Zoo(), jnp.zeros((2, 7), int)))
+    found = named(roles.from_model(Zoo(), jnp.zeros((2, 7), int)))
     assert found == {
         "embed/embedding": Leaf("embedding", (1,)), "split/kernel": HEADS, "join/kernel": JOINED,
         "window/kernel": JOINED, "up/kernel": Leaf("kernel", (1,)), "up/bias": Leaf("bias"),
@@ -185,7 +183,7 @@ def test_modules_tell_what_shapes_do_not():
     with pytest.raises(ValueError, match=r"^params: expected output units of ensemble/kernel"):
         roles.of(linen(Zoo(), jnp.zeros((2, 7), int)))
     with pytest.raises(ValueError, match=r"^model: expected a Flax Linen module, got function"):
-        _roles.from_model(lambda x: x, X)
+        roles.from_model(lambda x: x, X)
 
 
 class Nnx(nnx.Module):
@@ -233,7 +231,7 @@ def test_what_nothing_tells_is_refused_until_the_user_tells(case):
     check_norms(params, told)
     # Which weights are largest does not depend on where their outputs are.
     kept = pruning.magnitude_masks(params, 0.5)["block"][name]
-    assert int(kept.sum()) == _masks.keep_count(kept.size, 0.5)
+    assert int(kept.sum()) == pruning.keep_count(kept.size, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +314,7 @@ def test_a_layer_of_a_stack_is_pruned_as_a_layer_by_itself():
     assert np.asarray(kept["kernel"]).sum((1, 2)).tolist() == [6, 6, 6] and np.asarray(kept["bias"]).all()
     everywhere = pruning.magnitude_masks(stack, 0.3)
     assert np.asarray(everywhere["kernel"]).sum((1, 2)).tolist() == [0, 0, 18]
-    assert list(_masks.sparsity_profile(kept)) == ["kernel[0]", "kernel[1]", "kernel[2]"]
+    assert list(pruning.sparsity_profile(kept)) == ["kernel[0]", "kernel[1]", "kernel[2]"]
     again = pruning.magnitude_masks(stack, 0.1, scope="layer", masks=kept)
     assert np.asarray(again["kernel"]).sum((1, 2)).tolist() == [2, 2, 2]
 
@@ -346,7 +344,7 @@ def test_iterative_pruning_of_a_stack_keeps_each_layers_count():
     rng = np.random.default_rng(0)
     stack = {"kernel": rng.normal(size=(2, 3, 4, 5)).astype(np.float32), "bias": np.ones((2, 3, 5), np.float32)}
     levels = pruning.iterative_pruning(
-        lambda start, masks, level: _iterative.Trained(start), {"params": stack}, (1, 0.5, 0.2), scope="layer"
+        lambda start, masks, level: pruning.Trained(start), {"params": stack}, (1, 0.5, 0.2), scope="layer"
     )
     counts = [np.asarray(level.masks["kernel"]).sum((2, 3)).tolist() for level in levels]
     assert counts == [[[20] * 3] * 2, [[10] * 3] * 2, [[4] * 3] * 2]

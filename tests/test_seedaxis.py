@@ -69,7 +69,7 @@ SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
 def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
     def fitting(memory):
         monkeypatch.setattr(_layout, "_device_memory", lambda: memory / _layout.MEMORY_SHARE)
-        return _layout.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan(strategy))
+        return ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan(strategy))
 
     assert fitting(seeds * each + 1) == seeds
     assert fitting(seeds * each + each - 1) == seeds
@@ -81,7 +81,7 @@ def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
     layout = ensemble.Plan("vmap")
 
     def chunk(variables, pixels):
-        return _layout.seeds_per_chunk(variables, 128, pixels, layout)
+        return ensemble.seeds_per_chunk(variables, 128, pixels, layout)
 
     assert chunk(CONVOLUTIONS, 64) > 2 * chunk(CONVOLUTIONS, 1024)
     assert chunk(NARROW, 64) == chunk(NARROW, 1024)
@@ -90,13 +90,13 @@ def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
 def test_seeds_per_chunk_grows_with_the_devices(monkeypatch):
     monkeypatch.setattr(_layout, "_device_memory", lambda: 10 * VMAP_BYTES)
     four = ensemble.Plan("vmap", AbstractMesh((4,), ("seed",)))
-    one = _layout.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("vmap"))
-    assert one == 5 and _layout.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
+    one = ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("vmap"))
+    assert one == 5 and ensemble.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
 
 
 def test_device_memory_is_that_of_a_computer():
     # Seen through the public function: a network of a kilobyte fits more than ten thousand times.
-    assert _layout.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("sequential")) > 10_000
+    assert ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("sequential")) > 10_000
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])

@@ -72,7 +72,7 @@ def test_a_lost_seed_is_marked_and_the_others_are_untouched(problem):
         assert np.isnan(found.top.value[1]) and not found.top.converged[1] and found.top.num_matvecs[1] == 0
         np.testing.assert_array_equal(found.top.value[[0, 2]], whole.top.value[[0, 2]])
     none = jax.tree.map(lambda p: p * jnp.nan, params)
-    found = measure.each_seed(_sharpness.mean_loss, (f, none), (x, y), {"loss": LOSS})
+    found = measure.each_seed(measure.mean_loss, (f, none), (x, y), {"loss": LOSS})
     assert found.shape == (SEEDS,) and np.isnan(found).all()
 
 
@@ -202,7 +202,7 @@ def test_at_loss_interpolates_a_power_law_exactly():
 def test_refusals_name_what_came(problem):
     f, params, keys, x, y = problem
     with pytest.raises(ValueError, match="strategy: expected one of"):
-        measure.each_seed(_sharpness.mean_loss, (f, params), (x, y), {"loss": LOSS}, strategy="pmap")
+        measure.each_seed(measure.mean_loss, (f, params), (x, y), {"loss": LOSS}, strategy="pmap")
     with pytest.raises(ValueError, match=r"one length of the seed axis, got \[2, 3\]"):
         measure.each_seed(measure.distance, (params, row(params, slice(2))))
     with pytest.raises(ValueError, match="one for each of the 1 snapshots, got 2"):

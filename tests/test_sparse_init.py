@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ntkgen import pruning
-from ntkgen.pruning import _masks
 
 SHAPES = {"conv": (3, 3, 2, 6), "dense": (40, 8)}
 
@@ -20,7 +19,7 @@ def network(seed, scale=1.0):
 
 
 def mask(seed, keep=0.2):
-    return _masks.masks_from_scores(_masks.random(jax.random.key(seed), network(0)), keep)
+    return pruning.masks_from_scores(pruning.random(jax.random.key(seed), network(0)), keep)
 
 
 def kernels(tree):
@@ -112,7 +111,7 @@ def test_a_units_weights_are_those_of_its_kept_inputs():
 def test_draws_of_pytorchs_rule_stay_within_the_bounds_of_the_kept_fan_in():
     key, masks = (
         jax.random.key(0),
-        {"kernel": _masks.random(jax.random.key(1), {"k": jnp.ones((400, 50))})["k"] < 0.05},
+        {"kernel": pruning.random(jax.random.key(1), {"k": jnp.ones((400, 50))})["k"] < 0.05},
     )
     drawn = {"kernel": jax.random.uniform(key, (400, 50), minval=-1 / 20, maxval=1 / 20)}
     found = np.asarray(pruning.scale_to_kept_fan_in(drawn, masks)["kernel"])

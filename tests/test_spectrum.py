@@ -64,7 +64,7 @@ def wanted(values, k, which):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("which", _estimates.WHICH)
+@pytest.mark.parametrize("which", spectrum.WHICH)
 @pytest.mark.parametrize("name", ["plain", "clustered", "negative largest"])
 def test_all_ends_of_a_known_spectrum(name, which, form, x64):
     values = SPECTRA[name]
@@ -187,7 +187,7 @@ def test_a_warm_start_costs_less(x64):
 
 
 @fast
-@hypothesis.given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(_estimates.WHICH))
+@hypothesis.given(st.integers(0, 10**6), st.integers(1, 4), st.sampled_from(spectrum.WHICH))
 def test_residuals_bound_the_error_for_any_matrix(seed, k, which):
     """Some eigenvalue lies within residual x |value| of each value, converged or not, in float32 too."""
     rng = np.random.default_rng(seed)
@@ -356,7 +356,7 @@ def test_smoothed_density_integrates_to_one_and_has_the_moments(x64):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", _estimates.METHODS)
+@pytest.mark.parametrize("method", spectrum.METHODS)
 def test_trace_within_its_error(method, form, x64):
     values = SPECTRA["plain"]
     matvec, _ = operator(values)

@@ -10,7 +10,6 @@ import pytest
 import reference
 
 from ntkgen import models, train
-from ntkgen.models import _networks
 from ntkgen.train import _run
 
 OPTIMIZERS = ("sgd", "adam", "gd")
@@ -128,13 +127,13 @@ def test_run_keys_vary_what_they_should():
 
 def test_batch_orders_are_permutations_that_change_with_epoch_and_seed():
     orders = [
-        tuple(np.asarray(_run.batch_order(train.run_keys(seed).order, epoch, 20)).tolist())
+        tuple(np.asarray(train.batch_order(train.run_keys(seed).order, epoch, 20)).tolist())
         for seed in range(3)
         for epoch in range(3)
     ]
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert len(set(orders)) == 9
-    again = _run.batch_order(train.run_keys(2).order, jnp.asarray(1), 20)
+    again = train.batch_order(train.run_keys(2).order, jnp.asarray(1), 20)
     np.testing.assert_array_equal(again, orders[7])
 
 
@@ -154,7 +153,7 @@ def test_epochs_are_the_oracles(optimizer, weight_decay):
         state = jitted(program)(state, order_key, epoch, jnp.asarray(config.rate(epoch)), data)
     expected = reference.train_mlp(
         jax.tree.map(np.asarray, variables["params"]), np.asarray(data.x), np.asarray(data.y),
-        [np.asarray(_run.batch_order(order_key, epoch, NUM)) for epoch in range(3)],
+        [np.asarray(train.batch_order(order_key, epoch, NUM)) for epoch in range(3)],
         batch_size=NUM if optimizer == "gd" else BATCH, rates=[reference.cosine(0.1, epoch, 3) for epoch in range(3)],
         optimizer=optimizer, momentum=config.momentum, weight_decay=weight_decay, loss=loss,
     )  # fmt: skip
@@ -169,7 +168,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(_networks.BatchNormRelu()(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, _run))
 
 
 @pytest.mark.usefixtures("x64")
@@ -180,8 +179,8 @@ def test_an_epoch_is_its_steps_one_by_one(num, batch):
     program = train.Program.of(Normed(), train.Config(1, batch), num)
     key, rate = train.run_keys(1).order, jnp.asarray(0.1)
     epoch = jitted(program)(train.init_state(program, variables), key, 2, rate, data)
-    step = jax.jit(functools.partial(_run.train_step, program))
-    state, order = train.init_state(program, variables), _run.batch_order(key, 2, num)
+    step = jax.jit(functools.partial(train.train_step, program))
+    state, order = train.init_state(program, variables), train.batch_order(key, 2, num)
     for start in range(0, num, batch):
         rows = order[start : start + batch]
         state = step(state, train.Batch(data.x[rows], data.y[rows]), rate, None, None)
@@ -306,7 +305,7 @@ def test_update_gets_loss_params_batch_and_a_key_of_its_own():
         run_epoch(config, variables, data, epoch=epoch, update=update)
     jax.effects_barrier()
     assert len(seen) == 6 and len({key for _, _, key, *_ in seen}) == 6  # no step's key comes twice
-    order = np.concatenate([np.asarray(_run.batch_order(train.run_keys(1).order, e, NUM)) for e in (0, 1)])
+    order = np.concatenate([np.asarray(train.batch_order(train.run_keys(1).order, e, NUM)) for e in (0, 1)])
     np.testing.assert_array_equal(np.concatenate([batch.y for _, batch, *_ in seen]), np.asarray(data.y)[order])
     np.testing.assert_array_equal(np.concatenate([batch.x for _, batch, *_ in seen]), np.asarray(data.x)[order])
     params, batch, _, value, halved, state = seen[0]

@@ -11,7 +11,6 @@ import zero_sum_noise
 
 from ntkgen import data, ensemble, models, train
 from ntkgen.data import _dataset
-from ntkgen.ensemble import _gradients
 from ntkgen.train import _run
 
 
@@ -62,7 +61,7 @@ def test_with_a_mask_sam_looks_at_the_subnetwork_alone():
     mask = jax.tree.map(lambda leaf: jax.random.uniform(jax.random.key(1), leaf.shape) < 0.3, variables["params"])
     state = train.init_state(program, variables, mask)
     batch = train.Batch(jnp.asarray(dataset.train.x), jnp.asarray(dataset.train.y))
-    after = _run.train_step(program, state, batch, jnp.float32(0.1), mask, jax.random.key(2))
+    after = train.train_step(program, state, batch, jnp.float32(0.1), mask, jax.random.key(2))
     keep = jax.flatten_util.ravel_pytree(mask)[0].astype(bool)
     flat, unravel = jax.flatten_util.ravel_pytree(state.variables["params"])
 
@@ -273,12 +272,12 @@ def test_a_smaller_last_batch_gets_the_noise_that_it_lacks(count, zero_sum):
 
     params = jax.tree.map(lambda leaf: leaf[0], found.initial["params"])
     for epoch in range(5):
-        order = np.asarray(_run.batch_order(order_key, epoch, count))
+        order = np.asarray(train.batch_order(order_key, epoch, count))
         imitated = jax.random.fold_in(jax.random.fold_in(noise_key, _run.NOISE), epoch // 2)
         for step, rows in enumerate(np.split(order, range(8, count, 8))):
             size = len(rows)
             if zero_sum:
-                draws = _gradients.zero_sum_normals(imitated, epoch % 2, 2, count)[rows]
+                draws = ensemble.zero_sum_normals(imitated, epoch % 2, 2, count)[rows]
             else:
                 draws = jax.random.normal(jax.random.fold_in(jax.random.fold_in(noise_key, epoch), step), (size,))
             spread = np.sqrt(size / (size - 1) * (size / 4 - 1)) if size > 4 else 0.0
@@ -320,16 +319,16 @@ def test_zero_sum_noise_goes_on_in_the_middle_of_an_imitated_epoch():
 
 
 def test_weights_average_to_one_and_have_the_stated_spread():
-    weights = np.asarray(_gradients.noise_weights(jax.random.key(0), 20_000, 500), np.float64)
+    weights = np.asarray(ensemble.noise_weights(jax.random.key(0), 20_000, 500), np.float64)
     assert weights.mean() == pytest.approx(1, abs=1e-5)
     assert weights.var() == pytest.approx(39, rel=5 * np.sqrt(2 / 20_000))  # B / b - 1; five standard errors
 
 
 @pytest.mark.parametrize("make", [
     lambda: ensemble.sam(-0.1), lambda: ensemble.sam(float("nan")), lambda: ensemble.injected_noise(0),
-    lambda: _gradients.zero_sum_normals(jax.random.key(0), 0, 1, 4),
-    lambda: _gradients.noise_weights(jax.random.key(0), 8, 8),
-    lambda: _gradients.noise_weights(jax.random.key(0), 8, 9),
+    lambda: ensemble.zero_sum_normals(jax.random.key(0), 0, 1, 4),
+    lambda: ensemble.noise_weights(jax.random.key(0), 8, 8),
+    lambda: ensemble.noise_weights(jax.random.key(0), 8, 9),
 ])  # fmt: skip
 def test_refusals_are_one_line(make):
     with pytest.raises(ValueError, match="expected") as refusal:

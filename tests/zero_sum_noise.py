@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen.ensemble import _gradients
+from ntkgen import ensemble
 
 
 def noise(rng, runs, steps):
@@ -14,7 +14,7 @@ def noise(rng, runs, steps):
 
 
 def _draw(key, runs, steps):
-    return jax.vmap(lambda index: _gradients.zero_sum_normals(key, index, steps, runs))(jnp.arange(steps))
+    return jax.vmap(lambda index: ensemble.zero_sum_normals(key, index, steps, runs))(jnp.arange(steps))
 
 
 _rows = jax.jit(_draw, static_argnums=(1, 2))

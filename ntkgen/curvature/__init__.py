@@ -5,9 +5,16 @@ Use `hessian_matvec` and its kin to fix all but the vector, and give what they r
 
 from ntkgen.curvature._products import (
     FORWARD,
+    REVERSE,
     derivative_mode,
+    fisher_matvec,
+    fisher_vp,
+    ggn_matvec,
     ggn_vp,
+    gradient_covariance_matvec,
+    gradient_covariance_vp,
     hessian_matvec,
+    hessian_vp,
     highest_precision,
     hvp,
     stability_threshold,
@@ -15,9 +22,16 @@ from ntkgen.curvature._products import (
 
 __all__ = [
     "FORWARD",
+    "REVERSE",
     "derivative_mode",
+    "fisher_matvec",
+    "fisher_vp",
+    "ggn_matvec",
     "ggn_vp",
+    "gradient_covariance_matvec",
+    "gradient_covariance_vp",
     "hessian_matvec",
+    "hessian_vp",
     "highest_precision",
     "hvp",
     "stability_threshold",

@@ -419,7 +419,7 @@ def _prepared(product: Callable, f: Apply, loss: Any, params: PyTree, batch: tup
         _per_example(loss.func.out, function.out)
         forward = forward and loss.func.forward
     if chunk < num and not functions.is_traced(f, params, x):
-        functions.require(f, params, x)
+        functions.require_independence(f, params, x)
     return f, loss, _Static(product, chunk, forward), params, batch
 
 

@@ -3,12 +3,15 @@
 `choose_strategy` and `plan` decide how a program walks the seed axis: batched, one seed after another, over devices.
 """
 
-from ntkgen.ensemble._fit import Context, OnHost, Result, fit
-from ntkgen.ensemble._gradients import injected_noise, sam
-from ntkgen.ensemble._layout import STRATEGIES, Plan, check_fits, choose_strategy, place, plan
+from ntkgen.ensemble import programs
+from ntkgen.ensemble._fit import METRICS, Checkpoint, Context, OnHost, Result, fit
+from ntkgen.ensemble._gradients import injected_noise, noise_weights, sam, zero_sum_normals
+from ntkgen.ensemble._layout import STRATEGIES, Plan, check_fits, choose_strategy, place, plan, seeds_per_chunk
 
 __all__ = [
+    "METRICS",
     "STRATEGIES",
+    "Checkpoint",
     "Context",
     "OnHost",
     "Plan",
@@ -17,7 +20,11 @@ __all__ = [
     "choose_strategy",
     "fit",
     "injected_noise",
+    "noise_weights",
     "place",
     "plan",
+    "programs",
     "sam",
+    "seeds_per_chunk",
+    "zero_sum_normals",
 ]

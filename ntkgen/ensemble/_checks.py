@@ -190,7 +190,9 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
         return next_call(*args, **kwargs)
 
     def evaluate(variables: PyTree, x: Any) -> Any:
-        return functions.Apply(model)({k: v for k, v in variables.items() if k != "params"}, variables["params"], x)
+        return functions.Evaluation(model)(
+            {k: v for k, v in variables.items() if k != "params"}, variables["params"], x
+        )
 
     try:
         with nn.intercept_methods(watch):

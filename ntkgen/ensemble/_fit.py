@@ -1,6 +1,6 @@
 """Train many seeds of a network in one call; every array of the result leads with the seed axis.
 
-A little over 350 lines, a third of them documentation: `fit` and what it compiles are one loop.
+The programs that `fit` runs are in `programs`.
 """
 
 import functools
@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import functions, train
+from ntkgen import train
 from ntkgen.ensemble import _checks as checks
 from ntkgen.ensemble import _layout as seedaxis
+from ntkgen.ensemble import programs
 from ntkgen.ensemble._layout import Plan, over_seeds, place, trim
 from ntkgen.typing import Array, PyTree
 
@@ -94,45 +95,6 @@ class Result(NamedTuple):
     diverged: np.ndarray
     strategy: dict[str, Any]
     seconds: dict[str, float]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
-    # One key at a time whatever the strategy: half the compilation, and the draws are the same.
-    fn = functools.partial(functions.init, model)
-    return over_seeds(layout._replace(strategy="sequential"), fn, (0, None))(keys, x)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
-    axes = (0, None if masks is None else 0)
-    fn = functools.partial(train.init_state, program)
-    return over_seeds(layout._replace(strategy="vmap"), fn, axes)(variables, masks)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _epoch(
-    layout: Plan,
-    program: train.Program,
-    state: train.TrainState,
-    keys: Array,
-    epoch: Array,
-    rate: Array,
-    data: train.Batch,
-    masks: PyTree | None,
-) -> train.TrainState:
-    axes = (0, 0, None, None, None, None if masks is None else 0)
-    return over_seeds(layout, functools.partial(train.train_epoch, program), axes)(
-        state, keys, epoch, rate, data, masks
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
-    def one(variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
-        return jnp.stack([*train.evaluate(program, variables, data), *train.evaluate(program, variables, test)])
-
-    return over_seeds(layout, one, (0, None, None))(variables, data, test)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -324,8 +286,8 @@ def _fit_chunk(
     keys = jax.vmap(functools.partial(train.run_keys, vary=config.vary))(jnp.asarray(seeds))
     keys, init, masks = (place(layout, tree, seeds=True) for tree in (keys, init, masks))
     data, test = (place(layout, jax.tree.map(jnp.asarray, split), seeds=False) for split in splits)
-    variables = _init(layout, program.model, data.x[:1], keys.init) if init is None else init
-    state = _start(layout, program, variables, masks)
+    variables = programs.init(layout, program.model, data.x[:1], keys.init) if init is None else init
+    state = programs.start(layout, program, variables, masks)
     initial = state.variables
     state = jax.tree.map(jnp.copy, state)  # epochs donate the state; `initial` and the caller's `init` stay
 
@@ -372,11 +334,13 @@ def _fit_chunk(
     for epoch in range(first, config.epochs):
         times = [time.perf_counter()]
         rate = jnp.asarray(config.rate(epoch))
-        state = jax.block_until_ready(_epoch(layout, program, state, keys.order, jnp.asarray(epoch), rate, data, masks))
+        state = jax.block_until_ready(
+            programs.train_epoch(layout, program, state, keys.order, jnp.asarray(epoch), rate, data, masks)
+        )
         times.append(time.perf_counter())
         values = np.full((num_seeds, len(METRICS)), np.nan)
         if epoch + 1 in span.measured:
-            values = np.asarray(_evaluate(layout, program, state.variables, data, test))[:num_seeds]
+            values = np.asarray(programs.evaluate(layout, program, state.variables, data, test))[:num_seeds]
         times.append(time.perf_counter())
         metrics = {name: values[:, column] for column, name in enumerate(METRICS)}
         for name, column in metrics.items():

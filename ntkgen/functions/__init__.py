@@ -6,10 +6,10 @@ directional derivative of any network, and `switches` to call a module in traini
 
 from ntkgen.functions._directional import jvp
 from ntkgen.functions._frozen import Function, freeze, has_forward_mode, is_traced, programs, refuse_replaced
-from ntkgen.functions._independence import compare, require, tolerance
+from ntkgen.functions._independence import dependence, require_independence, rounding_tolerance
 from ntkgen.functions._modules import (
     SWITCHES,
-    Apply,
+    Evaluation,
     bare,
     forward_train,
     hashable,
@@ -25,10 +25,10 @@ from ntkgen.functions._modules import (
 
 __all__ = [
     "SWITCHES",
-    "Apply",
+    "Evaluation",
     "Function",
     "bare",
-    "compare",
+    "dependence",
     "forward_train",
     "freeze",
     "has_forward_mode",
@@ -40,11 +40,11 @@ __all__ = [
     "programs",
     "refit_statistics",
     "refuse_replaced",
-    "require",
+    "require_independence",
+    "rounding_tolerance",
     "short",
     "step_rngs",
     "switches",
-    "tolerance",
     "trace_training",
     "whole",
 ]

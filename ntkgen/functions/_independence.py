@@ -19,7 +19,7 @@ INDEPENDENCE, APART = 1000, 0.1
 _passed: set[tuple] = set()  # fingerprints and shapes
 
 
-def require(f: Partial, params: PyTree, x: PyTree) -> None:
+def require_independence(f: Partial, params: PyTree, x: PyTree) -> None:
     """Refuse a network whose derivatives for a sample change with the other samples in the batch.
 
     What was found for a network and shapes is remembered. Nothing is said where outputs or derivatives are not finite.
@@ -35,7 +35,7 @@ def require(f: Partial, params: PyTree, x: PyTree) -> None:
     shapes = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves((f, params, x))]
     key = (f.func.fingerprint, str(jax.tree.structure((params, x))), tuple(shapes))  # type: ignore[attr-defined]
     if key not in _passed:
-        found = compare(f, params, x)
+        found = dependence(f, params, x)
         if found == "":
             _passed.add(key)
         elif found == DEPENDENT:
@@ -48,7 +48,7 @@ DEPENDENT = (
 )
 
 
-def compare(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> str:
+def dependence(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> str:
     """Compare a sample's derivatives alone and in batches with other samples, in other places.
 
     Outputs may stay where derivatives do not: those of a last layer that begins with zeros.
@@ -87,7 +87,7 @@ def compare(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> str
         return _difference(f, moved, alone, batches)
 
 
-def tolerance(f: Partial, roundings: float, most: float) -> float:
+def rounding_tolerance(f: Partial, roundings: float, most: float) -> float:
     """Return a number of roundings of the narrowest dtype that f computes in, relative, and at most `most`."""
     function: Any = f.func
     dtypes = [dtype for dtype in (function.dtype, function.out.dtype) if dtype is not None]
@@ -107,7 +107,7 @@ def _difference(f: Partial, params: PyTree, own: PyTree, batches: list[PyTree]) 
         return "params, x1, x2: expected finite outputs, got infinities or NaN"
     if not np.isfinite(scale):
         return "params, x1: expected finite derivatives, got infinities or NaN"
-    allowed = tolerance(f, INDEPENDENCE, APART)
+    allowed = rounding_tolerance(f, INDEPENDENCE, APART)
     return "" if all(float(apart) <= allowed * scale for _, apart, _ in found) else DEPENDENT
 
 

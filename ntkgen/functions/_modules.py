@@ -226,7 +226,7 @@ def _weight_of_new(kept: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Apply:
+class Evaluation:
     """The static half of `models.apply_fn`: equal for equal networks, so that one compiled program serves them all."""
 
     model: Any

@@ -4,8 +4,9 @@ Use `average_adaptive_sharpness` or `worst_adaptive_sharpness` to compare networ
 `perturbation` for the paper's measure, and `error_barrier` for the path between two solutions.
 """
 
-from ntkgen.landscape._barriers import error_barrier
+from ntkgen.landscape._barriers import Barrier, error_barrier
 from ntkgen.landscape._neighbourhood import (
+    NORMS,
     SAMPLES,
     SIGMAS,
     Sensitivity,
@@ -20,8 +21,10 @@ from ntkgen.landscape._neighbourhood import (
 )
 
 __all__ = [
+    "NORMS",
     "SAMPLES",
     "SIGMAS",
+    "Barrier",
     "Sensitivity",
     "Sharpness",
     "average_adaptive_sharpness",

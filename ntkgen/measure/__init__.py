@@ -4,14 +4,24 @@ Use `flatness` and `track` for sharpness, `at_loss` and `matching_temperature` t
 `noise_scale` for gradient noise, and `each_seed` to lift a measurement of one network over all seeds.
 """
 
-from ntkgen.measure._equal_loss import at_loss, matching_temperature, outputs_temperature, passage, tempered
-from ntkgen.measure._gradient_noise import noise_scale
+from ntkgen.measure._equal_loss import (
+    Matched,
+    Passage,
+    at_loss,
+    matching_temperature,
+    outputs_temperature,
+    passage,
+    tempered,
+)
+from ntkgen.measure._gradient_noise import NoiseScale, noise_scale
 from ntkgen.measure._seeds import correct, each_seed
 from ntkgen.measure._sharpness import (
     Flatness,
     Spectral,
+    Track,
     distance,
     flatness,
+    mean_loss,
     power,
     random_start,
     spectral,
@@ -21,13 +31,18 @@ from ntkgen.measure._sharpness import (
 
 __all__ = [
     "Flatness",
+    "Matched",
+    "NoiseScale",
+    "Passage",
     "Spectral",
+    "Track",
     "at_loss",
     "correct",
     "distance",
     "each_seed",
     "flatness",
     "matching_temperature",
+    "mean_loss",
     "noise_scale",
     "outputs_temperature",
     "passage",

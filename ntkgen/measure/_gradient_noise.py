@@ -62,7 +62,7 @@ def noise_scale(f: Callable, params: PyTree, x: PyTree, y: PyTree, *, loss: Loss
         raise ValueError(f"x: expected at least 3 examples for a standard error, got {n}")
     forward = curvature.derivative_mode(f, loss, params, x, y) == curvature.FORWARD
     if not functions.is_traced(f, params, x):
-        functions.require(functions.freeze(f, params, x), params, x)
+        functions.require_independence(functions.freeze(f, params, x), params, x)
 
     def losses(params: PyTree, x: PyTree, y: PyTree) -> Array:
         return loss(f(params, x), y)

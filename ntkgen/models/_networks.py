@@ -288,7 +288,7 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       walks a leading seed axis of the variables.
     """
     frozen = {name: value for name, value in variables.items() if name != "params"}
-    return Partial(functions.Apply(functions.hashable(model)), frozen)
+    return Partial(functions.Evaluation(functions.hashable(model)), frozen)
 
 
 def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> int:

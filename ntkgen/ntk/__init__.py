@@ -4,10 +4,14 @@ Use `empirical_ntk` for one network, `empirical_ntk_seeds` for an ensemble, `pla
 do, and `ntk_vp` for products with kernels that are too large to hold.
 """
 
-from ntkgen.ntk._kernel import empirical_ntk, empirical_ntk_seeds, plan
+from ntkgen.ntk._kernel import METHODS, empirical_ntk, empirical_ntk_seeds, ntk_vp, plan
+from ntkgen.ntk._plan import Plan
 
 __all__ = [
+    "METHODS",
+    "Plan",
     "empirical_ntk",
     "empirical_ntk_seeds",
+    "ntk_vp",
     "plan",
 ]

@@ -40,7 +40,7 @@ def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial,
     if not finite(leaves):
         raise ValueError("params: expected finite numbers, got infinities or NaN")
     network = _frozen(f, params, x1)
-    wrong = functions.compare(network, params, x1, x2)
+    wrong = functions.dependence(network, params, x1, x2)
     if wrong:
         raise ValueError(wrong)
     return network, x1, x2, network.func.out  # type: ignore[attr-defined]

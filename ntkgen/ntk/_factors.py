@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen.functions import tolerance
+from ntkgen.functions import rounding_tolerance
 from ntkgen.ntk._layers import Call, Group, Structure, Use, Window, watch
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -140,7 +140,7 @@ def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree,
     norms = jnp.stack([jnp.linalg.norm(b) for _, b in rows])
     errors = jnp.stack([jnp.linalg.norm(a - b) for a, b in rows])
     # A leaf whose gradient cancels to rounding is measured against the whole gradient's rounding instead.
-    bound = tolerance(f, TOLERANCE, FORGIVEN) * (norms + 0.01 * jnp.linalg.norm(norms))
+    bound = rounding_tolerance(f, TOLERANCE, FORGIVEN) * (norms + 0.01 * jnp.linalg.norm(norms))
     return ~(errors <= bound)
 
 

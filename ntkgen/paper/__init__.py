@@ -1,6 +1,7 @@
 """The published tables (arXiv:2604.07603v1) as data, and `compare`, which puts our numbers beside them."""
 
 from ntkgen.paper._tables import (
+    CNN_PARAMS,
     DOUBLE_DESCENT,
     DOUBLE_DESCENT_EXAMPLES,
     IMPLICIT_EPOCHS,
@@ -11,12 +12,15 @@ from ntkgen.paper._tables import (
     LOSS_LANDSCAPE_SAMPLES,
     LOTTERY_TICKET,
     LOTTERY_TICKET_EPOCHS,
+    MLP_PARAMS,
     NTK,
     NTK_EXAMPLES,
+    SOURCE,
     compare,
 )
 
 __all__ = [
+    "CNN_PARAMS",
     "DOUBLE_DESCENT",
     "DOUBLE_DESCENT_EXAMPLES",
     "IMPLICIT_EPOCHS",
@@ -27,7 +31,9 @@ __all__ = [
     "LOSS_LANDSCAPE_SAMPLES",
     "LOTTERY_TICKET",
     "LOTTERY_TICKET_EPOCHS",
+    "MLP_PARAMS",
     "NTK",
     "NTK_EXAMPLES",
+    "SOURCE",
     "compare",
 ]

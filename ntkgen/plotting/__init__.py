@@ -1,10 +1,13 @@
 """Figures: style and file formats here, one module a study. Nothing is computed while drawing."""
 
 from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, ntk_regime
-from ntkgen.plotting._style import Curve, epoch_wise, model_wise, sample_wise, save
+from ntkgen.plotting._style import COLOURS, STYLE, Curve, band, epoch_wise, model_wise, sample_wise, save, subplots
 
 __all__ = [
+    "COLOURS",
+    "STYLE",
     "Curve",
+    "band",
     "epoch_wise",
     "implicit_regularization",
     "loss_landscape",
@@ -13,4 +16,5 @@ __all__ = [
     "ntk_regime",
     "sample_wise",
     "save",
+    "subplots",
 ]

@@ -4,30 +4,58 @@ Use `magnitude_masks` for one mask and `iterative_pruning` for lottery tickets; 
 change one thing about a ticket.
 """
 
-from ntkgen.pruning._iterative import iterative_pruning, rewinding, snapshot
-from ntkgen.pruning._masks import apply_masks, full_masks, magnitude_masks, shuffle_masks
-from ntkgen.pruning._overlap import overlap
+from ntkgen.pruning._iterative import Level, Score, Train, Trained, iterative_pruning, rewinding, snapshot
+from ntkgen.pruning._masks import (
+    apply_masks,
+    full_masks,
+    gradient_magnitude,
+    keep_count,
+    magnitude,
+    magnitude_masks,
+    masks_from_scores,
+    random,
+    shuffle_masks,
+    snip,
+    sparsity_profile,
+    weight_change,
+)
+from ntkgen.pruning._overlap import Overlap, jaccard_chance, overlap
 from ntkgen.pruning._prunable import SCOPES, Prunable, is_kernel, kernels, layers_of
 from ntkgen.pruning._sparse_init import match_std, scale_to_kept_fan_in, shuffle_values
-from ntkgen.pruning._unit_matching import match_units, permute_units
+from ntkgen.pruning._unit_matching import match_units, permute_statistics, permute_units
 
 __all__ = [
     "SCOPES",
+    "Level",
+    "Overlap",
     "Prunable",
+    "Score",
+    "Train",
+    "Trained",
     "apply_masks",
     "full_masks",
+    "gradient_magnitude",
     "is_kernel",
     "iterative_pruning",
+    "jaccard_chance",
+    "keep_count",
     "kernels",
     "layers_of",
+    "magnitude",
     "magnitude_masks",
+    "masks_from_scores",
     "match_std",
     "match_units",
     "overlap",
+    "permute_statistics",
     "permute_units",
+    "random",
     "rewinding",
     "scale_to_kept_fan_in",
     "shuffle_masks",
     "shuffle_values",
     "snapshot",
+    "snip",
+    "sparsity_profile",
+    "weight_change",
 ]

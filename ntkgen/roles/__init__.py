@@ -4,12 +4,14 @@ Use `of` to decide by names and shapes, and `from_model` where the module is at 
 the user then names the axes.
 """
 
-from ntkgen.roles._roles import check_decided, given, of, tree_name
+from ntkgen.roles._roles import ROLES, check_decided, from_model, given, of, tree_name
 from ntkgen.roles._rules import Leaf
 
 __all__ = [
+    "ROLES",
     "Leaf",
     "check_decided",
+    "from_model",
     "given",
     "of",
     "tree_name",

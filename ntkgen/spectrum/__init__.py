@@ -5,7 +5,9 @@ is. `power_iteration` is the paper's method, and slower.
 """
 
 from ntkgen.spectrum._estimates import (
+    METHODS,
     TOLERANCE,
+    WHICH,
     Density,
     Eigen,
     Estimate,
@@ -18,7 +20,9 @@ from ntkgen.spectrum._estimates import (
 )
 
 __all__ = [
+    "METHODS",
     "TOLERANCE",
+    "WHICH",
     "Density",
     "Eigen",
     "Estimate",

@@ -5,13 +5,18 @@ is small, `association` for a relation over arms, `peak_test` and `threshold` fo
 over all p-values of one question. Axes: seeds first. NaN marks a lost run.
 """
 
-from ntkgen.stats._association import LEAST_ARMS, association
-from ntkgen.stats._crossed import crossed
-from ntkgen.stats._equal_loss import LEAST, over_targets
-from ntkgen.stats._margins import ACCURACY, SHARPNESS, above, beyond, largest_equivalent, within
-from ntkgen.stats._peaks import falls_beyond, peak_test, threshold
+from ntkgen.stats._association import LEAST_ARMS, Association, association
+from ntkgen.stats._crossed import Crossed, crossed
+from ntkgen.stats._equal_loss import LEAST, OverTargets, over_targets
+from ntkgen.stats._margins import ACCURACY, SHARPNESS, above, beyond, equivalence_power, largest_equivalent, within
+from ntkgen.stats._peaks import PeakTest, Threshold, falls_beyond, peak_test, threshold
 from ntkgen.stats._ranks import rank_sum, signed_rank
 from ntkgen.stats._tests import (
+    Equivalence,
+    Interval,
+    PowerLaw,
+    Summary,
+    TestResult,
     equivalence,
     false_discovery,
     interval,
@@ -27,11 +32,22 @@ __all__ = [
     "LEAST",
     "LEAST_ARMS",
     "SHARPNESS",
+    "Association",
+    "Crossed",
+    "Equivalence",
+    "Interval",
+    "OverTargets",
+    "PeakTest",
+    "PowerLaw",
+    "Summary",
+    "TestResult",
+    "Threshold",
     "above",
     "association",
     "beyond",
     "crossed",
     "equivalence",
+    "equivalence_power",
     "falls_beyond",
     "false_discovery",
     "interval",

@@ -3,20 +3,31 @@
 Use `Config` to say how to train; `ensemble.fit` does it for many seeds. The losses are for the instruments too.
 """
 
-from ntkgen.train._losses import LOSSES, cross_entropy, is_integer, per_example
-from ntkgen.train._optimizers import OPTIMIZERS, SCALINGS, SCHEDULES, TABLE, scaled_learning_rate
+from ntkgen.train._losses import (
+    LOSSES,
+    correct,
+    cross_entropy,
+    is_classification,
+    is_integer,
+    per_example,
+    squared_error,
+)
+from ntkgen.train._optimizers import OPTIMIZERS, SCALINGS, SCHEDULES, TABLE, learning_rate_at, scaled_learning_rate
 from ntkgen.train._run import (
     VARY,
     Batch,
     Config,
+    Keys,
     Program,
     TrainState,
     Update,
+    batch_order,
     evaluate,
     init_state,
     measurement_key,
     run_keys,
     train_epoch,
+    train_step,
 )
 
 __all__ = [
@@ -28,16 +39,23 @@ __all__ = [
     "VARY",
     "Batch",
     "Config",
+    "Keys",
     "Program",
     "TrainState",
     "Update",
+    "batch_order",
+    "correct",
     "cross_entropy",
     "evaluate",
     "init_state",
+    "is_classification",
     "is_integer",
+    "learning_rate_at",
     "measurement_key",
     "per_example",
     "run_keys",
     "scaled_learning_rate",
+    "squared_error",
     "train_epoch",
+    "train_step",
 ]

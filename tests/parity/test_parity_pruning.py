@@ -10,7 +10,6 @@ from torch.nn.utils import prune  # noqa: E402
 from torch_nets import _layers, kernel_to_flax, to_torch  # noqa: E402
 
 from ntkgen import pruning  # noqa: E402
-from ntkgen.pruning import _masks  # noqa: E402
 
 NAMES = ["mlp16", "cnn3-affine"]
 FRACTIONS = (0.8, 0.5, 0.21, 0.05)
@@ -41,7 +40,7 @@ def test_global_unstructured_level_by_level(name):
     for fraction in FRACTIONS:
         masks = pruning.magnitude_masks(variables["params"], fraction, masks=masks)
         # An integer amount: torch rounds the pruned share of what is left, we the kept share of the whole.
-        amount = kept - _masks.keep_count(size, fraction)
+        amount = kept - pruning.keep_count(size, fraction)
         prune.global_unstructured(targets, pruning_method=prune.L1Unstructured, amount=amount)
         kept = assert_same_masks(masks, net)
         assert kept == round(fraction * size)
@@ -63,5 +62,5 @@ def test_layer_by_layer(name):
     to_torch(variables, net)
     for _, layer in kernels(net):
         size = layer.weight.numel()
-        prune.l1_unstructured(layer, "weight", amount=size - _masks.keep_count(size, 0.3))
+        prune.l1_unstructured(layer, "weight", amount=size - pruning.keep_count(size, 0.3))
     assert_same_masks(pruning.magnitude_masks(variables["params"], 0.3, scope="layer"), net)

@@ -15,7 +15,6 @@ from parity_cases import assert_float32_as_good, assert_same, flat, make, torch_
 from torch_nets import images, to_flax, to_torch  # noqa: E402
 
 from ntkgen import train  # noqa: E402
-from ntkgen.train import _run  # noqa: E402
 
 EPOCHS, BATCH = 3, 4  # nine examples: two full batches and one of a single example
 RATES = {"sgd": 0.05, "adam": 0.01, "gd": 0.1}
@@ -56,7 +55,7 @@ def train_theirs(net, variables, x, y, config, frozen=()):
     batch = len(y) if config.optimizer == "gd" else config.batch_size
     net.train()
     for epoch in range(config.epochs):
-        order = np.array(_run.batch_order(ORDER, epoch, len(y)))
+        order = np.array(train.batch_order(ORDER, epoch, len(y)))
         for rows in torch.split(torch.from_numpy(order), batch):
             optimizer.zero_grad()
             torch_loss(config.loss, net(x[rows]), y[rows]).backward()
