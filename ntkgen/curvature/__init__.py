@@ -1,6 +1,7 @@
 """Curvature of a mean loss as products with a vector: Hessian, Gauss-Newton, Fisher, gradient covariance.
 
-Use `hessian_matvec` and its kin to fix all but the vector, and give what they return to `ntkgen.spectrum`.
+Use `*_matvec` to fix everything but the vector, and give what it returns to `ntkgen.spectrum`. Use `*_vp` for a single
+product. `hvp` takes any scalar function of the parameters.
 """
 
 from ntkgen.curvature._products import (

@@ -1,6 +1,8 @@
-"""Train many seeds of a network in one call with `fit`; `sam` and `injected_noise` replace its gradient.
+"""Train many seeds of a network in one call.
 
-`choose_strategy` and `plan` decide how a program walks the seed axis: batched, one seed after another, over devices.
+Use `fit`. Its argument `update` takes `sam` or `injected_noise`, which replace the gradient. `choose_strategy` and
+`plan` decide how the seed axis is walked: batched, one seed after another, or over devices; `fit` calls them for you.
+`programs` has what `fit` compiles, for benchmarks.
 """
 
 from ntkgen.ensemble import programs

@@ -1,7 +1,9 @@
-"""What a network is as a function: how any module is called, and what compiled programs need to know of it.
+"""A network as a function: how any module is called, and what compiled programs need to know of it.
 
-Use `freeze` to give a function to a compiled program that must never return values of an earlier call, `jvp` for a
-directional derivative of any network, and `switches` to call a module in training or evaluation mode.
+The other packages build on these. Use `freeze` before you give a function to a compiled program, so that the program
+never returns values of an earlier call. Use `jvp` for a directional derivative of any network, `switches` to call a
+module in training or evaluation mode, and `require_independence` where a sample's outputs must not depend on other
+samples.
 """
 
 from ntkgen.functions._directional import jvp

@@ -1,7 +1,8 @@
-"""What follows from a kernel: regression, alignment, drift, gradient flow, and kernels in expectation.
+"""What follows from a kernel: regression, alignment, drift, gradient flow, kernels of infinite width.
 
-Use `regression` to predict, `drift` and `alignment` to compare two kernels, `infinite_mlp` for the kernel of our
-initialisation, and `movement_to_loss` for what a network linear in its parameters would do.
+Use `regression` to predict, and `drift` and `alignment` to compare two kernels. `infinite_mlp` is the kernel of our
+initialisation in expectation. `gradient_flow` and `movement_to_loss` say what a network would do that is linear in its
+parameters. Kernels are those of `ntkgen.ntk`, or any others.
 """
 
 from ntkgen.kernels._linear_flow import Arrival, arrival, movement_to_loss

@@ -1,7 +1,8 @@
-"""The loss around a solution: perturbations, adaptive sharpness, lines and planes, error barriers.
+"""The loss around a solution: perturbations, adaptive sharpness, lines and planes, barriers.
 
 Use `average_adaptive_sharpness` or `worst_adaptive_sharpness` to compare networks whose weights differ in scale,
-`perturbation` for the paper's measure, and `error_barrier` for the path between two solutions.
+`perturbation` for the paper's measure, `line` and `plane` for pictures, and `error_barrier` for the path between two
+solutions.
 """
 
 from ntkgen.landscape._barriers import Barrier, error_barrier

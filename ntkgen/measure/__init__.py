@@ -1,7 +1,8 @@
 """Measurements of trained networks over a leading seed axis, as trained and at equal loss.
 
-Use `flatness` and `track` for sharpness, `at_loss` and `matching_temperature` to compare networks at equal loss,
-`noise_scale` for gradient noise, and `each_seed` to lift a measurement of one network over all seeds.
+Use `flatness` for the sharpness of trained networks and `track` along training. Use `at_loss` or
+`matching_temperature` to compare networks at equal loss, and `noise_scale` for gradient noise. `each_seed` lifts a
+measurement of one network over all seeds.
 """
 
 from ntkgen.measure._equal_loss import (

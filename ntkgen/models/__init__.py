@@ -1,7 +1,8 @@
-"""Networks: the paper's MLP and CNN, and what any Flax module needs to be trained and measured.
+"""Networks: the paper's MLP and CNN, and what a Flax module needs to be trained and measured.
 
-Use `MLP` and `CNN` for the paper's networks and `apply_fn` to freeze a trained network's batch statistics; the
-instruments take the function that it returns.
+Use `MLP` and `CNN` for the paper's networks, with PyTorch's default initialisation. `apply_fn` freezes the batch
+statistics of a trained network; the instruments take the function that it returns. `conv3x3`, `norm_relu` and
+`max_pool` are layers that compile to fast code on CPU; use them in networks of your own.
 """
 
 from ntkgen.models._batch_norm import max_pool, norm_relu

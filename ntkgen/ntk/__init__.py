@@ -1,7 +1,7 @@
 """Exact empirical tangent kernels of any network, within a memory budget.
 
-Use `empirical_ntk` for one network, `empirical_ntk_seeds` for an ensemble, `plan` to see beforehand what either will
-do, and `ntk_vp` for products with kernels that are too large to hold.
+Use `empirical_ntk` for one network and `empirical_ntk_seeds` for an ensemble. `plan` says beforehand what either will
+do. Use `ntk_vp` for products with a kernel that is too large to hold.
 """
 
 from ntkgen.ntk._kernel import METHODS, empirical_ntk, empirical_ntk_seeds, ntk_vp, plan

@@ -1,4 +1,7 @@
-"""The published tables (arXiv:2604.07603v1) as data, and `compare`, which puts our numbers beside them."""
+"""The published tables (arXiv:2604.07603v1) as data.
+
+Use `compare` to put our numbers beside the published ones. A value that the paper's text lost is None.
+"""
 
 from ntkgen.paper._tables import (
     CNN_PARAMS,

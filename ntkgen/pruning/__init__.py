@@ -1,7 +1,9 @@
 """Scores, masks that keep exactly k weights, iterative pruning around a training function, overlap of masks.
 
-Use `magnitude_masks` for one mask and `iterative_pruning` for lottery tickets; `sparse_init` has the controls that
-change one thing about a ticket.
+Use `magnitude_masks` for one mask, `masks_from_scores` with `snip` and other scores, and `iterative_pruning` for
+lottery tickets. `shuffle_masks`, `shuffle_values`, `match_std` and `scale_to_kept_fan_in` make controls, each of which
+changes one thing about a ticket. Use `overlap` to compare masks, after `match_units` where two networks do not share
+their initialisation.
 """
 
 from ntkgen.pruning._iterative import Level, Score, Train, Trained, iterative_pruning, rewinding, snapshot

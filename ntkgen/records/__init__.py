@@ -1,6 +1,7 @@
-"""Run folders that go on after a kill: tables, checkpoints, stored values, provenance, progress.
+"""Run folders that can go on after a kill: tables, checkpoints, provenance, progress.
 
-Use `open_run` to hold the folder of one configuration; what it stores carries checksums.
+Use `open_run` to hold the folder of one configuration, `write_table` and `read_table` for its CSV files, and
+`Checkpointer` as the argument `checkpoint` of `ensemble.fit`. Stored arrays carry checksums.
 """
 
 from ntkgen.records._checkpoints import Checkpointer, DamagedError, StorageError

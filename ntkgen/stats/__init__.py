@@ -1,8 +1,10 @@
 """Statistics for a handful of seeds: intervals, tests, power, fits.
 
-Use `paired` to compare two arms that share seeds, `welch` for independent runs, `equivalence` to show that a difference
-is small, `association` for a relation over arms, `peak_test` and `threshold` for double descent, and `false_discovery`
-over all p-values of one question. Axes: seeds first. NaN marks a lost run.
+Use `interval` for the mean of one arm, `paired` to compare two arms that share seeds, `welch` for independent runs and
+`equivalence` to show that a difference is small. `minimum_detectable_effect` says what a test could have found.
+`rank_sum` and `signed_rank` are for values such as "never". Use `association` for a relation over arms, `peak_test` and
+`threshold` for double descent, and `false_discovery` over all p-values of one question. Seeds are the first axis; NaN
+marks a lost run.
 """
 
 from ntkgen.stats._association import LEAST_ARMS, Association, association

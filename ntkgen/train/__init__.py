@@ -1,6 +1,7 @@
 """One training run as pure functions: configuration, losses, optimizers, one epoch, evaluation.
 
-Use `Config` to say how to train; `ensemble.fit` does it for many seeds. The losses are for the instruments too.
+Use `Config` to say how to train; `ensemble.fit` then trains many seeds. The losses are for the instruments too. Use
+`train_epoch` and `evaluate` for a loop of your own over a single run.
 """
 
 from ntkgen.train._losses import (
