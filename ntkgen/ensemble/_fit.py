@@ -17,9 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import train
-from ntkgen.ensemble import _checks as checks
-from ntkgen.ensemble import _layout as seedaxis
-from ntkgen.ensemble import programs
+from ntkgen.ensemble import _checks, _layout, programs
 from ntkgen.ensemble._layout import Plan, over_seeds, place, trim
 from ntkgen.typing import Array, PyTree
 
@@ -171,15 +169,15 @@ def fit(
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
-    program, shapes, data, test = checks.prepare(model, dataset, config, update, init)
+    program, shapes, data, test = _checks.prepare(model, dataset, config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
     span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
     single, pairs = _probe_pairs(probes, span.start, config.epochs)
 
-    layout = seedaxis.plan(strategy, shapes, len(seeds))
+    layout = _layout.plan(strategy, shapes, len(seeds))
     if chunk is None:
-        chunk = seedaxis.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
+        chunk = _layout.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
     elif _whole("chunk", chunk) < 1:
         raise ValueError(f"chunk: expected at least 1, got {chunk}")
 

@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.special
 from numpy.typing import ArrayLike
 
-from ntkgen.kernels import _regression as kernels
+from ntkgen.kernels import _regression
 
 Array = np.ndarray
 
@@ -60,10 +60,10 @@ def movement_to_loss(
         if covariance is not None:
             raise ValueError("covariance: expected None with cross_entropy, whose flow starts at outputs of zero")
         return _cross_entropy_to_loss(kernel, targets, loss)
-    return arrival(kernels.flow_movement(kernel, targets, covariance), loss)
+    return arrival(_regression.flow_movement(kernel, targets, covariance), loss)
 
 
-def arrival(at: Callable[[float], kernels.Flow], loss: float) -> Arrival:
+def arrival(at: Callable[[float], _regression.Flow], loss: float) -> Arrival:
     """Say when a flow of `kernels.flow_movement` has come down to a loss, as `movement_to_loss` does, which makes it.
 
     Args:
@@ -87,7 +87,7 @@ def arrival(at: Callable[[float], kernels.Flow], loss: float) -> Arrival:
 
 
 def _cross_entropy_to_loss(kernel: ArrayLike, targets: ArrayLike, loss: float) -> Arrival:
-    y, matrix = kernels.checked_targets("targets", targets, kernel), kernels.symmetric(kernel)
+    y, matrix = _regression.checked_targets("targets", targets, kernel), _regression.symmetric(kernel)
     if np.ndim(kernel) != 2:
         raise ValueError(f"kernel: expected (n, n), shared by all outputs, got shape {np.shape(kernel)}")
     if (y < 0).any() or np.abs(y.sum(1) - 1).max() > 1e-6:

@@ -11,8 +11,7 @@ from jax.tree_util import Partial
 
 from ntkgen import functions
 from ntkgen.functions import forward_train, refit_statistics, switches
-from ntkgen.models import _batch_norm as norm
-from ntkgen.models import _convolution as conv
+from ntkgen.models import _batch_norm, _convolution
 from ntkgen.typing import Array
 
 __all__ = [
@@ -130,17 +129,17 @@ class BatchNormRelu(nn.Module):
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, jnp.float32))
         running_var = self.variable("batch_stats", "var", lambda: jnp.ones(channels, jnp.float32))
         if train and not self.affine:
-            y, mean, var = norm.norm_relu(x, self.pool)
+            y, mean, var = _batch_norm.norm_relu(x, self.pool)
         else:
-            mean, var = norm.statistics(x) if train else (running_mean.value, running_var.value)
-            scale = jax.lax.rsqrt(var + norm.EPSILON)
+            mean, var = _batch_norm.statistics(x) if train else (running_mean.value, running_var.value)
+            scale = jax.lax.rsqrt(var + _batch_norm.EPSILON)
             shift = -mean * scale
             if self.affine:
                 gamma = self.param("scale", nn.initializers.ones, (channels,))
                 beta = self.param("bias", nn.initializers.zeros, (channels,))
                 scale, shift = scale * gamma, shift * gamma + beta
-            z = x * norm.spread(scale, x).astype(x.dtype) + norm.spread(shift, x).astype(x.dtype)
-            y = nn.relu(norm.max_pool(z) if self.pool else z)
+            z = x * _batch_norm.spread(scale, x).astype(x.dtype) + _batch_norm.spread(shift, x).astype(x.dtype)
+            y = nn.relu(_batch_norm.max_pool(z) if self.pool else z)
         if train and not self.is_initializing():
             count = x.size // channels
             running_mean.value += self.MOMENTUM * (mean - running_mean.value)
@@ -239,7 +238,7 @@ class CNN(nn.Module):
                     kernel_init=init,
                     bias_init=init,
                     name=f"conv{name}",
-                    conv_general_dilated=conv.conv_general_dilated,
+                    conv_general_dilated=_convolution.conv_general_dilated,
                 )(x)
                 pair = BatchNormRelu(affine=self.affine_norm, pool=half == 1, name=f"norm{name}")
                 x = pair(x, train)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import tree
-from ntkgen.models import _networks as models
+from ntkgen.models import _networks
 from ntkgen.roles import tree_name
 from ntkgen.typing import Array, PyTree
 
@@ -56,13 +56,13 @@ def without_effect(f: Callable[[PyTree, Any], Array], params: PyTree, x: Any, ke
     return [name for name, without in zip(names, none, strict=True) if without]
 
 
-def cancelled(model: models.MLP | models.CNN) -> list[str]:
+def cancelled(model: _networks.MLP | _networks.CNN) -> list[str]:
     """Return what `without_effect` finds in the package's own networks: the biases of convolutions before batch norm.
 
     The usual CNN (`affine_norm`) has no such biases, and the MLP has no batch norm.
     """
-    biased = isinstance(model, models.CNN) and not model.affine_norm
-    return [f"{layer}/bias" for layer in models.unit_chain(model)[1]] if biased else []
+    biased = isinstance(model, _networks.CNN) and not model.affine_norm
+    return [f"{layer}/bias" for layer in _networks.unit_chain(model)[1]] if biased else []
 
 
 @partial(jax.jit, static_argnums=0)

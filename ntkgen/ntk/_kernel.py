@@ -29,9 +29,7 @@ from jax.tree_util import Partial
 
 from ntkgen import functions
 from ntkgen.functions import jvp
-from ntkgen.ntk import _factors as ntk_factors
-from ntkgen.ntk import _layers as ntk_layers
-from ntkgen.ntk import _plan as ntk_cost
+from ntkgen.ntk import _factors, _layers, _plan
 from ntkgen.ntk._activations import activations
 from ntkgen.ntk._checks import checked, finite
 from ntkgen.ntk._layers import Structure
@@ -61,7 +59,7 @@ class Prepared(NamedTuple):
     x1: Array
     x2: Array | None
     dtype: Any
-    kept: dict[int, ntk_factors.Factors]
+    kept: dict[int, _factors.Factors]
     certificates: list[tuple[Array, Array]]
 
 
@@ -282,10 +280,10 @@ def _prepare(
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), out.dtype)), params)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
     sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
-    budget = ntk_cost.default_budget() if memory_budget is None else memory_budget
-    none = ntk_layers.without(Structure((), ()), (), len(names))
-    layers = ntk_layers.discover(f, params, x1, trace=trace)
-    forward = sum(map(ntk_cost.forward_cost, layers.groups)) + sum(sizes[i] for i in layers.own)
+    budget = _plan.default_budget() if memory_budget is None else memory_budget
+    none = _layers.without(Structure((), ()), (), len(names))
+    layers = _layers.discover(f, params, x1, trace=trace)
+    forward = sum(map(_plan.forward_cost, layers.groups)) + sum(sizes[i] for i in layers.own)
     found, why = none, "asked for"
     if method != "jacobian":
         found, why = layers, "" if layers.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
@@ -296,8 +294,8 @@ def _prepare(
             x1.shape[0], None if x2 is None else x2.shape[0], out.shape[1], trace, out.dtype.itemsize, sizes, forward,
             activations(f, params, x1),
         )  # fmt: skip
-        choices, note = ntk_cost.choose(found, none, problem, method)
-        if len(choices) > 1 and not ntk_cost.fits(choices[0], problem, tile, budget):
+        choices, note = _plan.choose(found, none, problem, method)
+        if len(choices) > 1 and not _plan.fits(choices[0], problem, tile, budget):
             choices, note = choices[::-1], f"{note}; the other method, since that needs more than memory_budget"
         note += mode
         structure = choices[0]
@@ -305,7 +303,7 @@ def _prepare(
             why = f"certificate failed for {', '.join(failed)}: Jacobian instead; "
         elif structure.groups:
             why = "certified; "
-        how = ntk_cost.schedule(structure, problem, tile, budget, why + note, _handling(structure, names))
+        how = _plan.schedule(structure, problem, tile, budget, why + note, _handling(structure, names))
         prepared = Prepared(how, structure, problem, f, params, x1, x2, out.dtype, {}, [])
         if not structure.groups:
             return prepared
@@ -314,7 +312,7 @@ def _prepare(
         bad = [i for i, wrong in zip(covered, np.asarray(prepared.certificates[0][0]), strict=True) if wrong]
         if not bad:
             return prepared
-        found = ntk_layers.without(found, bad, len(names))
+        found = _layers.without(found, bad, len(names))
         failed += [names[i] for i in bad]
 
 
@@ -325,13 +323,13 @@ def _handling(structure: Structure, names: list[str]) -> tuple[tuple[str, str], 
     return tuple((name, how[i]) for i, name in enumerate(names))
 
 
-def _take(prepared: Prepared, x: Array, start: int, size: int) -> ntk_factors.Factors:
+def _take(prepared: Prepared, x: Array, start: int, size: int) -> _factors.Factors:
     """Take a tile's factors, and note their certificate."""
     # Drawn by numpy: JAX's generator would take a second to compile with every shape.
     v = np.random.default_rng(secrets.randbits(64)).standard_normal((size, prepared.problem.k)).astype(prepared.dtype)
     with jax.default_matmul_precision("highest"):
         tile = _rows(x, start, size)
-        pieces, *certificate = ntk_factors.factors(prepared.f, prepared.structure, prepared.params, tile, v)
+        pieces, *certificate = _factors.factors(prepared.f, prepared.structure, prepared.params, tile, v)
     prepared.certificates.append(tuple(certificate))
     return pieces
 
@@ -341,9 +339,9 @@ def _assemble(prepared: Prepared) -> Array | None:
     how, structure, problem, _, _, x1, x2, dtype, kept, certificates = prepared
     trace, symmetric = problem.trace, x2 is None
     x2 = x1 if x2 is None else x2
-    (rows, size1), (columns, size2) = (ntk_cost.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
+    (rows, size1), (columns, size2) = (_plan.tiles(x.shape[0], t) for x, t in zip((x1, x2), how.tile, strict=True))
 
-    def row_factors(start: int) -> ntk_factors.Factors:
+    def row_factors(start: int) -> _factors.Factors:
         pieces = kept.pop(start, None) or _take(prepared, x1, start, size1)
         if how.keeps_factors:
             kept[start] = pieces
@@ -358,7 +356,7 @@ def _assemble(prepared: Prepared) -> Array | None:
             for i in [start for start in rows if not symmetric or start <= j]:
                 left = right if symmetric and i == j else row_factors(i)
                 mirror = "none" if not symmetric else "self" if i == j else "other"
-                theta = ntk_factors.write_block(theta, left, right, i, j, trace=trace, mirror=mirror)
+                theta = _factors.write_block(theta, left, right, i, j, trace=trace, mirror=mirror)
                 del left
             del right
     failed, largest = (np.array([np.asarray(value) for value in each]) for each in zip(*certificates, strict=True))
@@ -368,7 +366,7 @@ def _assemble(prepared: Prepared) -> Array | None:
         return None
     # Looking through the kernel takes as long as writing it; mostly the factors are too small for it to overflow.
     limit = float(jnp.finfo(dtype).max) / 4
-    if not ntk_cost.bounded(structure, problem, largest.max(0), limit) and not finite([theta]):
+    if not _plan.bounded(structure, problem, largest.max(0), limit) and not finite([theta]):
         raise ValueError("params: expected a finite kernel, got infinities or NaN; the derivatives overflow")
     return theta
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ntkgen import tree
-from ntkgen.pruning import _masks as pruning
+from ntkgen.pruning import _masks
 from ntkgen.pruning._prunable import stack_axes
 from ntkgen.typing import PyTree
 
@@ -76,7 +76,7 @@ def iterative_pruning(
     epochs: int | None = None,
     score: Score | None = None,
     scope: str = "global",
-    prunable: pruning.Prunable = pruning.is_kernel,
+    prunable: _masks.Prunable = _masks.is_kernel,
     roles: PyTree | None = None,
     one_shot: bool = False,
     seed_axis: bool = True,
@@ -118,24 +118,24 @@ def iterative_pruning(
         raise ValueError(f"rewind_epoch: expected {train.rewind_epoch}, that of rewinding(), got {rewind_epoch}")
     _check_variables(initial, seed_axis)
     shapes = jax.eval_shape(lambda own: jax.tree.map(lambda a: a[0], own) if seed_axis else own, initial)
-    layers: list[Any] = list(pruning.layers_of("initial", shapes["params"], prunable, roles))
-    if scope not in pruning.SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(pruning.SCOPES)}, got {scope!r}")
+    layers: list[Any] = list(_masks.layers_of("initial", shapes["params"], prunable, roles))
+    if scope not in _masks.SCOPES:
+        raise ValueError(f"scope: expected one of {', '.join(_masks.SCOPES)}, got {scope!r}")
     if scope == "layer":
         stacks = stack_axes("initial", shapes["params"], prunable, roles)
         layers = [(name, stacks[name]) if stacks[name] else name for name in layers]
 
     def prune(variables: PyTree, target: PyTree, masks: PyTree, fraction: float, level: int) -> PyTree:
-        scores = pruning.magnitude(variables["params"]) if score is None else score(variables, target, level)
+        scores = _masks.magnitude(variables["params"]) if score is None else score(variables, target, level)
         tree.check_like("score", scores, variables["params"])
 
         def one(scores: PyTree, masks: PyTree) -> PyTree:
-            return pruning.masks_from_scores(scores, fraction, scope=scope, masks=masks, prunable=prunable, roles=roles)
+            return _masks.masks_from_scores(scores, fraction, scope=scope, masks=masks, prunable=prunable, roles=roles)
 
         return (jax.vmap(one) if seed_axis else one)(scores, masks)
 
     def run() -> Iterator[Level]:
-        full = pruning.full_masks(initial["params"])
+        full = _masks.full_masks(initial["params"])
         target, source, masks = initial, initial, full  # source: what the next masks are made from
         about = b"" if store is None else _digest(initial, layers)
         for level, fraction in enumerate(fractions):
@@ -153,7 +153,7 @@ def iterative_pruning(
                 masks = found[1]["masks"]
             elif level > 0:
                 masks = prune(source, target, full if one_shot else masks, fraction, level)
-            start = {**target, "params": pruning.apply_masks(target["params"], masks)}
+            start = {**target, "params": _masks.apply_masks(target["params"], masks)}
             if found is None:
                 state = {"masks": masks, **_train(train, start, masks, level, rewinds)}
                 if own is not None and marks is not None:
@@ -231,7 +231,7 @@ def _train(train: Train, start: PyTree, masks: PyTree, level: int, rewinds: bool
 def _check_schedule(keep_fractions: Sequence[float]) -> tuple[float, ...]:
     fractions = tuple(keep_fractions)
     for fraction in fractions:
-        pruning.check_fraction("keep_fractions", fraction)
+        _masks.check_fraction("keep_fractions", fraction)
     if not fractions or fractions[0] != 1 or any(b >= a for a, b in itertools.pairwise(fractions)):
         raise ValueError(f"keep_fractions: expected numbers that strictly decrease from 1, got {list(fractions)}")
     return fractions

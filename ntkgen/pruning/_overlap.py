@@ -6,7 +6,7 @@ import numpy as np
 import scipy.stats
 
 from ntkgen import tree
-from ntkgen.pruning import _masks as pruning
+from ntkgen.pruning import _masks
 from ntkgen.pruning._prunable import split_layers
 from ntkgen.typing import PyTree
 
@@ -30,7 +30,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(
-    masks: PyTree, other: PyTree, *, prunable: pruning.Prunable = pruning.is_kernel, roles: PyTree | None = None
+    masks: PyTree, other: PyTree, *, prunable: _masks.Prunable = _masks.is_kernel, roles: PyTree | None = None
 ) -> dict[str, Overlap]:
     """Compare two tickets layer by layer; runs on the host.
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import tree
-from ntkgen.pruning import _masks as pruning
+from ntkgen.pruning import _masks
 from ntkgen.typing import Array, PyTree
 
 
@@ -26,7 +26,7 @@ def shuffle_values(
     places: PyTree,
     *,
     scope: str = "layer",
-    prunable: pruning.Prunable = pruning.is_kernel,
+    prunable: _masks.Prunable = _masks.is_kernel,
 ) -> PyTree:
     """Return params with the values that `masks` keeps in random order at the weights that `places` keeps.
 
@@ -50,8 +50,8 @@ def shuffle_values(
     """
     tree.check_like("masks", masks, params)
     tree.check_like("places", places, params)
-    if scope not in pruning.SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(pruning.SCOPES)}, got {scope!r}")
+    if scope not in _masks.SCOPES:
+        raise ValueError(f"scope: expected one of {', '.join(_masks.SCOPES)}, got {scope!r}")
     layers, keep, put = _layers(prunable, params, masks, places)
     names = tuple(layers)
     groups = (names,) if scope == "global" else tuple((name,) for name in names)
@@ -59,7 +59,7 @@ def shuffle_values(
 
 
 def match_std(
-    params: PyTree, reference: PyTree, masks: PyTree, *, prunable: pruning.Prunable = pruning.is_kernel
+    params: PyTree, reference: PyTree, masks: PyTree, *, prunable: _masks.Prunable = _masks.is_kernel
 ) -> PyTree:
     """Return params whose kept weights have, in each layer, the standard deviation of the reference's kept weights.
 
@@ -83,7 +83,7 @@ def match_std(
     return _replace(params, _match_std(*_layers(prunable, params, reference, masks)))
 
 
-def scale_to_kept_fan_in(params: PyTree, masks: PyTree, *, prunable: pruning.Prunable = pruning.is_kernel) -> PyTree:
+def scale_to_kept_fan_in(params: PyTree, masks: PyTree, *, prunable: _masks.Prunable = _masks.is_kernel) -> PyTree:
     """Return params in which each unit's kept weights are multiplied by sqrt(fan-in / kept fan-in).
 
     Weights drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, become draws from the same rule with the
@@ -104,9 +104,9 @@ def scale_to_kept_fan_in(params: PyTree, masks: PyTree, *, prunable: pruning.Pru
     return _replace(params, _scale_to_kept_fan_in(*_layers(prunable, params, masks)))
 
 
-def _layers(prunable: pruning.Prunable, params: PyTree, *others: PyTree) -> list[dict[str, Array]]:
+def _layers(prunable: _masks.Prunable, params: PyTree, *others: PyTree) -> list[dict[str, Array]]:
     """Return the prunable leaves of params, by name, and the same leaves of trees like it."""
-    names = pruning.layers_of("params", params, prunable)
+    names = _masks.layers_of("params", params, prunable)
     named = [{_name(path): leaf for path, leaf in jax.tree.leaves_with_path(each)} for each in (params, *others)]
     return [{name: jnp.asarray(each[name]) for name in names} for each in named]
 

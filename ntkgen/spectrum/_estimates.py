@@ -19,8 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ntkgen import tree
-from ntkgen.spectrum import _krylov as krylov
-from ntkgen.spectrum import _multiplicity as multiplicity
+from ntkgen.spectrum import _krylov, _multiplicity
 from ntkgen.typing import Array, Matvec, PyTree
 
 TOLERANCE = 1e-3  # residual up to which a pair counts as converged where no other is asked for
@@ -125,15 +124,15 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     Raises:
       ValueError: num_iters below 1, a start of zeros or not finite, a negative tolerance.
     """
-    problem = krylov.Problem.of(matvec, v0, num_iters, tol)
+    problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
     start = problem.start
     zero = jnp.zeros((), start.dtype)
     state = _Power(start, start, zero, jnp.full_like(zero, jnp.inf), jnp.zeros((), int))
     more = functools.partial(_power_unfinished, num_iters, -1.0 if tol is None else tol)
-    state = krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
+    state = _krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
     value, residual, spent = state.value, state.residual, state.steps
     if problem.rounds:
-        (value, residual), spent = krylov.measured(problem, state.vector, v0), spent + 1
+        (value, residual), spent = _krylov.measured(problem, state.vector, v0), spent + 1
     converged = residual <= _judged(tol)
     return Eigen(value, problem.unravel(state.vector), residual, spent, converged, converged)
 
@@ -172,16 +171,16 @@ def lanczos(
     """
     if which not in WHICH:
         raise ValueError(f"which: expected one of {', '.join(WHICH)}, got {which!r}")
-    problem = krylov.Problem.of(matvec, v0, num_iters, tol)
+    problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
     if isinstance(k, bool) or not 1 <= k <= problem.start.size:
         raise ValueError(f"k: expected 1 to {problem.start.size}, the number of parameters, got {k!r}")
     if num_iters < k:
         raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
-    state = krylov.iterate(problem, num_iters, k, which, tol)
-    found = multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
+    state = _krylov.iterate(problem, num_iters, k, which, tol)
+    found = _multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
     value, vectors, residual, spent = found.value, found.vectors, found.residual, found.num_matvecs
     if problem.rounds:
-        value, residual = krylov.stack(functools.partial(krylov.measured, problem, like=v0), vectors)
+        value, residual = _krylov.stack(functools.partial(_krylov.measured, problem, like=v0), vectors)
         spent = spent + k
     converged = residual <= _judged(tol)
     complete = found.complete & jnp.all(converged)
@@ -223,14 +222,14 @@ def density(
         raise ValueError(f"bins: expected at least 1, got {bins!r}")
 
     def quadrature(key: Array) -> tuple[Array, Array, Array]:
-        problem = krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
-        state = krylov.iterate(problem, num_iters, keep_products=False)
-        nodes, vectors = jnp.linalg.eigh(krylov.tridiagonal(state))
+        problem = _krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
+        state = _krylov.iterate(problem, num_iters, keep_products=False)
+        nodes, vectors = jnp.linalg.eigh(_krylov.tridiagonal(state))
         return nodes, vectors[0] ** 2, state.steps
 
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
-    matvec = krylov.compiled(matvec, like)  # once for all probes
-    nodes, weights, steps = krylov.stack(quadrature, jax.random.split(key, num_probes))
+    matvec = _krylov.compiled(matvec, like)  # once for all probes
+    nodes, weights, steps = _krylov.stack(quadrature, jax.random.split(key, num_probes))
     powers = jnp.arange(1, MOMENTS + 1)
     moments = jnp.sum(weights[..., None] * nodes[..., None] ** powers[None, None], 1)  # (p, 4)
     if edges is None:
@@ -271,7 +270,7 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
     _check_probes(num_probes, 2 if method == "hutchinson" else 6)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
     size, dtype = tree.size(like), jnp.promote_types(jnp.result_type(float(0), *jax.tree.leaves(like)), jnp.float32)
-    multiply = krylov.flattened(matvec, like)
+    multiply = _krylov.flattened(matvec, like)
 
     def product(vector: Array) -> tuple[Array, Array]:
         return multiply(vector), jnp.ones((), int)
@@ -280,13 +279,13 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
     probes = jax.random.rademacher(key, (num_probes - sketched, size), dtype)
     known, spent = jnp.zeros((), dtype), jnp.zeros((), int)
     if sketched:
-        sketch, done = krylov.stack(product, probes[:sketched])
+        sketch, done = _krylov.stack(product, probes[:sketched])
         basis = jnp.linalg.qr(sketch.T)[0].T
-        products, more = krylov.stack(product, basis)
+        products, more = _krylov.stack(product, basis)
         known, spent = jnp.sum(basis * products), jnp.sum(done) + jnp.sum(more)
         probes = probes[sketched:]
-        probes = probes - krylov.dot(krylov.dot(probes, basis.T), basis)
-    products, done = krylov.stack(product, probes)
+        probes = probes - _krylov.dot(_krylov.dot(probes, basis.T), basis)
+    products, done = _krylov.stack(product, probes)
     value, error = _mean_and_error(jnp.sum(probes * products, -1))
     return Estimate(known + value, error, spent + jnp.sum(done), jnp.asarray(len(probes) - 1, int))
 
@@ -305,7 +304,7 @@ class _Power(NamedTuple):
 @jax.jit
 def _power_step(state: _Power, product: Array) -> _Power:
     vector = state.following
-    value, residual = krylov.rayleigh(vector, product)
+    value, residual = _krylov.rayleigh(vector, product)
     length = jnp.linalg.norm(product)
     following = jnp.where(length > 0, product / jnp.where(length > 0, length, 1.0), vector)
     return _Power(vector, following, value, residual, state.steps + 1)

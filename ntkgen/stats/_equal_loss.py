@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ntkgen.stats import _margins as margins
-from ntkgen.stats import _tests as stats
+from ntkgen.stats import _margins, _tests
 from ntkgen.stats._check import check
 
 LEAST = 2  # targets
@@ -72,10 +71,10 @@ def over_targets(a: ArrayLike, b: ArrayLike, margin: float) -> OverTargets:
     pvalues, equivalences = [], []
     if seeds > 1:
         for t in np.flatnonzero(reached):
-            test = stats.paired(a[t], b[t])
+            test = _tests.paired(a[t], b[t])
             ends[:, t] = test.mean_difference, test.low, test.high
             pvalues.append(test.pvalue)
-            equivalences.append(margins.within(a[t], b[t], margin))
+            equivalences.append(_margins.within(a[t], b[t], margin))
     signs = set(np.sign(ends[0, reached]).tolist()) if seeds > 1 else set()
     sign = int(signs.pop()) if len(signs) == 1 else 0
     undecided = ""

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import functions, models
-from ntkgen.train import _losses as objectives
-from ntkgen.train import _optimizers as optim
+from ntkgen.train import _losses, _optimizers
 from ntkgen.typing import Array, Loss, PyTree
 
 # update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state).
@@ -64,10 +63,10 @@ class Config:
         """Check every value and resolve the default momentum."""
         functions.whole("epochs", self.epochs, MAX_EPOCHS)
         functions.whole("batch_size", self.batch_size)
-        _check_choice("optimizer", self.optimizer, optim.OPTIMIZERS)
-        _check_choice("schedule", self.schedule, optim.SCHEDULES)
+        _check_choice("optimizer", self.optimizer, _optimizers.OPTIMIZERS)
+        _check_choice("schedule", self.schedule, _optimizers.SCHEDULES)
         if not callable(self.loss) or functions.hashable(self.loss) is not self.loss:
-            _check_choice("loss", self.loss, tuple(objectives.LOSSES), " or a hashable function")
+            _check_choice("loss", self.loss, tuple(_losses.LOSSES), " or a hashable function")
         _check_choice("vary", self.vary, VARY)
         if self.momentum is None:
             object.__setattr__(self, "momentum", 0.9 if self.optimizer == "sgd" else 0.0)
@@ -85,7 +84,7 @@ class Config:
 
     def rate(self, epoch: int) -> float:
         """Give the learning rate of epoch 0 ... epochs - 1."""
-        return optim.learning_rate_at(epoch, base=self.learning_rate, epochs=self.epochs, schedule=self.schedule)
+        return _optimizers.learning_rate_at(epoch, base=self.learning_rate, epochs=self.epochs, schedule=self.schedule)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> None:
@@ -133,7 +132,7 @@ class Program(NamedTuple):
 
     def direction(self) -> Any:
         """Build the optimizer, without its learning rate."""
-        return optim.make(self.optimizer, self.momentum, self.weight_decay)
+        return _optimizers.make(self.optimizer, self.momentum, self.weight_decay)
 
 
 class TrainState(NamedTuple):
@@ -224,7 +223,7 @@ def train_step(
     Returns:
       The state after the step.
     """
-    per_example = objectives.per_example(program.loss)
+    per_example = _losses.per_example(program.loss)
     params = state.variables["params"]
     statistics = {name: value for name, value in state.variables.items() if name != "params"}
 
@@ -298,14 +297,14 @@ def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[
 
     Both are NaN where outputs are not finite, and accuracy where targets are no class labels (`train.correct`).
     """
-    per_example = objectives.per_example(program.loss)
+    per_example = _losses.per_example(program.loss)
     f = models.apply_fn(program.model, variables)
     num = data.x.shape[0]
 
     def sums(start: Array | int, size: int) -> Array:
         x, y = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)
         outputs = f(variables["params"], x)
-        return jnp.stack([jnp.sum(per_example(outputs, y)), jnp.sum(objectives.correct(outputs, y))])
+        return jnp.stack([jnp.sum(per_example(outputs, y)), jnp.sum(_losses.correct(outputs, y))])
 
     steps, rest = divmod(num, EVAL_BATCH)
     total = jnp.zeros(2)
