@@ -11,7 +11,6 @@ import pytest
 from ntkgen import ensemble, models, train
 from ntkgen.ensemble import _checks, _fit
 from ntkgen.linearize import Linearized
-from ntkgen.train import _run
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 20, 3
@@ -194,7 +193,7 @@ def counted_always(self, x, train=False):
 
 def growing(self, x, train=False):
     memory = self.variable("memory", "rows", lambda: jnp.zeros((1, x.shape[1])))
-    if _run:
+    if train:
         memory.value = jnp.concatenate([memory.value, x])
     return nn.Dense(CLASSES)(x)
 
@@ -237,7 +236,7 @@ def test_a_fixed_switch_is_no_switch():
 
 def test_the_linearised_network_says_itself_that_it_runs_in_evaluation_mode():
     def both(self, x, train, *, deterministic):
-        x = nn.BatchNorm(use_running_average=not _run)(x)
+        x = nn.BatchNorm(use_running_average=not train)(x)
         return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=deterministic)(x))
 
     model = network(both)

@@ -1,4 +1,4 @@
-"""Tests of ntkgen.data and ntkgen.data: embedded data, a tiny TFDS folder written here, and real data.
+"""Tests of ntkgen.data: embedded data, a tiny TFDS folder written here, and real data.
 
 The real-data tests need NTKGEN_DATA_DIR to hold mnist and cifar10.
 """

@@ -16,7 +16,6 @@ import reference
 
 import ntkgen
 from ntkgen import ensemble, models, train
-from ntkgen.train import _run
 
 # Tiny, with a last partial batch. Programs are compiled for a network, a batch size and a number of seeds: tests share
 # these as far as they can.
@@ -72,7 +71,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, train))
 
 
 # The result

@@ -32,11 +32,11 @@ def of_seed(tree, seed=0):
 
 
 def train_required(self, x, train):
-    return _run
+    return train
 
 
 def train_on(self, x, train=True):
-    return _run
+    return train
 
 
 def training_keyword(self, x, *, training):
@@ -60,8 +60,8 @@ def use_running_average_off(self, x, use_running_average=False):
 
 
 def two_switches(self, x, train, *, deterministic):
-    assert _run != deterministic
-    return _run
+    assert train != deterministic
+    return train
 
 
 SIGNATURES = (
@@ -115,7 +115,7 @@ class Residual(nn.Module):
     def __call__(self, x, train: bool = True):
         def conv_norm(x, features):
             x = nn.Conv(features, (3, 3), use_bias=False)(x)
-            return nn.BatchNorm(use_running_average=not _run, momentum=0.9)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
 
         x = nn.relu(conv_norm(x, 4))
         x = nn.relu(x + conv_norm(nn.relu(conv_norm(x, 4)), 4))
@@ -157,7 +157,7 @@ class Dropped(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool):
-        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=not _run)(nn.relu(nn.Dense(16)(x))))
+        return nn.Dense(CLASSES)(nn.Dropout(0.5, deterministic=not train)(nn.relu(nn.Dense(16)(x))))
 
 
 class Stopped(Exception):
@@ -208,7 +208,7 @@ class Probe:
 def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
     def body(self, x, train=False):
         scale = self.param("scale", nn.initializers.ones, ())
-        return scale * 0 + nn.Dropout(0.5, deterministic=not _run)(jnp.ones((len(x), 8)))
+        return scale * 0 + nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(x), 8)))
 
     model = type("Mask", (nn.Module,), {"__call__": nn.compact(body), "__module__": __name__})()
     loss = lambda outputs, y: outputs @ (2.0 ** jnp.arange(8))  # noqa: E731 each mask has its own loss
@@ -263,7 +263,7 @@ class Autoencoder(nn.Module):
     def __call__(self, x, train: bool = True):
         h = nn.relu(nn.Dense(8)(x))
         mean, log_std = nn.Dense(2)(h), nn.Dense(2)(h)
-        z = mean + jnp.exp(log_std) * jax.random.normal(self.make_rng("noise"), mean.shape) if _run else mean
+        z = mean + jnp.exp(log_std) * jax.random.normal(self.make_rng("noise"), mean.shape) if train else mean
         return nn.Dense(5)(nn.relu(nn.Dense(8)(z))), mean, log_std
 
 
@@ -293,7 +293,7 @@ def test_what_is_sown_is_dropped_and_a_counter_of_steps_is_carried():
     def body(self, x, train=False):
         self.sow("norms", "x", jnp.sum(x))
         steps = self.variable("steps", "n", lambda: jnp.zeros((), jnp.int32))
-        if _run:
+        if train:
             steps.value += 1
         return nn.Dense(CLASSES)(x)
 
@@ -346,7 +346,7 @@ def test_float64_data_train_as_float32_ones_do_with_params_of_float32():
 def test_refitted_statistics_of_flax_are_the_mean_of_those_of_the_batches(momentum, axis):
     rest = tuple(i for i in (0, 1, 2) if i != axis % 3)
     model = type("Norm", (nn.Module,), {"__call__": nn.compact(lambda self, x, train: nn.BatchNorm(
-        not _run, momentum=momentum, axis=axis, name="norm")(x)), "__module__": __name__})()  # fmt: skip
+        not train, momentum=momentum, axis=axis, name="norm")(x)), "__module__": __name__})()  # fmt: skip
     x = RNG.normal(2, 3, size=(13, 4, 3)).astype(np.float32)
     variables = functions.init(model, jax.random.key(0), jnp.asarray(x))
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])
@@ -359,7 +359,7 @@ def test_refitted_statistics_of_flax_are_the_mean_of_those_of_the_batches(moment
 def test_statistics_that_are_no_averages_are_refused_and_constants_stay():
     def body(self, x, train):
         total = self.variable("batch_stats", "total", jnp.ones, ())
-        if _run and not self.is_initializing():
+        if train and not self.is_initializing():
             total.value = self.factor * total.value
         return nn.Dense(CLASSES)(x)
 

@@ -14,7 +14,6 @@ import reference
 from hypothesis import strategies as st
 
 from ntkgen import ensemble, models, pruning, records, train
-from ntkgen.train import _run
 
 SHAPE, CLASSES, SEEDS, EPOCHS = (2, 2, 1), 3, 3, 2
 # Few shapes, since every one is a program to compile; small ones beside larger, a norm, and biases.
@@ -308,7 +307,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(models.BatchNormRelu(affine=True)(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu(affine=True)(x, train))
 
 
 MODEL = Normed()  # shared by the tests that train: its programs are compiled once

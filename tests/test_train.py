@@ -168,7 +168,7 @@ class Normed(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         x = nn.Dense(4)(x.reshape(x.shape[0], -1))
-        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, _run))
+        return nn.Dense(CLASSES)(models.BatchNormRelu()(x, train))
 
 
 @pytest.mark.usefixtures("x64")

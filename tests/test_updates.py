@@ -10,7 +10,6 @@ import reference_curvature as oracle
 import zero_sum_noise
 
 from ntkgen import data, ensemble, models, train
-from ntkgen.data import _dataset
 from ntkgen.train import _run
 
 
@@ -245,7 +244,7 @@ def test_a_step_gets_the_numbers_of_its_own_examples():
     whole = train.Batch(x, jnp.zeros(11, int))
     program = train.Program.of(model, config, 11, _Matching())
     start = train.init_state(program, models.init(model, jax.random.key(0), (1,)))
-    one = lambda epoch, data: train.train_epoch(program, start, jax.random.key(1), epoch, jnp.float32(0.1), _dataset)  # noqa: E731
+    one = lambda epoch, data: train.train_epoch(program, start, jax.random.key(1), epoch, jnp.float32(0.1), data)  # noqa: E731
     same = jax.tree.map(lambda a, b: (a == b).all(), one(2, whole).variables, start.variables)
     assert all(jax.tree.leaves(same))
     for epoch, other in ((1, whole), (2, whole._replace(x=x[::-1]))):  # the comparison can fail
