@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ntkgen import io, records
-from ntkgen.records import _checkpoints, _run_folder
+from ntkgen.records import _checkpoints, _provenance, _run_folder
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -640,6 +640,23 @@ def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
     (damaged / "3" / _run_folder.SUMS).unlink()
     with pytest.warns(UserWarning):
         assert records.Checkpointer(damaged).restore(tree(0))[0] == 2
+
+
+def test_the_digest_of_the_code_covers_the_files_of_all_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(_provenance, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(_provenance, "FOLDER", tmp_path / "package")
+    script, *files = (
+        tmp_path / name for name in ("study.py", "package/a.py", "package/deep/a.py", "package/deep/b.py")
+    )
+    (tmp_path / "package" / "deep").mkdir(parents=True)
+    found = []
+    for file in (script, *files):
+        file.write_text("1")
+        found.append(_provenance.source(script))
+    for file in (script, *files):
+        file.write_text("2")
+        found.append(_provenance.source(script))
+    assert len(set(found)) == len(found) == 8
 
 
 def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with_a_warning(tmp_path, monkeypatch):
