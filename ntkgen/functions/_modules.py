@@ -106,7 +106,7 @@ def _is_sown(model: Any, variables: dict[str, Any], name: str, x: Array) -> bool
         if str(jax.tree.structure(jax.eval_shape(grown))) == str(jax.tree.structure(variables[name])):
             return False
         jax.eval_shape(lambda: model.apply(rest, x, **switches(model, False)))
-    except Exception:  # whatever is wrong with this network, `ensemble.network` says so by name
+    except Exception:  # whatever is wrong with this network, `ensemble.fit` says so by name
         return False
     return True
 

@@ -1,7 +1,7 @@
 """The factors of a network's tangent kernel for a tile of samples, and the kernel's block from two tiles' factors.
 
 A Dense layer's derivative is an outer product: d f_k(x_i) / dW = a_i d_ik^T with a the layer's input and d the
-derivative of output k with respect to the layer's own output. Both are taken by watching the layers that `ntk`
+derivative of output k with respect to the layer's own output. Both are taken by watching the layers that `_layers`
 found. A certificate holds them against plain `vjp`.
 """
 

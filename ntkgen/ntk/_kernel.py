@@ -12,7 +12,7 @@ kernel is assembled from tiles of samples; where it is symmetric, from half of t
 Functions here run a loop on the host and compile their parts: give them a function that is not jitted. Arrays of a
 `jax.tree_util.Partial` (batch statistics, as `models.apply_fn` freezes them) are arguments of the compiled parts: the
 next network of the same model compiles nothing. Arrays that f reads from outside are those at the time of the call;
-where they were replaced, parts are compiled anew (`functions`).
+where they were replaced, parts are compiled anew (`functions.freeze`).
 """
 
 import functools

@@ -155,7 +155,7 @@ def bounded(structure: Structure, problem: Problem, largest: Sequence[float], li
     Args:
       structure: how the leaves are handled.
       problem: the sizes.
-      largest: absolute values as from `ntk.factors`, over all samples.
+      largest: absolute values as from `_factors.factors`, over all samples.
       limit: the limit.
 
     Returns:

@@ -44,7 +44,7 @@ def kernels(except_for: Sequence[str]) -> Prunable:
       except_for: names on the way to a leaf, e.g. ("dense3",) for the head of the four-layer MLP.
 
     Returns:
-      A value for the `pruning` arguments. What takes it raises a ValueError if the tree has none of a name.
+      A value for the `prunable` arguments. What takes it raises a ValueError if the tree has none of a name.
 
     Raises:
       ValueError: a single string, of which every letter would be a name.

@@ -57,7 +57,7 @@ class Progress:
             self._bar.close()
 
     def part(self, index: int, label: str) -> Callable[[int, int, dict[str, np.ndarray]], None]:
-        """Make the `records` argument of `ensemble.fit` for one part of the run."""
+        """Make the `progress` argument of `ensemble.fit` for one part of the run."""
         own = self.epochs[index]
         before = sum(self._units[:index])
         cost_after = sum(map(operator.mul, self._units[index + 1 :], self.costs[index + 1 :]))

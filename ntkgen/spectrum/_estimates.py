@@ -145,7 +145,7 @@ def lanczos(
     Each new vector is freed of the basis B twice, v - B^T (B v), by two matrix products, so that no ghost copies come
     up. One start sees one vector of each eigenspace. So where k > 1 and all pairs have converged, a fresh random vector
     orthogonal to all others begins a search in the complement: multiple eigenvalues are found as often as they occur
-    (`spectrum`), or `complete` is False. Memory: two vectors for each step, taken as steps are (inside `jit`: for
+    (`_multiplicity`), or `complete` is False. Memory: two vectors for each step, taken as steps are (inside `jit`: for
     all num_iters, twice as many where k > 1).
 
     Operators of half precision (bfloat16, float16) are given vectors rounded to it. Everything else is float32, vectors

@@ -79,7 +79,7 @@ def _at_least_single(leaf: Array) -> Array:
 def compiled(matvec: Matvec, like: PyTree) -> Matvec:
     """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls.
 
-    Arrays that a plain function reads from outside are those of this call (`functions`).
+    Arrays that a plain function reads from outside are those of this call (`functions.freeze`).
     """
     if isinstance(matvec, Partial):
         return functools.partial(_apply, matvec)

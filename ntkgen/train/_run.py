@@ -15,7 +15,7 @@ from ntkgen.train import _losses, _optimizers
 from ntkgen.typing import Array, Loss, PyTree
 
 # update(loss, params, batch, key) -> (gradient, new model state); loss(params, batch, weights=None) -> (mean, state).
-# `ensemble` documents the methods that an update may have.
+# `ntkgen/ensemble/_gradients.py` documents the methods that an update may have.
 Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
