@@ -220,7 +220,7 @@ def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
     for step in range(4):
         rngs = functions.step_rngs(("dropout",), jax.random.fold_in(noise, step))
         batch = train.Batch(jnp.zeros((2, 1)), jnp.zeros(2))
-        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
+        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs=rngs)
         want = loss(model.apply(state.variables, batch.x, True, rngs=rngs), None).mean()
         np.testing.assert_allclose(-new.variables["params"]["scale"], want, rtol=1e-6)  # nothing of the difference
         seen.append(float(want))
