@@ -38,7 +38,7 @@ from bench_networks import TORCH_SETTINGS, examples, forward_flops, network, par
 from jax.tree_util import Partial
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from ntkgen import curvature, ensemble, models, objectives, records, spectrum, train, tree
+from ntkgen import curvature, ensemble, models, records, spectrum, train, tree
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("cases", ["mlp256", "cnn16"], "Networks, as mlp<width> or cnn<channels>.")
@@ -99,19 +99,19 @@ class Problem:
         return models.apply_fn(self.model, {"params": params, **state})(params, x)
 
     def _loss(self, params: Any) -> jax.Array:
-        return jnp.mean(objectives.cross_entropy(self._outputs(self.state, params, self.batch.x), self.batch.y))
+        return jnp.mean(train.cross_entropy(self._outputs(self.state, params, self.batch.x), self.batch.y))
 
     def matvec(self, linearize: bool) -> Callable:
         """Make the product with the Hessian."""
         f = Partial(self._outputs, self.state)
-        return curvature.hessian_matvec(f, objectives.cross_entropy, self.params, *self.batch, linearize=linearize)
+        return curvature.hessian_matvec(f, train.cross_entropy, self.params, *self.batch, linearize=linearize)
 
     def reference(self) -> np.ndarray:
         """Give the largest eigenvalues, descending, by scipy's eigsh on the float64 product."""
         with float64():
             params, state, batch = (tree.cast(t, jnp.float64) for t in (self.params, self.state, self.batch))
             f = Partial(self._outputs, state)
-            matvec = curvature.hessian_matvec(f, objectives.cross_entropy, params, *batch)
+            matvec = curvature.hessian_matvec(f, train.cross_entropy, params, *batch)
             start, unravel = tree.ravel(tree.cast(self.start, jnp.float64))
 
             def product(v: np.ndarray) -> np.ndarray:

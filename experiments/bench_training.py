@@ -48,7 +48,8 @@ from bench_networks import (
     torch_network,
 )
 
-from ntkgen import ensemble, models, pruning, seedaxis, train
+from ntkgen import ensemble, models, pruning, train
+from ntkgen.ensemble import programs
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
@@ -94,10 +95,10 @@ class Ours:
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
-        variables = ensemble._init(seedaxis.Plan("sequential"), model, self.split.x[:1], self.keys.init)
-        self.layout = seedaxis.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
-        self.keys, variables = (seedaxis.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
-        self.split = seedaxis.place(self.layout, self.split, seeds=False)
+        variables = programs.init(ensemble.Plan("sequential"), model, self.split.x[:1], self.keys.init)
+        self.layout = ensemble.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
+        self.keys, variables = (ensemble.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
+        self.split = ensemble.place(self.layout, self.split, seeds=False)
         self.masks, self.initial = None, variables
         if keep is not None:
             self.prune(keep)
@@ -111,7 +112,7 @@ class Ours:
         """Train all seeds for one epoch; return the seconds."""
         begun = time.perf_counter()
         self.state = jax.block_until_ready(
-            ensemble._epoch(
+            programs.train_epoch(
                 self.layout,
                 self.program,
                 self.state,
@@ -126,12 +127,12 @@ class Ours:
 
     def start(self) -> train.TrainState:
         """Begin anew; epochs donate the state, so that it must not share the initialisation's memory."""
-        return ensemble._start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
+        return programs.start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
 
     def prune(self, keep: float) -> None:
         """Make each seed's masks from its initialisation."""
         masks = jax.vmap(lambda params: pruning.magnitude_masks(params, keep))(self.initial["params"])
-        self.masks = seedaxis.place(self.layout, masks, seeds=True)
+        self.masks = ensemble.place(self.layout, masks, seeds=True)
 
     def new_level(self) -> int:
         """Go on with another level, and count the programs that this compiles."""
@@ -145,7 +146,7 @@ class Ours:
         """Evaluate all seeds on the training set, once as training and once as test set; return the seconds of one."""
         begun = time.perf_counter()
         jax.block_until_ready(
-            ensemble._evaluate(self.layout, self.program, self.state.variables, self.split, self.split)
+            programs.evaluate(self.layout, self.program, self.state.variables, self.split, self.split)
         )
         return (time.perf_counter() - begun) / 2
 
@@ -192,7 +193,7 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     """Time one network, everything in turn, and print its lines."""
     seeds = FLAGS.num_seeds
     shapes = jax.eval_shape(lambda key: models.init(network(kind, size), key, SHAPES[kind]), jax.random.key(0))
-    chosen = seedaxis.choose_strategy(shapes)
+    chosen = ensemble.choose_strategy(shapes)
     if masked:
         ours = {"unmasked": Ours(kind, size, chosen, seeds), "masked": Ours(kind, size, chosen, seeds, KEEP)}
         chosen = "masked"

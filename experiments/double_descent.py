@@ -21,10 +21,10 @@ from absl import flags
 from double_descent_report import draw, published, show
 from double_descent_tables import Table, arm_name, by_epoch, judge, summarise
 
-from ntkgen import data, ensemble, models, optim, paper, records, seedaxis, train
+from ntkgen import data, ensemble, models, paper, records, train
+from ntkgen.data import SOURCES
 from ntkgen.measure import correct
-from ntkgen.progress import Progress
-from ntkgen.sources import SOURCES
+from ntkgen.records import Progress
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES), num_train=common.COUNTS)
@@ -40,13 +40,13 @@ common.define(
     "Learning rate. Default: recovered 0.05 for the MLP (BUILD_NOTES.md); the appendix's is 0.01.",
 )
 common.define(common.COUNT, "batch_size", 128, "Examples a step.")
-flags.DEFINE_enum("optimizer", "sgd", optim.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
+flags.DEFINE_enum("optimizer", "sgd", train.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
 common.define(common.MOMENTUM, "momentum", None, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
+flags.DEFINE_enum("schedule", "cosine", train.SCHEDULES, "Of the learning rate, by the epoch.")
 common.define(common.NOT_NEGATIVE, "weight_decay", 0.0, "L2 coefficient; the paper uses none.")
 flags.DEFINE_enum("vary", "both", train.VARY, "What differs between seeds: initialisation, batch order or both.")
 common.define(common.FRACTION, "criterion", 0.01, "Training error (a fraction) that counts as interpolation.")
-flags.DEFINE_enum("strategy", "auto", seedaxis.STRATEGIES, "How seeds are trained together.")
+flags.DEFINE_enum("strategy", "auto", ensemble.STRATEGIES, "How seeds are trained together.")
 
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -164,7 +164,7 @@ def prepare(config: dict[str, Any]) -> tuple[train.Config, dict[int, data.Datase
     for size in config["sizes"]:
         network = build(config, size)
         params[size] = models.num_params(network, loaded[0].train.x.shape[1:])
-        seedaxis.check_fits(params[size], f"--{flag}: {config['model']} {size}")
+        ensemble.check_fits(params[size], f"--{flag}: {config['model']} {size}")
         for count in config["num_train"]:
             train.Program.of(network, training, count)
     return training, datasets, params

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tables
 
-from ntkgen import peaks, stats
+from ntkgen import stats
 
 NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
 ALPHA = 0.05
@@ -108,7 +108,7 @@ def _measure(table: Table, c: int, criterion: float, right: Mapping[str, np.ndar
     verdict: dict[str, Any] = {"num_train": table.counts[c], "criterion": criterion, "alpha": ALPHA, "num_seeds": used}
     if len(sizes) < 2 or not used:
         return verdict | {"verdict": "undecided: needs two sizes, and one seed that diverges at none of them"}
-    found = peaks.threshold(params, training / 100, criterion)
+    found = stats.threshold(params, training / 100, criterion)
     verdict["threshold"] = {
         "params": _finite(found.value),
         "low": _finite(found.low),
@@ -128,7 +128,7 @@ def _measure(table: Table, c: int, criterion: float, right: Mapping[str, np.ndar
         return verdict | {
             "verdict": "undecided: a test needs two seeds, three sizes, and one of them near the threshold"
         }
-    peak = peaks.peak_test(test, near)
+    peak = stats.peak_test(test, near)
     # Being above a smaller and the largest size makes no peak of a place on the flank of a higher one elsewhere.
     mean = np.nanmean(test, axis=0)
     valley = int(mean[: peak.location].argmin())
@@ -142,7 +142,7 @@ def _measure(table: Table, c: int, criterion: float, right: Mapping[str, np.ndar
         "highest_is_near": bool(near[top]),
     }
     if found.index < len(sizes) - 1:
-        fall = peaks.falls_beyond(test, found.index)
+        fall = stats.falls_beyond(test, found.index)
         verdict["beyond"] = {
             "from_size": sizes[found.index],
             "to_size": sizes[-1],

@@ -25,9 +25,9 @@ from absl import flags
 from implicit_regularization_figures import draw
 from implicit_regularization_verdict import judge, show
 
-from ntkgen import data, ensemble, models, optim, paper, records, seedaxis, symmetry, train
-from ntkgen.progress import Progress
-from ntkgen.sources import SOURCES
+from ntkgen import data, ensemble, models, paper, records, train
+from ntkgen.data import SOURCES
+from ntkgen.records import Progress
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))
@@ -37,7 +37,7 @@ flags.DEFINE_enum("model", None, ("mlp", "cnn"), "Network. Default: cnn for cifa
 common.define(common.COUNT, "width", None, "Hidden width of the MLP. Default: the preset's.")
 common.define(common.COUNT, "channels", None, "Base channels of the CNN. Default: the preset's.")
 common.define(common.COUNTS, "batch_sizes", None, "Of the SGD configurations. Default: the preset's.")
-flags.DEFINE_enum("lr_scaling", "table", optim.SCALINGS, "Learning rate of SGD by batch size; table is the published.")
+flags.DEFINE_enum("lr_scaling", "table", train.SCALINGS, "Learning rate of SGD by batch size; table is the published.")
 common.define(common.POSITIVE, "lr", 0.01, "Learning rate at --reference, for scalings other than table.")
 common.define(common.COUNT, "reference", 128, "Batch size whose updates, rate and noise the controls match.")
 flags.DEFINE_enum(
@@ -68,7 +68,7 @@ flags.DEFINE_enum(
     "track", None, TRACKS, "Measures along training: all, or light, without traces and worst cases. Default: preset's."
 )
 
-BATCHES = tuple(optim.TABLE)
+BATCHES = tuple(train.TABLE)
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
@@ -146,9 +146,9 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset]:
     network = models.MLP(config["width"]) if config["model"] == "mlp" else models.CNN(config["channels"])
     shape = dataset.train.x.shape[1:]
     config["num_params"] = models.num_params(network, shape)
-    config["unmoved"] = symmetry.cancelled(network)  # no effect on the function: adaptive sharpness leaves them alone
+    config["unmoved"] = models.cancelled(network)  # no effect on the function: adaptive sharpness leaves them alone
     size = "width" if config["model"] == "mlp" else "channels"
-    seedaxis.check_fits(config["num_params"], f"--{size}: {config['model']} {config[size]}")
+    ensemble.check_fits(config["num_params"], f"--{size}: {config['model']} {config[size]}")
     plan = arms.build(config, config["gd_grid"][0])
     for arm in plan:
         if arm.noise and arm.batch <= arm.noise:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import ensemble, optim, train, updates
+from ntkgen import ensemble, train
 
 CONTROLS = ("steps", "gd", "plain", "noise", "sam")
 
@@ -104,7 +104,7 @@ def build(config: dict[str, Any], tuned_rate: float) -> list[Arm]:
 
     def rate(batch: int) -> float:
         base_rate = {"base": config["lr"], "base_batch": reference} if "lr" in config else {}
-        return optim.scaled_learning_rate(batch, scaling=config["lr_scaling"], **base_rate)
+        return train.scaled_learning_rate(batch, scaling=config["lr_scaling"], **base_rate)
 
     def arm(name: str, group: str, epochs: int, batch: int, lr: float, optimizer: str = "sgd", **more: Any) -> Arm:
         momentum = {} if optimizer == "adam" else {"momentum": more.pop("momentum", config["momentum"])}
@@ -146,12 +146,12 @@ def build(config: dict[str, Any], tuned_rate: float) -> list[Arm]:
             found.append(arm(quiet, "control", *same, references=(base,)))
             beside = (base, quiet)
             for noisy, zero_sum in ((f"{name}_noise", False), (f"{name}_noise_zero_sum", True)):
-                update = updates.injected_noise(reference, zero_sum)
+                update = ensemble.injected_noise(reference, zero_sum)
                 noise = {"update": update, "noise": reference, "zero_sum": zero_sum, "references": beside}
                 found.append(arm(noisy, "control", *same, **noise))
                 beside = (*beside, noisy)
     if "sam" in controls:
-        sam = updates.sam(config["sam_rho"])
+        sam = ensemble.sam(config["sam_rho"])
         found.append(
             arm("sam", "control", config["epochs"], reference, rate(reference), update=sam, references=(base,))
         )

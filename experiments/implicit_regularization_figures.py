@@ -8,7 +8,7 @@ from implicit_regularization_arms import SHARPNESS
 from implicit_regularization_tables import PRIMARY, Study
 from tables import curve, diverged, number
 
-from ntkgen import plotting, plotting_sharpness
+from ntkgen import plotting
 
 PANELS = 4  # arms that the figure along training shows
 NAMES = {
@@ -64,7 +64,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
     others = [name for name in study.arms if name not in sweep and name not in steps]
     known = {study.batch(name): study.published().get(name, {}).get("test_acc") for name in sweep}
     lines = {"equal epochs": sweep} | ({"equal updates": steps} if len(steps) > 1 else {})
-    figure = plotting_sharpness.against_batch(
+    figure = plotting.implicit_regularization.against_batch(
         {name: pair(arms) for name, arms in lines.items()},
         {words(name): pair([name]) for name in others},
         {batch: value for batch, value in known.items() if value is not None},
@@ -82,7 +82,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
         panels[SHARPNESS[metric]] = {
             label: _exp(against_batch([reached(name, metric, form) for name in sweep])) for label, form in forms.items()
         }
-    figure = plotting_sharpness.confounds(panels, about, short(sweep))
+    figure = plotting.implicit_regularization.confounds(panels, about, short(sweep))
     paths.append(plotting.save(figure, folder / f"{prefix}matched.png"))
 
     bounded = [name for name in study.arms if name != "adam"]
@@ -100,7 +100,7 @@ def draw(study: Study, folder: Path, prefix: str) -> list[Path]:
                 values[e, study.seeds.index(int(row["seed"]))] = np.log10(number(row["eigenvalue"]))
             bounds[:, e] = number(row["threshold"]), number(row["momentum_threshold"])
         tracks[words(name)] = (_exp(curve(steps, values)), *bounds)
-    figure = plotting_sharpness.along_training(tracks, about)
+    figure = plotting.implicit_regularization.along_training(tracks, about)
     return [*paths, plotting.save(figure, folder / f"{prefix}along_training.png")]
 
 
@@ -120,7 +120,7 @@ def _over_losses(study: Study, folder: Path, prefix: str, about: str) -> list[Pa
                 curves[label] = plotting.Curve([row["target"] for row in rows], *ratio)
     if not panels:
         return []
-    figure = plotting_sharpness.over_losses(panels, 10 ** study.config["margin_log10"], about)
+    figure = plotting.implicit_regularization.over_losses(panels, 10 ** study.config["margin_log10"], about)
     return [plotting.save(figure, folder / f"{prefix}over_losses.png")]
 
 

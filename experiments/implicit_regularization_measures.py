@@ -10,7 +10,7 @@ import numpy as np
 import tables as common_tables
 from implicit_regularization_arms import SHARPNESS, Arm
 
-from ntkgen import gradient_noise, landscape, loss_matching, models, objectives, sharpness, train
+from ntkgen import landscape, measure, models, train
 from ntkgen.measure import correct, each_seed
 
 TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "correct.csv", "runs.csv")
@@ -29,12 +29,12 @@ def measure_arm(
     networks = [(_network(network, variables, ones), variables["params"]) for variables in points]
     ask = Ask(config, x, y, keys)
     rates = [arm.training.rate(max(epoch - 1, 0)) for epoch in arm.snapshots]
-    track = sharpness.track(
+    track = measure.track(
         networks,
         keys,
         x,
         y,
-        loss=objectives.cross_entropy,
+        loss=train.cross_entropy,
         rates=rates,
         momentum=arm.training.momentum,
         **ask.spectral_options(everything),
@@ -82,7 +82,7 @@ class Ask:
     keys: Any
 
     def spectral_options(self, with_trace: bool) -> dict[str, Any]:
-        """Give the options of `sharpness.spectral`."""
+        """Give the options of `measure.spectral`."""
         options = {"num_iters": self.config["lanczos_steps"], "tol": self.config["tolerance"]}
         return options | {"trace_probes": self.config["trace_probes"] if with_trace else 0}
 
@@ -90,19 +90,19 @@ class Ask:
         """Measure every seed on the study's samples."""
         return each_seed(function, seeded, (self.x, self.y), options, host_driven=host_driven)
 
-    def spectral(self, f: Any, params: Any, vector: Any, with_trace: bool) -> sharpness.Spectral:
+    def spectral(self, f: Any, params: Any, vector: Any, with_trace: bool) -> measure.Spectral:
         """Find top eigenvalue (warm-started) and trace."""
-        start = each_seed(sharpness.warm_start, (self.keys, vector))
-        options = {"loss": objectives.cross_entropy, **self.spectral_options(with_trace)}
-        return self.each(sharpness.spectral, (f, params, start, self.keys), True, **options)
+        start = each_seed(measure.warm_start, (self.keys, vector))
+        options = {"loss": train.cross_entropy, **self.spectral_options(with_trace)}
+        return self.each(measure.spectral, (f, params, start, self.keys), True, **options)
 
-    def flatness(self, f: Any, params: Any, worst: bool, curves: bool = False) -> sharpness.Flatness:
+    def flatness(self, f: Any, params: Any, worst: bool, curves: bool = False) -> measure.Flatness:
         """Perturb: one sigma of each kind, or the curves."""
         sigmas, relative = ((self.config["sigma"],), (self.config["relative_sigma"],))
         return self.each(
-            sharpness.flatness,
+            measure.flatness,
             (f, params, self.keys),
-            loss=objectives.cross_entropy,
+            loss=train.cross_entropy,
             sigmas=landscape.SIGMAS if curves else sigmas,
             relative_sigmas=landscape.SIGMAS if curves else relative,
             average_rho=self.config["average_rho"],
@@ -113,10 +113,10 @@ class Ask:
 
 
 def _network(network: Any, variables: dict[str, Any], temperature: np.ndarray) -> Any:
-    return loss_matching.tempered(models.apply_fn(network, variables), temperature)
+    return measure.tempered(models.apply_fn(network, variables), temperature)
 
 
-def _increases(flat: sharpness.Flatness) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _increases(flat: measure.Flatness) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Give name -> (increase, standard error), each (seeds,); without the worst case where it was not asked for."""
     found = {
         "average_adaptive": (flat.average.increase, flat.average.standard_error),
@@ -129,16 +129,16 @@ def _increases(flat: sharpness.Flatness) -> dict[str, tuple[np.ndarray, np.ndarr
 
 
 def _final(
-    ask: Ask, arm: Arm, networks: list, initial: Any, track: Any, flat: sharpness.Flatness, everything: bool
+    ask: Ask, arm: Arm, networks: list, initial: Any, track: Any, flat: measure.Flatness, everything: bool
 ) -> dict[str, Any]:
     """Measure what only the trained networks are asked for; columns of runs.csv and the perturbation curves."""
     f, params = networks[-1]
     curves = ask.flatness(f, params, worst=flat.worst is None, curves=True)
-    start = each_seed(sharpness.random_start, (ask.keys, params))
-    options = {"loss": objectives.cross_entropy, "num_iters": ask.config["power_iterations"]}
-    power = ask.each(sharpness.power, (f, params, start), True, **options)
-    noise = ask.each(gradient_noise.noise_scale, (f, params), loss=objectives.cross_entropy)
-    moved, relative = each_seed(sharpness.distance, (params, initial))
+    start = each_seed(measure.random_start, (ask.keys, params))
+    options = {"loss": train.cross_entropy, "num_iters": ask.config["power_iterations"]}
+    power = ask.each(measure.power, (f, params, start), True, **options)
+    noise = ask.each(measure.noise_scale, (f, params), loss=train.cross_entropy)
+    moved, relative = each_seed(measure.distance, (params, initial))
     trace, trace_error = track.trace[:, -1], track.trace_error[:, -1]
     if not everything:
         spectral = ask.spectral(f, params, track.vector, with_trace=True)
@@ -172,7 +172,7 @@ def _heated(
 ) -> dict[str, Any]:
     """Measure the trained networks with their logits at the temperature that gives the target loss."""
     plain, params = models.apply_fn(network, variables), variables["params"]
-    temperature = ask.each(loss_matching.matching_temperature, (plain, params), target=target)
+    temperature = ask.each(measure.matching_temperature, (plain, params), target=target)
     f = _network(network, variables, temperature)
     spectral = ask.spectral(f, params, vector, everything)
     values = {"eigenvalue": (spectral.top.value, np.full_like(spectral.top.value, np.nan))}
@@ -207,7 +207,7 @@ def _matched(
     rows = []
     for name, values in along.items():
         for target in config["loss_targets"]:
-            found = loss_matching.at_loss(track.loss[s], values[s], target)
+            found = measure.at_loss(track.loss[s], values[s], target)
             passed = found.after >= 0
             ends = [found.before, found.after] if passed else []
             row = {"match": "loss", "target": target, "metric": name, "value": found.value, "standard_error": None}

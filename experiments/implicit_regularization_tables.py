@@ -9,14 +9,14 @@ import tables
 from implicit_regularization_arms import SHARPNESS
 from scipy import stats as scipy_stats
 
-from ntkgen import equal_loss, margins, paper, stats
+from ntkgen import paper, stats
 
 # Fixed before any run; part of its config.
 FIXED: dict[str, Any] = {
     "alpha": 0.05,
     "accuracy_needed": 99.9,  # percent of the training set: below it an arm's sharpness is not compared
-    "margin_points": margins.ACCURACY,
-    "margin_log10": margins.SHARPNESS,
+    "margin_points": stats.ACCURACY,
+    "margin_log10": stats.SHARPNESS,
     "shown_targets": {"loss": 0.03, "temperature": 0.01},  # in summary.csv and one figure; they decide nothing
 }
 MATCHED = ("loss", "temperature")  # at equal training loss: along training, or by a temperature of the logits
@@ -220,7 +220,7 @@ class Study:
     def equal_losses(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Make equal_loss.csv and equal_loss_curves.csv: sharpness at equal loss, over all targets.
 
-        The first has a row for each comparison, decided from all targets that both arms reach (`equal_loss`); p-values
+        The first has a row for each comparison, decided from all targets that both arms reach (`stats`); p-values
         are adjusted within the families, which are as in `tests`. The second has a row for each target, with its
         interval and no p-value, since no single target decides.
         """
@@ -329,7 +329,7 @@ def over_targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for key in dict.fromkeys((row["sweep"], row["metric"], row["form"]) for row in rows):
         own = [row for row in rows if (row["sweep"], row["metric"], row["form"]) == key]
         tested = [row for row in own if row["pvalue"] is not None]
-        if len(tested) < (1 if key[-1] == "raw" else equal_loss.LEAST):
+        if len(tested) < (1 if key[-1] == "raw" else stats.LEAST):
             best = max(own, key=lambda row: row["num_arms"])
             found.append(best | {"pvalue": None, "adjusted": None, "num_targets": len(tested)})
             continue

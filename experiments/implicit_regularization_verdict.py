@@ -7,7 +7,7 @@ import tables
 from implicit_regularization_arms import SHARPNESS
 from implicit_regularization_tables import FORMS, MATCHED, PRIMARY, Study, over_targets
 
-from ntkgen import association
+from ntkgen import stats
 
 SEEN, NOT_SEEN = "seen", "not seen"
 FORM_WORDS = {"raw": "", "loss": " at matched training loss", "temperature": " at matched logit temperature"}
@@ -149,7 +149,7 @@ def _associated(found: dict[str, Any], alpha: float) -> dict[str, Any]:
     words = f"flatter generalizes better over these batch sizes, by the {SHARPNESS[found['metric']]}"
     row = {"relation": f"{words}{FORM_WORDS[found['form']]}, equal {found['sweep']}", **found}
     if found["adjusted"] is None:
-        needs = "; needs five" if found["num_arms"] < association.LEAST_ARMS else ""
+        needs = "; needs five" if found["num_arms"] < stats.LEAST_ARMS else ""
         verdict = f"undecided ({_too_few(found)}{needs})"
     elif found["adjusted"] > alpha:
         verdict = f"undecided (tau {found['tau']:.2f}, p = {found['adjusted']:.2g})"

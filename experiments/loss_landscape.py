@@ -29,10 +29,10 @@ from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
 from loss_landscape_report import draw, same_protocol, show
 
-from ntkgen import data, ensemble, landscape, models, optim, paper, records, seedaxis, symmetry, train
+from ntkgen import data, ensemble, landscape, models, paper, records, train
+from ntkgen.data import SOURCES
 from ntkgen.measure import correct
-from ntkgen.progress import Progress
-from ntkgen.sources import SOURCES
+from ntkgen.records import Progress
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))
@@ -43,7 +43,7 @@ common.define(common.COUNT, "small_batch", 32, "Examples a step of the first arm
 common.define(common.COUNT, "large_batch", 1024, "Examples a step of the second arm.")
 common.define(common.POSITIVE, "small_lr", None, "Learning rate of the first arm. Default: the published table's.")
 common.define(common.POSITIVE, "large_lr", None, "Learning rate of the second arm. Default: the published table's.")
-flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
+flags.DEFINE_enum("schedule", "cosine", train.SCHEDULES, "Of the learning rate, by the epoch.")
 common.define(common.COUNT, "hessian_samples", 1_000, "Training examples of the Hessian; the paper's number.")
 common.define(common.COUNT, "many_samples", 4_096, "Training examples on which the top eigenvalue is measured again.")
 common.define(
@@ -84,10 +84,10 @@ def resolve() -> dict[str, Any]:
     config["label_noise"] = FLAGS.label_noise or 0.0
     for arm in ("small", "large"):
         batch, rate = FLAGS[f"{arm}_batch"].value, FLAGS[f"{arm}_lr"].value
-        if rate is None and batch not in optim.TABLE:
-            known = ", ".join(map(str, optim.TABLE))
+        if rate is None and batch not in train.TABLE:
+            known = ", ".join(map(str, train.TABLE))
             raise ValueError(f"--{arm}_batch: expected one of the table's {known}, or --{arm}_lr too, got {batch}")
-        config[f"{arm}_batch"], config[f"{arm}_lr"] = batch, rate or optim.scaled_learning_rate(batch)
+        config[f"{arm}_batch"], config[f"{arm}_lr"] = batch, rate or train.scaled_learning_rate(batch)
     if config["small_batch"] >= config["large_batch"]:
         raise ValueError(f"--large_batch: expected more than the small batch's {config['small_batch']}, got {batch}")
     if config["line_points"] % 4 != 1 or config["line_points"] < 5:  # then both solutions are points of the line
@@ -111,7 +111,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
     model = models.CNN(config["size"]) if cnn else models.MLP(config["size"])
     config["num_params"] = models.num_params(model, dataset.train.x.shape[1:])
     flag = "channels" if cnn else "width"
-    seedaxis.check_fits(config["num_params"], f"--{flag}: {config['model']} {config['size']}")
+    ensemble.check_fits(config["num_params"], f"--{flag}: {config['model']} {config['size']}")
     trainings = {}
     for arm in study.ARMS:
         short = arm.removesuffix("_batch")
@@ -140,7 +140,7 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, dict[str, train.
         average_draws=20,
         worst_rho=0.5,
         worst_steps=20,
-        unmoved=tuple(symmetry.cancelled(model)),
+        unmoved=tuple(models.cancelled(model)),
         matched_losses=tuple(config["matched_loss"]),
         line_points=config["line_points"],
         plane_points=config["plane_points"],

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from ntkgen import curvature, landscape, models, objectives, spectrum, train, tree
-
-Array = jax.Array
-PyTree = Any
+from ntkgen import curvature, landscape, models, spectrum, train, tree
+from ntkgen.typing import Array, PyTree
 
 
 class Settings(NamedTuple):
@@ -149,14 +147,12 @@ class Instruments:
         return beta * models.apply_fn(self.model, {"params": params, **state})(params, x)
 
     def _loss(self, net: Network, params: PyTree, batch: train.Batch) -> Array:
-        return jnp.mean(objectives.cross_entropy(self._outputs(net.state, net.beta, params, batch.x), batch.y))
+        return jnp.mean(train.cross_entropy(self._outputs(net.state, net.beta, params, batch.x), batch.y))
 
     def _matvec(self, net: Network, batch: train.Batch) -> Callable:
         f = Partial(self._outputs, net.state, net.beta)
         fits = len(batch.y) <= self.settings.chunk  # then what the linearised gradient keeps fits, too
-        return curvature.hessian_matvec(
-            f, objectives.cross_entropy, net.params, *batch, self.settings.chunk, linearize=fits
-        )
+        return curvature.hessian_matvec(f, train.cross_entropy, net.params, *batch, self.settings.chunk, linearize=fits)
 
     def _logits_of(self, net: Network, x: Array) -> Array:
         return self._outputs(net.state, net.beta, net.params, x)

@@ -6,8 +6,8 @@ from typing import Any
 import loss_landscape_tables as study
 import tables
 
-from ntkgen import optim, paper, plotting
-from ntkgen import plotting_landscape as figures
+from ntkgen import paper, plotting, train
+from ntkgen.plotting import loss_landscape as figures
 
 
 def same_protocol(config: dict[str, Any]) -> bool:
@@ -15,7 +15,7 @@ def same_protocol(config: dict[str, Any]) -> bool:
     ours = {name: config[name] for name in ("dataset", "model", "size", "epochs", "label_noise", "schedule")}
     theirs = dict(dataset="cifar10", model="cnn", size=32, epochs=80, label_noise=0.0, schedule="cosine")
     arms = [(config[f"{arm}_batch"], config[f"{arm}_lr"]) for arm in ("small", "large")]
-    known = [(batch, optim.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
+    known = [(batch, train.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
     samples = config["hessian_samples"] == paper.LOSS_LANDSCAPE_SAMPLES and config["num_train"] == 50_000
     return ours == theirs and arms == known and samples
 

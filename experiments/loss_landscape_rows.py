@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from loss_landscape_measure import Instruments, Network
 
-from ntkgen import loss_matching
+from ntkgen import measure
 
 Rows = list[dict[str, Any]]
 
@@ -64,7 +64,7 @@ def _matched(
 ) -> Rows:
     """Measure top eigenvalue and adaptive sharpness at the temperature that brings the whole training set to a loss."""
     labels = jnp.asarray(instruments.whole.y)
-    betas = [1 / float(loss_matching.outputs_temperature(one, labels, target=target)) for one in logits]
+    betas = [1 / float(measure.outputs_temperature(one, labels, target=target)) for one in logits]
     matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
     top, sharp = instruments.top(matched, instruments.few), instruments.sharpness(matched, instruments.few)
     rows = []

@@ -7,13 +7,13 @@ import numpy as np
 import tables
 from tables import number
 
-from ntkgen import margins, paper, plotting, spectrum, stats
+from ntkgen import paper, plotting, spectrum, stats
 
 ARMS = ("small_batch", "large_batch")
 ALPHA = 0.05
 INTERPOLATES = 99.9  # percent of training accuracy
 # Smallest differences that would matter: a factor in curvature (the paper claims 11.8), points of accuracy.
-FACTOR, POINTS = 10**margins.SHARPNESS, margins.ACCURACY
+FACTOR, POINTS = 10**stats.SHARPNESS, stats.ACCURACY
 DENSITY_POINTS, DENSITY_WIDTH = 400, 0.012  # of the figure; standard deviation as a share of the range
 
 # question -> (column of runs.csv, logarithmic, what is asked)

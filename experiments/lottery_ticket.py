@@ -44,7 +44,7 @@ from lottery_ticket_verdict import by_level, curvature, mask_or_values, one_chan
 
 from ntkgen import data, models, pruning, records, train
 from ntkgen.measure import correct
-from ntkgen.progress import Progress
+from ntkgen.records import Progress
 
 FLAGS = flags.FLAGS
 define_flags()

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from lottery_ticket_controls import CHAINS, CONTROLS, Keys, start
 
-from ntkgen import data, ensemble, models, pruning, records, tickets, train
-
-PyTree = Any
+from ntkgen import data, ensemble, models, pruning, records, train
+from ntkgen.typing import PyTree
 
 # Children of a seed's key, beside its initialisation (0) and batch order (1), see `train.run_keys`. Here 2, 3 and 7
 # belong to training, and what is measured draws from 4, 5 and 6 (elsewhere from `train.measurement_key`).
@@ -123,7 +122,7 @@ class Lab:
     def dense(self) -> ensemble.Result:
         """The whole network, where the chains begin; with the variables of the rewind epoch if one needs them."""
         when = (self.config["rewind_epoch"],) if "rewound" in self.config["arms"] else ()
-        probes = (when, tickets.snapshot) if when else ()
+        probes = (when, pruning.snapshot) if when else ()
         masks = pruning.full_masks(self.initial["params"])
         return self.fit(part("ticket", 100), init=self.initial, masks=masks, probes=probes)
 
@@ -216,8 +215,8 @@ def chain(lab: Lab, arm: str) -> Iterator[Trained]:
             results[level] = lab.dense_other_order if arm == "other_order" else lab.dense
         return results[level]
 
-    levels = tickets.iterative_pruning(
-        tickets.rewinding(fit, rewind_epoch),
+    levels = pruning.iterative_pruning(
+        pruning.rewinding(fit, rewind_epoch),
         lab.initial,
         [percent / 100 for percent in keep],
         rewind_epoch=rewind_epoch,

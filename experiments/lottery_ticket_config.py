@@ -10,8 +10,8 @@ import numpy as np
 from absl import flags
 from lottery_ticket_controls import ARMS
 
-from ntkgen import data, models, optim, paper, pruning, seedaxis, symmetry, train
-from ntkgen.sources import SOURCES
+from ntkgen import data, ensemble, models, paper, pruning, train
+from ntkgen.data import SOURCES
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # they belong to the study, whose --help then lists them
@@ -95,11 +95,11 @@ def define_flags() -> None:
     common.define(common.COUNT, "hessian_samples", None, "Training examples for curvature and sharpness.")
     common.define(common.POSITIVE, "lr", None, "Learning rate; the paper gives none here. Default: 0.05 MLP, 0.01 CNN.")
     common.define(common.COUNT, "batch_size", 128, "Examples a step.")
-    flags.DEFINE_enum("optimizer", "sgd", optim.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
+    flags.DEFINE_enum("optimizer", "sgd", train.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
     common.define(common.MOMENTUM, "momentum", None, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
+    flags.DEFINE_enum("schedule", "cosine", train.SCHEDULES, "Of the learning rate, by the epoch.")
     common.define(common.NOT_NEGATIVE, "weight_decay", 0.0, "L2 coefficient; the paper uses none.")
-    flags.DEFINE_enum("strategy", "auto", seedaxis.STRATEGIES, "How seeds are trained together.")
+    flags.DEFINE_enum("strategy", "auto", ensemble.STRATEGIES, "How seeds are trained together.")
 
 
 def resolve() -> dict[str, Any]:
@@ -238,10 +238,10 @@ def prepare(config: dict[str, Any]) -> tuple[Any, data.Dataset, train.Config]:
         model: Any = models.MLP(config["width"], config["depth"], dataset.num_classes)
     else:
         model = models.CNN(config["channels"], dataset.num_classes, config["affine_norm"])
-    config["unmoved"] = symmetry.cancelled(model)  # no effect on the function: adaptive sharpness leaves them alone
+    config["unmoved"] = models.cancelled(model)  # no effect on the function: adaptive sharpness leaves them alone
     size = "width" if config["model"] == "mlp" else "channels"
     params = models.num_params(model, dataset.train.x.shape[1:])
-    seedaxis.check_fits(params, f"--{size}: {config['model']} {config[size]}")
+    ensemble.check_fits(params, f"--{size}: {config['model']} {config[size]}")
     train.Program.of(model, training, dataset.num_train)
     return model, dataset, training
 

@@ -5,13 +5,12 @@ either. So controls come in pairs that differ in one thing alone (`COMPARISONS`)
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from ntkgen import pruning, sparse_init
-
-PyTree = Any
+from ntkgen import pruning
+from ntkgen.typing import PyTree
 
 
 class Arm(NamedTuple):
@@ -94,10 +93,10 @@ def start(
     variables = redrawn if values == NEW else initial
     params = variables["params"]
     if values == SHUFFLED:
-        shuffle = functools.partial(sparse_init.shuffle_values, scope=scope, prunable=prunable)
+        shuffle = functools.partial(pruning.shuffle_values, scope=scope, prunable=prunable)
         params = jax.vmap(shuffle)(keys.values, params, ticket, masks)
     elif scale == STD:
-        params = jax.vmap(functools.partial(sparse_init.match_std, prunable=prunable))(params, initial["params"], masks)
+        params = jax.vmap(functools.partial(pruning.match_std, prunable=prunable))(params, initial["params"], masks)
     elif scale == FAN_IN:
-        params = jax.vmap(functools.partial(sparse_init.scale_to_kept_fan_in, prunable=prunable))(params, masks)
+        params = jax.vmap(functools.partial(pruning.scale_to_kept_fan_in, prunable=prunable))(params, masks)
     return {**variables, "params": pruning.apply_masks(params, masks)}, masks

@@ -11,7 +11,7 @@ from lottery_ticket_controls import ARMS
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
 from lottery_ticket_tables import MARGIN, WHOLE, summarise_overlaps, values
 
-from ntkgen import paper, plotting, plotting_tickets, records
+from ntkgen import paper, plotting, records
 
 # Column of the tables, title, label of the axis; as trained above, at equal loss below.
 MEASURES = (
@@ -58,7 +58,7 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         for end in ends
         if percent >= 10 and np.isfinite(end)
     ]
-    figure = plotting_tickets.accuracy(
+    figure = plotting.lottery_ticket.accuracy(
         accuracy,
         losses,
         groups(drawn),
@@ -70,7 +70,9 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
     )
     paths = [plotting.save(figure, folder / f"{prefix}accuracy.png")]
     if (run.folder / "overlaps.csv").exists():
-        figure = plotting_tickets.overlap(*overlap_panels(run), f"{about}; bands: lowest and highest pair{lost_seeds}")
+        figure = plotting.lottery_ticket.overlap(
+            *overlap_panels(run), f"{about}; bands: lowest and highest pair{lost_seeds}"
+        )
         paths.append(plotting.save(figure, folder / f"{prefix}overlap.png"))
     panels = []
     for metric, heading, axis in MEASURES:
@@ -78,10 +80,12 @@ def draw(folder: Path, prefix: str, config: dict[str, Any], rows: list[dict[str,
         measured = {"whole": arm_curve(rows, metric, "whole"), **measured}
         if measured := {arm: each for arm, each in measured.items() if len(each.x)}:
             panels.append(
-                plotting_tickets.Panel(heading.format(config["matched_loss"]), axis, measured, metric not in LINEAR)
+                plotting.lottery_ticket.Panel(
+                    heading.format(config["matched_loss"]), axis, measured, metric not in LINEAR
+                )
             )
     if panels:
-        figure = plotting_tickets.measures(panels, {"whole": "whole network", **labels}, intervals)
+        figure = plotting.lottery_ticket.measures(panels, {"whole": "whole network", **labels}, intervals)
         paths.append(plotting.save(figure, folder / f"{prefix}measures.png"))
     return paths
 

@@ -10,23 +10,8 @@ import numpy as np
 from jax.tree_util import Partial
 from lottery_ticket_arms import LANCZOS, NOISE, WARM, Lab, Trained, begins, child_name, has_child
 
-from ntkgen import (
-    connectivity,
-    curvature,
-    ensemble,
-    landscape,
-    loss_matching,
-    models,
-    objectives,
-    pruning,
-    sharpness,
-    spectrum,
-    symmetry,
-    train,
-    tree,
-)
-
-PyTree = Any
+from ntkgen import curvature, ensemble, landscape, measure, models, pruning, spectrum, train, tree
+from ntkgen.typing import PyTree
 
 RHO, DRAWS = 0.1, 20  # of the adaptive sharpness: noise of a tenth of each weight
 LANCZOS_STEPS, LANCZOS_TOLERANCE = 60, 1e-3
@@ -79,7 +64,7 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     )
     for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
         shared = lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
-        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(symmetry.cancelled(lab.model)))
+        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(models.cancelled(lab.model)))
         for name, each in zip(("sample_loss", "sharpness", "sharpness_se", "num_evaluations"), found, strict=True):
             values[f"{prefix}{name}"] = np.where(np.isfinite(temperatures), np.asarray(each, np.float64), np.nan)
     for s, (key, warm) in enumerate(zip(lab.keys(LANCZOS), lab.keys(WARM), strict=True)):
@@ -112,7 +97,7 @@ def top_eigenvalue(
 
     Args:
       model: the network.
-      loss: its name in `objectives.LOSSES`.
+      loss: its name in `train.LOSSES`.
       variables: of one seed.
       masks: like its params.
       sample: examples.
@@ -122,8 +107,8 @@ def top_eigenvalue(
     params = variables["params"]
     state = {name: value for name, value in variables.items() if name != "params"}
     chunk = CHUNK if any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(params)) else None
-    f = loss_matching.tempered(Partial(_network(model), state), np.float32(temperature))
-    matvec = curvature.hessian_matvec(f, objectives.LOSSES[loss], params, *sample, chunk=chunk)
+    f = measure.tempered(Partial(_network(model), state), np.float32(temperature))
+    matvec = curvature.hessian_matvec(f, train.LOSSES[loss], params, *sample, chunk=chunk)
     restricted = Partial(_restricted, matvec, masks)
     return spectrum.lanczos(restricted, pruning.apply_masks(start, masks), LANCZOS_STEPS, tol=LANCZOS_TOLERANCE)
 
@@ -143,14 +128,14 @@ def _start(key: jax.Array, params: PyTree) -> PyTree:
     return tree.random_like(key, params)
 
 
-_warm_start = jax.jit(sharpness.warm_start)
+_warm_start = jax.jit(measure.warm_start)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _temperatures(model: Any, target: float, variables: PyTree, sample: train.Batch) -> jax.Array:
     def one(own: PyTree) -> jax.Array:
         f = models.apply_fn(model, own)
-        return loss_matching.matching_temperature(f, own["params"], *sample, target=target)
+        return measure.matching_temperature(f, own["params"], *sample, target=target)
 
     return jax.lax.map(one, variables)
 
@@ -167,10 +152,10 @@ def _sharpness(
 ) -> tuple:
     def one(args: tuple[PyTree, jax.Array, jax.Array]) -> tuple:
         variables, key, temperature = args
-        f = loss_matching.tempered(models.apply_fn(model, variables), temperature)
+        f = measure.tempered(models.apply_fn(model, variables), temperature)
 
         def value(params: PyTree) -> jax.Array:
-            return jnp.mean(objectives.LOSSES[loss](f(params, sample.x), sample.y))
+            return jnp.mean(train.LOSSES[loss](f(params, sample.x), sample.y))
 
         found = landscape.average_adaptive_sharpness(value, variables["params"], key, RHO, DRAWS, unmoved=unmoved)
         return value(variables["params"]), *found
@@ -186,7 +171,7 @@ def _barrier(lab: Lab, trained: Trained, child: ensemble.Result) -> dict[str, np
     has_state = set(trained.result.variables) - {"params"}
     batch = min(lab.training.batch_size, lab.dataset.num_train)
     images = jnp.asarray(lab.dataset.train.x) if has_state else None
-    found = connectivity.error_barrier(
+    found = landscape.error_barrier(
         functools.partial(_test_error, lab.model, lab.dataset.test),
         trained.result.variables,
         child.variables,

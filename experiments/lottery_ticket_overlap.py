@@ -8,9 +8,8 @@ import numpy as np
 from lottery_ticket_arms import Lab, part, trainings
 from lottery_ticket_measures import host, row
 
-from ntkgen import matching, models, overlap, pruning
-
-PyTree = Any
+from ntkgen import models, pruning
+from ntkgen.typing import PyTree
 
 
 def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]) -> list[dict[str, Any]]:
@@ -27,7 +26,7 @@ def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]
     rows: list[dict[str, Any]] = []
 
     def compare(kind: str, keep: float, seeds: tuple[int, int], a: PyTree, b: PyTree) -> None:
-        for layer, found in overlap.overlap(a, b, prunable=lab.prunable).items():
+        for layer, found in pruning.overlap(a, b, prunable=lab.prunable).items():
             rows.append(
                 {
                     "kind": kind, "keep_percent": keep, "seed": lab.seeds[seeds[0]], "other_seed": lab.seeds[seeds[1]],
@@ -58,11 +57,9 @@ def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]
                 continue
             a, b = row(ticket, s), row(ticket, t)
             compare("other initialisation", keep, (s, t), a, b)
-            compare("other init., units matched", keep, (s, t), a, matching.permute_units(b, orders["matched"], *chain))
+            compare("other init., units matched", keep, (s, t), a, pruning.permute_units(b, orders["matched"], *chain))
             shuffled = _shuffled(lab.seeds[t], b)
-            compare(
-                "shuffled, units matched", keep, (s, t), a, matching.permute_units(shuffled, orders["null"], *chain)
-            )
+            compare("shuffled, units matched", keep, (s, t), a, pruning.permute_units(shuffled, orders["null"], *chain))
     return rows
 
 
@@ -94,8 +91,8 @@ def _matches(lab: Lab) -> dict[tuple[int, int], dict[str, list[np.ndarray]]]:
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((a, b))):
             continue
         found[s, t] = {
-            "matched": matching.match_units(a, b, layers, norms),
-            "null": matching.match_units(a, _shuffled(lab.seeds[t], b), layers, norms),
+            "matched": pruning.match_units(a, b, layers, norms),
+            "null": pruning.match_units(a, _shuffled(lab.seeds[t], b), layers, norms),
         }
     return found
 

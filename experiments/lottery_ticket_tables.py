@@ -8,10 +8,10 @@ import tables
 from lottery_ticket_controls import COMPARISONS
 from scipy import stats as scipy_stats
 
-from ntkgen import loss_matching, margins, ranks, stats
+from ntkgen import measure, stats
 
 ALPHA = 0.05
-MARGIN = margins.ACCURACY
+MARGIN = stats.ACCURACY
 METRICS = ("train_acc", "test_acc", "gap", "epochs_to_loss")
 LEVELS = ("eigenvalue", "sharpness")  # of the curvature, in both forms
 MEASURED = (
@@ -61,7 +61,7 @@ def finals(
 
 def _epochs_to_loss(rows: Sequence[Mapping[str, str]], threshold: float) -> dict[str, float | None]:
     epochs = [int(row["epoch"]) for row in rows]
-    before, after, share = loss_matching.passage([float(row["train_loss"]) for row in rows], threshold)
+    before, after, share = measure.passage([float(row["train_loss"]) for row in rows], threshold)
     if after < 0:
         return {"epochs_to_loss": None, "epochs_to_loss_by": None}
     by = epochs[after]
@@ -126,7 +126,7 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found += _compare_epochs(rows, f"epochs to the loss, {controls}", pairs)
     # Eigenvalues and sharpness differ by factors: compared as logarithms, a difference of 1 is a factor of 10.
     for metric in LEVELS:
-        margin = margins.SHARPNESS
+        margin = stats.SHARPNESS
         found += _compare(rows, f"{metric} as trained, at unequal loss, {controls}", metric, pairs, margin, log=True)
         for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
             at_loss = f"{metric} at matched temperature, {about}"
@@ -138,7 +138,7 @@ def tests(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         found += _compare_epochs(rows, f"epochs to the loss, {family(change)}", alone)
         for metric in LEVELS:
             about = f"{metric} at matched temperature, {family(change)}"
-            found += _compare(rows, about, f"matched_{metric}", alone, margins.SHARPNESS, log=True)
+            found += _compare(rows, about, f"matched_{metric}", alone, stats.SHARPNESS, log=True)
     found += _compare_effects(rows, levels)
     for about, chosen in ((controls, pairs), (f"pruned {whole}", against_whole)):
         found += _compare(rows, f"error barrier, {about}", "excess", chosen)
@@ -214,7 +214,7 @@ def _compare_epochs(
         elif not reached.all() and len(a) > 1:
             row |= dict.fromkeys(("difference", "low", "high", "detectable"))
             row |= {"method": "rank", "num_pairs": len(a), "undecided": ""}
-            row |= {"paired_p": ranks.signed_rank(a, b), "welch_p": ranks.rank_sum(a, b)}
+            row |= {"paired_p": stats.signed_rank(a, b), "welch_p": stats.rank_sum(a, b)}
         found.append(row)
     return found
 

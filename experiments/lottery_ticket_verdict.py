@@ -20,7 +20,7 @@ from lottery_ticket_tables import (
     values,
 )
 
-from ntkgen import margins, stats
+from ntkgen import stats
 
 LOSS_MARGIN = 1.2  # points that a tenth of the weights may lose: the paper's 1.15, rounded; fixed beforehand
 REINIT = ("reinit", 10)
@@ -73,13 +73,13 @@ def relations(rows: Sequence[Mapping[str, Any]], published: Mapping[int, float])
         row |= {"difference": paired.mean_difference, "low": paired.low, "high": paired.high, "num_pairs": count}
         row |= {"paired_p": paired.pvalue, "welch_p": stats.welch(a, b).pvalue}
         row["p_for"], row["p_against"] = (
-            (margins.above(a, b, -MARGIN), margins.above(b, a, MARGIN)),
-            (stats.equivalence(a, b, MARGIN).pvalue, margins.beyond(a, b, MARGIN)),
-            (margins.above(a, b, -LOSS_MARGIN), margins.above(b, a, LOSS_MARGIN)),
-            (margins.above(a, b), margins.above(b, a, -MARGIN)),
+            (stats.above(a, b, -MARGIN), stats.above(b, a, MARGIN)),
+            (stats.equivalence(a, b, MARGIN).pvalue, stats.beyond(a, b, MARGIN)),
+            (stats.above(a, b, -LOSS_MARGIN), stats.above(b, a, LOSS_MARGIN)),
+            (stats.above(a, b), stats.above(b, a, -MARGIN)),
         )[index]
         if index == 0:
-            row["p_better"] = margins.above(a, b)
+            row["p_better"] = stats.above(a, b)
     tested = [(row, side) for row in found for side in ("for", "against", "better") if f"p_{side}" in row]
     if tested:
         _, adjusted = stats.false_discovery([row[f"p_{side}"] for row, side in tested])
@@ -100,7 +100,7 @@ def _could_find(index: int, std: float, count: int, alpha: float) -> str:
     each = stats.minimum_detectable_effect(std, count, alpha, POWER, one_sided=True)
     seeds = f"with the observed spread {count} seeds would, in four studies of five, "
     if index == 1:
-        same = margins.largest_equivalent(std, count, MARGIN, alpha, POWER)
+        same = stats.largest_equivalent(std, count, MARGIN, alpha, POWER)
         called = "not even call equal means equivalent"
         if same is not None:
             called = f"call a true difference of up to {same:.2f} points equivalent"
@@ -144,7 +144,7 @@ def _judge(test: Mapping[str, Any]) -> dict[str, Any]:
     row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
     if test["paired_p"] is None:
         return row | {"called_equivalent_up_to": None, "verdict": f"undecided: {test['undecided']}"}
-    same = margins.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
+    same = stats.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
     equal = test["equivalence_adjusted"] <= ALPHA
     side = {1: "higher", -1: "lower", 0: ""}[_side(test)]
     words = [side] if side else []

@@ -38,8 +38,8 @@ from ntk_regime_tuned_tables import KINDS, summarise_tuned, tuned_tests, who_pre
 from ntk_regime_tuning import measure as tune
 from tables import cell, summarise
 
-from ntkgen import models, optim, paper, records, seedaxis, train
-from ntkgen.sources import SOURCES
+from ntkgen import ensemble, models, paper, records, train
+from ntkgen.data import SOURCES
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))
@@ -54,14 +54,14 @@ common.define(
     "preset's; recovered by search (BUILD_NOTES.md) is 0.005 with paper, the appendix's is 0.01.",
 )
 common.define(common.COUNT, "batch_size", 128, "Examples a step.")
-flags.DEFINE_enum("optimizer", "sgd", optim.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
+flags.DEFINE_enum("optimizer", "sgd", train.OPTIMIZERS, "sgd has momentum; gd takes full-batch steps.")
 common.define(common.MOMENTUM, "momentum", None, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-flags.DEFINE_enum("schedule", "cosine", optim.SCHEDULES, "Of the learning rate, by the epoch.")
+flags.DEFINE_enum("schedule", "cosine", train.SCHEDULES, "Of the learning rate, by the epoch.")
 flags.DEFINE_enum("loss", "cross_entropy", LOSSES, "What is minimised; mse is half the squared error.")
 flags.DEFINE_enum("parametrization", "standard", models.PARAMETRIZATIONS, "Of the main networks; see models.MLP.")
 flags.DEFINE_boolean("lr_over_width", False, "Rate x 128 / width: the standard parametrisation's kernel limit.")
 flags.DEFINE_enum("vary", "both", train.VARY, "What differs between seeds: initialisation, batch order or both.")
-flags.DEFINE_enum("strategy", "auto", seedaxis.STRATEGIES, "How seeds are trained together.")
+flags.DEFINE_enum("strategy", "auto", ensemble.STRATEGIES, "How seeds are trained together.")
 common.define(common.COUNT, "probe_images", 200, "Test images on which the kernel is followed, a seeded draw.")
 common.define(common.COUNT, "kernel_test", 2_000, "Test images on which kernels predict, a seeded draw.")
 common.define(common.NOT_NEGATIVE, "ridge", 1e-3, "Of kernel regression, in units of the kernel's mean diagonal.")

@@ -9,7 +9,7 @@ from ntk_regime_measure import KERNEL_SEEDS_UP_TO, LIMITS, LOSSES, Arm
 from ntk_regime_tables import LINES, Runs
 from tables import curve, diverged, number
 
-from ntkgen import plotting, plotting_ntk
+from ntkgen import plotting
 
 PLOTTED = {
     "relative movement": "relative_movement",
@@ -81,7 +81,7 @@ def _movement(main: Arm, runs: Runs, fits: Sequence[dict[str, Any]], known: dict
             x = np.array([own[0]["smallest"], own[0]["largest"]], float)
             ends = f"width^{own[0]['exponent']:.2f} [{own[0]['low']:.2f}, {own[0]['high']:.2f}]"
             ends += f", r² {own[0]['r2']:.2f}"
-            lines[name] = plotting_ntk.Line(x, own[0]["prefactor"] * x ** own[0]["exponent"], ends)
+            lines[name] = plotting.ntk_regime.Line(x, own[0]["prefactor"] * x ** own[0]["exponent"], ends)
     relative = curves["relative movement"]
     nulls = []
     if main.limit in ("fixed", "over_width") and np.isfinite(relative.mean[0]):
@@ -91,11 +91,11 @@ def _movement(main: Arm, runs: Runs, fits: Sequence[dict[str, Any]], known: dict
         }
         for line, value in LINES["relative_movement"].items():
             y = [relative.mean[0] * (w / widths[0]) ** value for w in widths]
-            nulls.append(plotting_ntk.Line(widths, y, words[line]))
+            nulls.append(plotting.ntk_regime.Line(widths, y, words[line]))
     points = (list(known), [row["relative_movement"] for row in known.values()])
     left = {name: curves[name] for name in list(PLOTTED)[:3]}
     right = {name: curves[name] for name in list(PLOTTED)[3:]}
-    return plotting_ntk.regime(left, right, lines, nulls, points, title)
+    return plotting.ntk_regime.regime(left, right, lines, nulls, points, title)
 
 
 def _layers(main: Arm, runs: Runs, depth: int, title: str) -> Any:
@@ -106,7 +106,7 @@ def _layers(main: Arm, runs: Runs, depth: int, title: str) -> Any:
     relative = {
         name: curve(widths, (values / norm).T) for (name, values), norm in zip(moved.items(), norms, strict=True)
     }
-    return plotting_ntk.layers(absolute, relative, title)
+    return plotting.ntk_regime.layers(absolute, relative, title)
 
 
 def _accuracy(
@@ -139,7 +139,7 @@ def _accuracy(
             name: _summarised(fair, metric) for name, metric in metrics.items()
             if any(row[f"{metric}_mean"] is not None for row in fair)
         }  # fmt: skip
-    return plotting_ntk.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
+    return plotting.ntk_regime.accuracy({name: curves for name, curves in panels.items() if curves}, points, title)
 
 
 def _summarised(rows: Sequence[dict[str, Any]], metric: str) -> plotting.Curve:
@@ -157,7 +157,7 @@ def _no_power_law(fit: dict[str, Any], runs: Runs) -> bool:
 
 
 def _exponents(fits: Sequence[dict[str, Any]], runs: Runs, config: dict[str, Any], title: str) -> Any:
-    panels: dict[str, list[plotting_ntk.Dot]] = {}
+    panels: dict[str, list[plotting.ntk_regime.Dot]] = {}
     largest = max(config["extra_widths"])
     for name in ("relative movement", "absolute movement", "kernel drift", "1 - centred alignment"):
         for limit in LIMITS:
@@ -170,7 +170,7 @@ def _exponents(fits: Sequence[dict[str, Any]], runs: Runs, config: dict[str, Any
                     row = own[-1]
                     ends = f"{row['smallest']}-{row['largest']}"
                     value = row["exponent"], row["low"], row["high"]
-                    dot = plotting_ntk.Dot(LIMIT_NAMES[limit], loss, *value, ends, _no_power_law(row, runs))
+                    dot = plotting.ntk_regime.Dot(LIMIT_NAMES[limit], loss, *value, ends, _no_power_law(row, runs))
                     panels.setdefault(name, []).append(dot)
     if not panels:
         return None
@@ -183,4 +183,4 @@ def _exponents(fits: Sequence[dict[str, Any]], runs: Runs, config: dict[str, Any
         if fit["at"] == "lazy" and fit["largest"] <= largest:
             arm = (LIMIT_NAMES[fit["limit"]], fit["loss"])
             expected.setdefault(fit["metric"].replace("_", " "), {})[arm] = fit["exponent"]
-    return plotting_ntk.exponents(panels, lines, expected, title)
+    return plotting.ntk_regime.exponents(panels, lines, expected, title)

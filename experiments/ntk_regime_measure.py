@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import data, ensemble, kernels, lazy, models, ntk, train, tree
+from ntkgen import data, ensemble, kernels, models, ntk, train, tree
 from ntkgen.linearize import Linearized
-
-PyTree = Any
+from ntkgen.typing import PyTree
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
 LIMITS = ("fixed", "over_width", "ntk", "mup")
@@ -304,11 +303,11 @@ def analytic(
     one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
     found["matched"] = dict.fromkeys(targets)
     if "cross_entropy" in targets:
-        there = lazy.movement_to_loss(both.ntk, one_hot, targets["cross_entropy"], objective="cross_entropy")
+        there = kernels.movement_to_loss(both.ntk, one_hot, targets["cross_entropy"], objective="cross_entropy")
         found["matched"]["cross_entropy"] = finite(there.movement)
     if times or "mse" in targets:
         at = kernels.flow_movement(both.ntk, one_hot, both.nngp)
         if "mse" in targets:
-            found["matched"]["mse"] = finite(lazy.arrival(at, targets["mse"]).movement)
+            found["matched"]["mse"] = finite(kernels.arrival(at, targets["mse"]).movement)
         found["lazy"] = {limit: at(time / len(one_hot))._asdict() for limit, time in times.items()}
     return found

@@ -26,8 +26,8 @@ from ntk_regime_measure import (
 from ntk_regime_tables import ARM, matched
 from ntk_regime_tuning import hold_out
 
-from ntkgen import data, models, records, seedaxis, train
-from ntkgen.progress import Progress
+from ntkgen import data, ensemble, models, records, train
+from ntkgen.records import Progress
 
 KERNEL_SNAPSHOTS = 8
 
@@ -59,7 +59,7 @@ class Study:
         self.parts = self._parts()
         for part in self.parts:
             model = self.network(part.arm.limit, part.width)
-            seedaxis.check_fits(self.num_params(part.width), f"--widths: width {part.width}")
+            ensemble.check_fits(self.num_params(part.width), f"--widths: width {part.width}")
             train.Program.of(model, self.training(part.arm, part.width), self.dataset.num_train)
         if config["tuned_widths"]:
             held = hold_out(self.dataset)

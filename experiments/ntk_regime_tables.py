@@ -11,7 +11,7 @@ import tables
 from ntk_regime_measure import Arm
 from tables import number
 
-from ntkgen import loss_matching, paper, stats
+from ntkgen import measure, paper, stats
 
 ALPHA = 0.05
 # Fixed before the runs: what counts as no difference.
@@ -56,7 +56,7 @@ def matched(rows: Sequence[dict[str, Any]], target: float) -> dict[str, float | 
     for name in ("epoch", *ALONG):
         own = [row for row in rows if np.isfinite(number(row[name]))]
         losses, values = ([number(row[column]) for row in own] for column in ("train_loss", name))
-        value = loss_matching.at_loss(losses, values, target).value  # the start has no loss, and gives none
+        value = measure.at_loss(losses, values, target).value  # the start has no loss, and gives none
         found[f"matched_{name}"] = value if np.isfinite(value) else None
     return found
 

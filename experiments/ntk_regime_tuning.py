@@ -31,9 +31,9 @@ from ntk_regime_tuned_tables import KINDS
 from tables import number
 
 from ntkgen import data, ensemble, kernels, ntk, records, train, tree
-from ntkgen.progress import Progress
+from ntkgen.records import Progress
+from ntkgen.typing import PyTree
 
-PyTree = Any
 Kernel = Callable[[jax.Array, jax.Array | None], Any]  # kernel(x1, x2) -> (n1, n2); x2 of None means x1
 
 HELD_OUT = 5  # one training image of so many is held out

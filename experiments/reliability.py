@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from scipy import stats as scipy_stats
 
-from ntkgen import equal_loss, margins, peaks, records, stats
+from ntkgen import records, stats
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("preset", "paper", ("quick", "paper"), "quick: 40 data sets a truth. paper: 1,000.")
@@ -73,7 +73,7 @@ def peak() -> Iterator[Truth]:
     """Curves without a peak whose seeds differ up to a hundredfold more at some sizes."""
 
     def rejecting(mean: np.ndarray, sd: Any, seeds: int, window: Any) -> Callable:
-        return lambda rng: peaks.peak_test(mean + sd * rng.standard_normal((seeds, len(mean))), window).pvalue <= ALPHA
+        return lambda rng: stats.peak_test(mean + sd * rng.standard_normal((seeds, len(mean))), window).pvalue <= ALPHA
 
     for (sizes, window), seeds in itertools.product(((6, range(1, 4)), (12, range(3, 8))), (3, 5)):
         j, middle = np.arange(sizes), window[len(window) // 2]
@@ -111,7 +111,7 @@ def equivalence() -> Iterator[Truth]:
         def reject(rng: Any, seeds: int = seeds, sd: float = sd, spread: str = spread, side: float = side):
             scale = sd * np.array([[1.0], [1.0 if spread == "equal" else 3.0]])
             a, b = rng.standard_normal((1, seeds)) + scale * rng.standard_normal((2, seeds))
-            return margins.within(a + side, b, 1.0) <= ALPHA
+            return stats.within(a + side, b, 1.0) <= ALPHA
 
         truth = f"difference {side:g} margins, deviation {sd:g}, {spread}"
         yield Truth("equivalence", truth, side == 0, f"{seeds} seeds", reject)
@@ -128,7 +128,7 @@ def over_losses() -> Iterator[Truth]:
             noise = 0.1 * (noise + np.sqrt(1 - correlation) * rng.standard_normal((2, losses, seeds)))
             one = 0.0 if kind == "difference" else 0.1
             truth = np.array([one, *[others] * (losses - 1)])[:, None]
-            found = equal_loss.over_targets(noise[0] + truth, noise[1], 0.1)
+            found = stats.over_targets(noise[0] + truth, noise[1], 0.1)
             return (found.pvalue if kind == "difference" else found.equivalence_p) <= ALPHA
 
         if kind == "difference" or others < 1.0:
@@ -138,7 +138,7 @@ def over_losses() -> Iterator[Truth]:
 
         def find(rng: Any, losses: int = losses, seeds: int = seeds):
             a, b = 0.05 * rng.standard_normal((2, losses, seeds))
-            return equal_loss.over_targets(a + 0.3, b, 0.1).pvalue <= ALPHA
+            return stats.over_targets(a + 0.3, b, 0.1).pvalue <= ALPHA
 
         yield Truth("curve over losses", "a factor of 2 at every loss", True, f"{losses} losses, {seeds} seeds", find)
 

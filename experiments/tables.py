@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import equal_loss, plotting, stats
+from ntkgen import plotting, stats
 
 ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
@@ -167,10 +167,10 @@ def at_equal_loss(
       margin: of the equivalence.
 
     Returns:
-      The row, with the p-values of `equal_loss.over_targets`, to be adjusted; and a row for each target, which has the
+      The row, with the p-values of `stats.over_targets`, to be adjusted; and a row for each target, which has the
       difference and its interval and no p-value.
     """
-    found = equal_loss.over_targets(a, b, margin)
+    found = stats.over_targets(a, b, margin)
     known = found.difference[np.isfinite(found.difference)]
     tested = not found.undecided
     row = dict(about) | {"num_targets": found.num_targets}

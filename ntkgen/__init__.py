@@ -1,18 +1,46 @@
-"""ntkgen: why do overparameterized networks generalize? Many seeds, one command, every number with its error."""
+"""Why do overparameterized networks generalize? Many seeds, one command, every number with its error.
+
+`import ntkgen` loads nothing else. A module is imported when it is first used: `ntkgen.data.load("digits")`, or
+`from ntkgen import data`.
+"""
 
 import importlib
 from types import ModuleType
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "curvature",
+    "data",
+    "ensemble",
+    "functions",
+    "io",
+    "kernels",
+    "landscape",
+    "linearize",
+    "measure",
+    "models",
+    "ntk",
+    "paper",
+    "plotting",
+    "pruning",
+    "records",
+    "roles",
+    "spectrum",
+    "stats",
+    "train",
+    "tree",
+    "typing",
+]
+
 
 def __getattr__(name: str) -> ModuleType:
-    """Import a module when it is first used: `import ntkgen` alone loads neither JAX nor anything heavy."""
-    if name.startswith("_"):
-        raise AttributeError(name)
-    try:
-        return importlib.import_module(f"ntkgen.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"ntkgen.{name}":
-            raise
-        raise AttributeError(f"module 'ntkgen' has no attribute {name!r}") from None
+    """Import a module when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ntkgen' has no attribute {name!r}")
+    return importlib.import_module(f"ntkgen.{name}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, for tab completion."""
+    return [*__all__, "__version__"]

@@ -7,11 +7,9 @@ from typing import Any
 
 import jax
 
-from ntkgen import modules
-from ntkgen.directional import jvp
-
-Array = jax.Array
-PyTree = Any
+from ntkgen import functions
+from ntkgen.functions import jvp
+from ntkgen.typing import Array, PyTree
 
 
 def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[[PyTree, Array], Array]:
@@ -55,14 +53,14 @@ class Linearized:
 
     Attributes:
       model: a Flax module, or anything with its `init(key, x)` and `apply(variables, x)`; a training switch that
-        `modules.SWITCHES` lists is set to evaluation.
+        `functions.SWITCHES` lists is set to evaluation.
     """
 
     model: Any
 
     def init(self, key: Array, x: Array) -> dict[str, Any]:
         """Draw the network's variables, and remember its params as the anchor."""
-        variables = modules.init(self.model, key, x)
+        variables = functions.init(self.model, key, x)
         return {**variables, "anchor": variables["params"]}
 
     def apply(self, variables: dict[str, Any], x: Array, mutable: Any = False) -> Any:
@@ -70,7 +68,7 @@ class Linearized:
         frozen = {name: value for name, value in variables.items() if name not in ("params", "anchor")}
 
         def f(params: PyTree, x: Array) -> Array:
-            return self.model.apply({"params": params, **frozen}, x, **modules.switches(self.model, False))
+            return self.model.apply({"params": params, **frozen}, x, **functions.switches(self.model, False))
 
         out = linearize(f, variables["anchor"])(variables["params"], x)
         if mutable is False:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-Array = jax.Array
-PyTree = Any
+from ntkgen.typing import Array, PyTree
 
 KINDS = ("normal", "rademacher")
 

@@ -13,6 +13,8 @@ import jax
 import jax.experimental
 import pytest
 
+os.environ.setdefault("MPLBACKEND", "Agg")  # some tests draw with pyplot, and none may open a window
+
 # Shapes must be aligned by hand, and no accelerator may round matrix products to TF32 or bfloat16 behind our back.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import checks, ensemble, models, train
+from ntkgen import ensemble, models, train
+from ntkgen.ensemble import _checks, _fit
 from ntkgen.linearize import Linearized
 
 RNG = np.random.default_rng(0)
@@ -28,7 +29,7 @@ def dataset(x=X, y=Y, test_x=None, test_y=None):
 
 
 def prepare(model=MODEL, data=None, loss="cross_entropy", init=None):
-    return checks.prepare(model, data or dataset(), train.Config(1, 8, 0.1, loss=loss), None, init)
+    return _checks.prepare(model, data or dataset(), train.Config(1, 8, 0.1, loss=loss), None, init)
 
 
 def refused(beginning, *args, **kwargs):
@@ -72,7 +73,7 @@ def test_data_that_are_none_are_refused(name):
 
 def test_fit_checks_before_it_trains(monkeypatch):
     reached = []
-    monkeypatch.setattr(ensemble, "_fit_chunk", lambda *args: reached.append(args))
+    monkeypatch.setattr(_fit, "_fit_chunk", lambda *args: reached.append(args))
     with pytest.raises(ValueError, match=r"^dataset\.train\.y: expected labels from 0 to 2"):
         ensemble.fit(MODEL, dataset(y=Y + 1), train.Config(1, 8), 1)
     assert not reached

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ntkgen import conv
+from ntkgen import models
+from ntkgen.models import _convolution
 
 # (n, h, w, channels in, channels out): few channels in runs of eight and not, many channels, odd sizes, one image.
 SHAPES = [(5, 8, 16, 3, 4), (5, 6, 7, 3, 4), (6, 9, 5, 8, 6), (1, 4, 8, 1, 2), (7, 3, 3, 5, 5), (4, 32, 32, 40, 3)]
 
 
 def plain(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=conv.NHWC)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_convolution.NHWC)
 
 
 def draw(shape, dtype, seed=0):
@@ -33,8 +34,8 @@ def loss(convolve, g):
 def test_value_gradient_and_hessian_vector_product_are_xlas(shape, x64):
     x, k, g = draw(shape, jnp.float64)
     dx, dk, _ = draw(shape, jnp.float64, seed=1)
-    ours, theirs = loss(conv.conv3x3, g), loss(plain, g)
-    np.testing.assert_allclose(conv.conv3x3(x, k), plain(x, k), rtol=0, atol=1e-11)
+    ours, theirs = loss(models.conv3x3, g), loss(plain, g)
+    np.testing.assert_allclose(models.conv3x3(x, k), plain(x, k), rtol=0, atol=1e-11)
     got, want = (jax.jit(jax.grad(f, (0, 1)))(x, k) for f in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), got, want)
     got, want = (jax.jvp(jax.grad(f, (0, 1)), (x, k), (dx, dk))[1] for f in (ours, theirs))
@@ -48,7 +49,7 @@ def test_reverse_over_reverse(x64):
     def along(f):
         return jax.grad(lambda k: jnp.vdot(jax.grad(f, 1)(x, k), direction))(k)
 
-    np.testing.assert_allclose(along(loss(conv.conv3x3, g)), along(loss(plain, g)), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(along(loss(models.conv3x3, g)), along(loss(plain, g)), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 2)])
@@ -57,7 +58,7 @@ def test_vmap_over_either_argument(axes, x64):
     xs = x if axes[0] is None else jnp.stack([x, 2 * x, x - 1], axes[0])
     ks = k if axes[1] is None else jnp.stack([k, k + 1, -k], axes[1])
     for derivative in (lambda f: f, lambda f: jax.grad(f, (0, 1))):
-        got = jax.vmap(derivative(loss(conv.conv3x3, g)), axes)(xs, ks)
+        got = jax.vmap(derivative(loss(models.conv3x3, g)), axes)(xs, ks)
         want = jax.vmap(derivative(loss(plain, g)), axes)(xs, ks)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), got, want)
 
@@ -70,7 +71,7 @@ def test_float32_in_a_loop():
         step = jax.grad(loss(f, g), 1)
         return jax.jit(lambda k: lax.scan(lambda k, _: (k - 0.01 * step(x, k), None), k, None, length=3)[0])(k)
 
-    np.testing.assert_allclose(repeat(conv.conv3x3), repeat(plain), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(repeat(models.conv3x3), repeat(plain), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
@@ -80,7 +81,7 @@ def test_the_precision_asked_for_survives_the_callers_jit(platform):
 
     def gradient(x, k):
         with jax.default_matmul_precision("highest"):
-            return jax.grad(loss(conv.conv3x3, g), (0, 1))(x, k)
+            return jax.grad(loss(models.conv3x3, g), (0, 1))(x, k)
 
     with jax.default_matmul_precision("default"):
         text = jax.jit(gradient).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
@@ -108,13 +109,13 @@ def test_flax_layers_of_every_kind_compute_what_flax_computes(options, x64):
     options = {"kernel_size": (3, 3), **options}
     x = draw((2, 9, 8, 4, 6), jnp.float64)[0]
     theirs = nn.Conv(6, **options)
-    ours = nn.Conv(6, **options, conv_general_dilated=conv.conv_general_dilated)
+    ours = nn.Conv(6, **options, conv_general_dilated=_convolution.conv_general_dilated)
     variables = theirs.init(jax.random.key(0), x)
     np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=0, atol=1e-12)
 
 
 def test_a_plain_layer_does_take_the_primitive():
-    layer = nn.Conv(6, (3, 3), padding=1, conv_general_dilated=conv.conv_general_dilated)
+    layer = nn.Conv(6, (3, 3), padding=1, conv_general_dilated=_convolution.conv_general_dilated)
     x = jnp.zeros((2, 8, 8, 4))
     variables = layer.init(jax.random.key(0), x)
     assert "conv3x3" in str(jax.make_jaxpr(layer.apply)(variables, x))
@@ -130,4 +131,4 @@ def test_a_plain_layer_does_take_the_primitive():
 )
 def test_what_does_not_fit_is_refused(x, kernel, named):
     with pytest.raises(ValueError, match=named):
-        conv.conv3x3(x, kernel)
+        models.conv3x3(x, kernel)

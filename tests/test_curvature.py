@@ -12,7 +12,7 @@ import reference
 import reference_curvature as oracle
 from hypothesis import strategies as st
 
-from ntkgen import curvature, models, objectives, spectrum, tree
+from ntkgen import curvature, models, spectrum, train, tree
 
 NUM, INPUTS, CLASSES = 7, 3, 3
 fast = hypothesis.settings(max_examples=20, deadline=None, derandomize=True)
@@ -39,7 +39,7 @@ def flat(t):
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(t)])
 
 
-LOSSES = {"cross_entropy": objectives.cross_entropy, "mse": objectives.squared_error}
+LOSSES = {"cross_entropy": train.cross_entropy, "mse": train.squared_error}
 CHUNKS = {"cross_entropy": (None, 3, NUM + 2), "mse": (3,)}  # 3 leaves a remainder
 PRODUCTS = {
     "hessian": curvature.hessian_matvec,
@@ -91,7 +91,7 @@ def small_network(name):
     fixed = {key: value for key, value in variables["params"].items() if (name, key) == ("cnn", "dense0")}
     params = {key: value for key, value in variables["params"].items() if key not in fixed}
     f = lambda params, x: apply({**params, **fixed}, x)  # noqa: E731
-    loss = lambda params: jnp.mean(objectives.cross_entropy(f(params, x), y))  # noqa: E731
+    loss = lambda params: jnp.mean(train.cross_entropy(f(params, x), y))  # noqa: E731
     return f, params, x, y, loss, oracle.hessian(loss, params)
 
 
@@ -99,7 +99,7 @@ def small_network(name):
 def test_our_networks_against_their_dense_hessian(name, x64):
     f, params, x, y, loss, matrix = small_network(name)
     scale = np.linalg.norm(matrix)
-    matvec = curvature.hessian_matvec(f, objectives.cross_entropy, params, x, y, chunk=2)
+    matvec = curvature.hessian_matvec(f, train.cross_entropy, params, x, y, chunk=2)
     v = like(params, 1)
     np.testing.assert_allclose(flat(matvec(v)), matrix @ flat(v), rtol=0, atol=1e-12 * scale)
     if name == "mlp":  # the same derivative; compiling it for the CNN too takes seconds
@@ -116,7 +116,7 @@ def test_eigenpairs_against_finite_differences_of_the_gradient(name, x64):
     f, params, x, y, loss, _ = small_network(name)
     gradient = jax.jit(jax.grad(loss))
     # The chunk of the test above: its compilation serves here too.
-    matvec = curvature.hessian_matvec(f, objectives.cross_entropy, params, x, y, chunk=2)
+    matvec = curvature.hessian_matvec(f, train.cross_entropy, params, x, y, chunk=2)
     found = spectrum.lanczos(matvec, like(params, 3), 60, 2)
     for i in range(2):
         vector = jax.tree.map(lambda leaf, i=i: leaf[i], found.vector)
@@ -138,7 +138,7 @@ def test_hvp_against_torch_double_backward(name, x64, monkeypatch):
     params = jax.tree.map(jnp.asarray, variables["params"])
     v = like(params, 5)
     f = models.apply_fn(model, variables)
-    ours = curvature.hessian_vp(f, objectives.cross_entropy, params, jnp.asarray(x), jnp.asarray(y), v, chunk=3)
+    ours = curvature.hessian_vp(f, train.cross_entropy, params, jnp.asarray(x), jnp.asarray(y), v, chunk=3)
 
     net = torch_nets.to_torch(variables, net).eval()
     direction = torch_nets.to_torch({**variables, "params": jax.tree.map(np.asarray, v)}, parity_cases.torch_net(name))
@@ -157,8 +157,8 @@ def test_float32_products_are_within_rounding_of_float64(x64):
     wide, narrow = problem(), problem(dtype=np.float32)
     v = like(wide[0], 1)
     for name, make in PRODUCTS.items():
-        exact = make(network, objectives.cross_entropy, *wide)(v)
-        single = make(network, objectives.cross_entropy, *narrow)(tree.cast(v, jnp.float32))
+        exact = make(network, train.cross_entropy, *wide)(v)
+        single = make(network, train.cross_entropy, *narrow)(tree.cast(v, jnp.float32))
         assert flat(single).dtype == np.float32
         error = np.linalg.norm(flat(single) - flat(exact)) / np.linalg.norm(flat(exact))
         assert 0 < error < 100 * np.finfo(np.float32).eps, (name, error)
@@ -170,7 +170,7 @@ def test_float32_products_are_within_rounding_of_float64(x64):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_linear_and_symmetric(name, x64):
     params, x, y = problem()
-    matvec = PRODUCTS[name](network, objectives.cross_entropy, params, x, y, 3)
+    matvec = PRODUCTS[name](network, train.cross_entropy, params, x, y, 3)
 
     @fast
     @hypothesis.given(st.integers(0, 10**6), st.floats(-10, 10), st.floats(-10, 10))
@@ -189,7 +189,7 @@ def test_linear_and_symmetric(name, x64):
 def test_fisher_is_the_gauss_newton_of_cross_entropy(x64):
     params, x, y = problem()
     v = like(params, 1)
-    ggn = curvature.ggn_vp(network, objectives.cross_entropy, params, x, y, v)
+    ggn = curvature.ggn_vp(network, train.cross_entropy, params, x, y, v)
     np.testing.assert_allclose(flat(curvature.fisher_vp(network, params, x, v)), flat(ggn), rtol=0, atol=1e-14)
 
 
@@ -197,9 +197,9 @@ def test_gauss_newton_is_the_hessian_of_a_linear_model_and_not_of_another(x64):
     params, x, y = problem()
     v = like(params, 1)
     linear = lambda p, x: x @ p  # noqa: E731
-    args = (linear, objectives.cross_entropy, params["in"]["w"], x, y, v["in"]["w"])
+    args = (linear, train.cross_entropy, params["in"]["w"], x, y, v["in"]["w"])
     np.testing.assert_allclose(curvature.ggn_vp(*args), curvature.hessian_vp(*args), rtol=0, atol=1e-14)
-    args = (network, objectives.cross_entropy, params, x, y, v)
+    args = (network, train.cross_entropy, params, x, y, v)
     assert np.abs(flat(curvature.ggn_vp(*args)) - flat(curvature.hessian_vp(*args))).max() > 1e-3
 
 
@@ -210,7 +210,7 @@ def test_scaling_a_normalised_layer_divides_its_curvature_block_by_the_square(x6
     def loss(w, b):
         z = x @ w + b[None]
         z = (z - z.mean(0, keepdims=True)) / z.std(0, keepdims=True)
-        return jnp.mean(objectives.cross_entropy(jnp.tanh(z) @ params["out"], y))
+        return jnp.mean(train.cross_entropy(jnp.tanh(z) @ params["out"], y))
 
     w, b, a = params["in"]["w"], params["in"]["b"], 3.0
     layer = lambda p: loss(p["w"], p["b"])  # noqa: E731
@@ -228,10 +228,10 @@ def test_scaling_a_normalised_layer_divides_its_curvature_block_by_the_square(x6
 def test_gradient_noise_of_a_batch_is_the_covariance_over_its_size(x64):
     """The definition a study relies on: all pairs of two examples, drawn with replacement."""
     params, x, y = problem()
-    g = oracle.example_gradients(network, objectives.cross_entropy, params, x, y)
+    g = oracle.example_gradients(network, train.cross_entropy, params, x, y)
     batches = np.array([(a + b) / 2 for a in g for b in g])
     v = like(params, 1)
-    product = curvature.gradient_covariance_vp(network, objectives.cross_entropy, params, x, y, v, chunk=2)
+    product = curvature.gradient_covariance_vp(network, train.cross_entropy, params, x, y, v, chunk=2)
     np.testing.assert_allclose(np.cov(batches.T, bias=True) @ flat(v), flat(product) / 2, rtol=0, atol=1e-13)
 
 
@@ -262,7 +262,7 @@ def test_vmap_over_seeds_equals_one_by_one(name, x64):
     cases = [problem(seed) for seed in range(3)]
     x, y = cases[0][1:]
     vectors = [like(params, seed) for seed, (params, _, _) in enumerate(cases)]
-    product = lambda params, v: PRODUCTS[name](network, objectives.cross_entropy, params, x, y, 3)(v)  # noqa: E731
+    product = lambda params, v: PRODUCTS[name](network, train.cross_entropy, params, x, y, 3)(v)  # noqa: E731
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)  # noqa: E731
     batched = jax.jit(jax.vmap(product))(stack([params for params, _, _ in cases]), stack(vectors))
     for i, (params, _, _) in enumerate(cases):
@@ -277,7 +277,7 @@ def test_one_program_serves_many_vectors_and_networks(name, compilations):
     def programs(seed, num=NUM):
         params, x, y = problem(seed, np.float32, num)
         with compilations() as names:
-            matvec = PRODUCTS[name](own, objectives.cross_entropy, params, x, y)
+            matvec = PRODUCTS[name](own, train.cross_entropy, params, x, y)
             for other in (1, 2):
                 matvec(like(params, other))
         return [each for each in names if "_compiled" in each or "_linearized" in each]
@@ -295,7 +295,7 @@ def test_a_network_with_statistics_as_arguments_compiles_once(compilations):
         results = []
         for scale in first:
             f = jax.tree_util.Partial(scaled, scale)
-            results.append(flat(curvature.hessian_matvec(f, objectives.cross_entropy, params, x, y)(v)))
+            results.append(flat(curvature.hessian_matvec(f, train.cross_entropy, params, x, y)(v)))
     assert names.count("jit(_compiled)") == 1, names
     assert np.abs(results[0] - results[1]).max() > 1e-4
 
@@ -318,7 +318,7 @@ def test_every_matrix_product_and_convolution_runs_at_highest_precision_on_a_gpu
 
     with jax.default_matmul_precision("default"):  # conftest sets "highest", where nothing would be proved
         assert lowered(lambda v: jax.grad(lambda p: jnp.sum(f(p, x)))(v))
-        assert not lowered(lambda v: PRODUCTS[name](f, objectives.cross_entropy, params, x, y)(v))
+        assert not lowered(lambda v: PRODUCTS[name](f, train.cross_entropy, params, x, y)(v))
 
 
 # Bad input
@@ -337,25 +337,25 @@ GOOD = problem(dtype=np.float32)
 )
 def test_bad_params_and_samples_are_named(name, change, message):
     with pytest.raises(ValueError, match=message):
-        PRODUCTS[name](network, objectives.cross_entropy, *change(*GOOD))
+        PRODUCTS[name](network, train.cross_entropy, *change(*GOOD))
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 2.0, True])
 def test_bad_chunks_are_named(chunk):
     with pytest.raises(ValueError, match=r"^chunk: expected .*, got "):
-        curvature.hessian_matvec(network, objectives.cross_entropy, *GOOD, chunk=chunk)
+        curvature.hessian_matvec(network, train.cross_entropy, *GOOD, chunk=chunk)
 
 
 def test_lengths_that_differ_are_named():
     params, x, y = GOOD
     with pytest.raises(ValueError, match=r"x, y: expected .* lengths \[6, 7\]"):
-        curvature.ggn_vp(network, objectives.cross_entropy, params, x, y[:-1], params)
+        curvature.ggn_vp(network, train.cross_entropy, params, x, y[:-1], params)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_vectors_that_do_not_fit_are_named(name):
     params = GOOD[0]
-    matvec = PRODUCTS[name](network, objectives.cross_entropy, *GOOD)
+    matvec = PRODUCTS[name](network, train.cross_entropy, *GOOD)
     with pytest.raises(ValueError, match=r"v\['out'\]: expected shape \(4, 3\), got \(3, 4\)"):
         matvec({**params, "out": params["out"].T})
     with pytest.raises(ValueError, match="v: expected the structure"):
@@ -365,8 +365,8 @@ def test_vectors_that_do_not_fit_are_named(name):
 def test_losses_of_another_shape_are_named():
     params, x, y = GOOD
     with pytest.raises(ValueError, match=r"loss: expected a scalar, got shape \(7,\)"):
-        curvature.hvp(lambda p: objectives.cross_entropy(network(p, x), y), params, params)
-    mean = lambda outputs, y: jnp.mean(objectives.cross_entropy(outputs, y))  # noqa: E731
+        curvature.hvp(lambda p: train.cross_entropy(network(p, x), y), params, params)
+    mean = lambda outputs, y: jnp.mean(train.cross_entropy(outputs, y))  # noqa: E731
     for product in (curvature.hessian_vp, curvature.ggn_vp, curvature.gradient_covariance_vp):
         with pytest.raises(ValueError, match=r"loss: expected shape \(7,\), one for each example, got \(\)"):
             product(network, mean, params, x, y, params)

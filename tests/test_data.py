@@ -1,4 +1,4 @@
-"""Tests of ntkgen.data and ntkgen.sources: embedded data, a tiny TFDS folder written here, and real data.
+"""Tests of ntkgen.data: embedded data, a tiny TFDS folder written here, and real data.
 
 The real-data tests need NTKGEN_DATA_DIR to hold mnist and cifar10.
 """
@@ -23,7 +23,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkgen import data, sources
+from ntkgen import data
+from ntkgen.data import _dataset, _sources
 
 REAL = os.environ.get("NTKGEN_DATA_DIR", "")
 COUNTS = {"train": 23, "test": 10}
@@ -121,9 +122,9 @@ def tiny(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", no_network)
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    source = sources.SOURCES["fashion_mnist"]
+    source = data.SOURCES["fashion_mnist"]
     read = dataclasses.replace(source.read, num_train=COUNTS["train"], num_test=COUNTS["test"])
-    monkeypatch.setitem(sources.SOURCES, "fashion_mnist", source._replace(read=read))
+    monkeypatch.setitem(data.SOURCES, "fashion_mnist", source._replace(read=read))
     write_tfds(tmp_path, "fashion_mnist")
     return tmp_path
 
@@ -169,7 +170,7 @@ def test_tfds_folder_is_read_exactly(tiny, monkeypatch):
 def test_only_the_wish_for_opencv_is_silenced(caplog):
     """And only while tfds decodes: other lines, and later ones, come through."""
     logger = logging.getLogger("absl")
-    with sources._quiet_tfds():
+    with _sources._quiet_tfds():
         logger.warning("OpenCV is not installed.")
         logger.warning("something else")
     logger.warning("OpenCV, later")
@@ -340,11 +341,11 @@ def test_cache_answers_without_decoding_until_the_source_changes(tiny, cache, mo
     assert data.load("fashion_mnist", data_dir=tiny).digest == first.digest
 
 
-def raw() -> sources.Raw:
+def raw() -> _sources.Raw:
     """A few arrays to cache."""
     rng = np.random.default_rng(1)
     x, y = rng.integers(0, 256, (9, 4, 4, 1), dtype=np.uint8), rng.integers(0, 10, 9)
-    return sources.Raw(x[:6], y[:6], x[6:], y[6:])
+    return _sources.Raw(x[:6], y[:6], x[6:], y[6:])
 
 
 @FAST
@@ -354,7 +355,7 @@ def test_damaged_cache_never_gives_wrong_data(tmp_path_factory, draw):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NTKGEN_CACHE_DIR", str(folder))
-        sources._cached("key", raw)
+        _sources._cached("key", raw)
         path = folder / "key.npz"
         good = path.read_bytes()
         start = draw.draw(st.integers(0, len(good) - 1))
@@ -366,8 +367,8 @@ def test_damaged_cache_never_gives_wrong_data(tmp_path_factory, draw):
         made = []
         with pytest.MonkeyPatch.context() as inner:
             warned = []
-            inner.setattr(sources.warnings, "warn", lambda text, **_: warned.append(text))
-            got = sources._cached("key", lambda: made.append(1) or raw())
+            inner.setattr(_sources.warnings, "warn", lambda text, **_: warned.append(text))
+            got = _sources._cached("key", lambda: made.append(1) or raw())
         assert len(warned) == len(made)
         for a, b in zip(got, raw(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -387,13 +388,13 @@ def test_damaged_cache_is_repaired_with_a_warning(tiny, cache):
 
 def test_checksum_covers_arrays_that_numpy_would_accept(cache):
     """A well-formed file with other pixels is noticed: only the checksum can."""
-    sources._cached("key", raw)
+    _sources._cached("key", raw)
     with np.load(cache / "key.npz") as file:
         arrays = dict(file)
     arrays["train_x"] = arrays["train_x"] ^ 1
     np.savez(cache / "key.npz", **arrays)
     with pytest.warns(UserWarning, match="checksum does not match"):
-        np.testing.assert_array_equal(sources._cached("key", raw).train_x, raw().train_x)
+        np.testing.assert_array_equal(_sources._cached("key", raw).train_x, raw().train_x)
 
 
 def test_unwritable_cache_is_only_a_warning(tiny, monkeypatch, tmp_path_factory):
@@ -412,14 +413,14 @@ def test_default_cache_is_in_the_user_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NTKGEN_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert sources.cache_dir() == tmp_path / ".cache" / "ntkgen"
+    assert _sources.cache_dir() == tmp_path / ".cache" / "ntkgen"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert sources.cache_dir() == tmp_path / "xdg" / "ntkgen"
+    assert _sources.cache_dir() == tmp_path / "xdg" / "ntkgen"
 
 
 def _build(barrier, queue):
     barrier.wait()
-    queue.put([array.tobytes() for array in sources._cached("key", raw)])
+    queue.put([array.tobytes() for array in _sources._cached("key", raw)])
 
 
 def test_two_processes_building_at_once(cache):
@@ -438,7 +439,7 @@ def test_two_processes_building_at_once(cache):
     def must_not_build():
         raise AssertionError("the cache is not good")
 
-    sources._cached("key", must_not_build)
+    _sources._cached("key", must_not_build)
 
 
 # --- Subsets, noise, standardisation
@@ -515,7 +516,7 @@ def test_noise_never_keeps_the_label_and_grows_monotonically(seed, p, q):
 def test_noise_is_uniform_over_the_wrong_classes():
     """All nine wrong classes are equally likely, the true one never comes (chi-square, 80 dof)."""
     y = np.repeat(np.arange(10), 9_000)
-    noisy = data._flip_labels(y, 1.0, 10, seed=0)
+    noisy = _dataset._flip_labels(y, 1.0, 10, seed=0)
     counts = np.zeros((10, 10), int)
     np.add.at(counts, (y, noisy), 1)
     assert np.trace(counts) == 0
@@ -572,12 +573,12 @@ def test_statistics_are_those_of_float64():
     """Per channel, over several blocks, against plain NumPy; a constant channel is divided by one."""
     x = np.random.default_rng(0).integers(0, 256, (2001, 3, 2, 3), dtype=np.uint8)
     x[..., 1] = 7
-    mean, std = data._channel_stats(x, 255)
+    mean, std = _dataset._channel_stats(x, 255)
     scaled = x / 255
     np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std[[0, 2]], scaled.std((0, 1, 2))[[0, 2]], rtol=1e-6)
     assert std[1] == 1
-    split = data._split(x, np.zeros(2001, np.int64), 255, mean, std)
+    split = _dataset._split(x, np.zeros(2001, np.int64), 255, mean, std)
     np.testing.assert_allclose(split.x, (scaled - mean) / std, atol=1e-5)
     np.testing.assert_allclose(split.x[..., 1], 0, atol=1e-7)
 

@@ -15,7 +15,7 @@ import pytest
 import reference
 
 import ntkgen
-from ntkgen import ensemble, models, seedaxis, train
+from ntkgen import ensemble, models, train
 
 # Tiny, with a last partial batch. Programs are compiled for a network, a batch size and a number of seeds: tests share
 # these as far as they can.
@@ -634,7 +634,7 @@ def on_four_devices(kind):
         expected = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(getattr(single, field) for single in singles))
         assert_close(getattr(spread, field), expected)
     shapes = rows(init, 0)
-    assert [seedaxis.plan("vmap", shapes, n).num_devices for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 3, 4, 4, 4]
+    assert [ensemble.plan("vmap", shapes, n).num_devices for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 3, 4, 4, 4]
 
 
 @pytest.mark.parametrize("kind", ["vmap", "sequential", "cnn"])

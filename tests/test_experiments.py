@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkgen import io, optim, paper, records
+from ntkgen import io, paper, records, train
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "double_descent.py"
@@ -34,6 +34,7 @@ WRAPPER = """
 import os, runpy, signal, sys, time
 from pathlib import Path
 from ntkgen import ensemble, io, records
+from ntkgen.records._checkpoints import SUMS
 import orbax.checkpoint as ocp
 
 script, log, kill, hold = sys.argv[1], *(os.environ.get(name, "") for name in ("LOG", "KILL", "HOLD"))
@@ -68,7 +69,7 @@ def marked_finalize(self, *args, **kwargs):  # Orbax has written everything, und
 
 def marked_write(path, data):
     path = Path(path)
-    event(f"before {path.name} {saves[0]}" if path.name == records.SUMS else f"before {path.name}")
+    event(f"before {path.name} {saves[0]}" if path.name == SUMS else f"before {path.name}")
     write(path, data)
 
 def marked_replace(one, two, **kwargs):
@@ -86,7 +87,7 @@ runpy.run_path(script, run_name="__main__")
 DRIVER = """
 import json, os, runpy, sys, tempfile, traceback, warnings
 import absl.app, flax.linen, matplotlib.pyplot, orbax.checkpoint, optax, scipy.stats, sklearn.datasets
-from ntkgen import data, ensemble, peaks, plotting, records
+from ntkgen import data, ensemble, plotting, records, stats
 
 script, results = sys.argv[1], []
 sys.path[0] = os.path.dirname(script)
@@ -243,7 +244,7 @@ def test_runs_csv_is_tidy(whole):
     for row in rows:
         size, epoch = int(row["size"]), int(row["epoch"])
         assert int(row["num_params"]) == 65 * size + 10 * (size + 1) and row["diverged"] == "0"
-        rate = optim.learning_rate_at(epoch - 1, base=0.05, epochs=EPOCHS, schedule="cosine")
+        rate = train.learning_rate_at(epoch - 1, base=0.05, epochs=EPOCHS, schedule="cosine")
         assert float(row["learning_rate"]) == rate
         for split, examples in (("train", int(row["num_train"])), ("test", 500)):
             correct = float(row[f"{split}_acc"]) * examples / 100

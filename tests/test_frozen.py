@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ntkgen import curvature, directional, frozen, gradient_noise, linearize, models, ntk, objectives, spectrum
+from ntkgen import curvature, functions, linearize, measure, models, ntk, spectrum, train
 
 
 def parts(dtype=jnp.float32):
@@ -63,7 +63,7 @@ def test_values_replaced_outside_of_a_network_are_seen(kind):
             state["scale"] = HOLDERS[kind]()["scale"] * factor
         own = Partial(scaled, jnp.full(4, factor, jnp.float32))
         for run in (
-            lambda f: curvature.hessian_vp(f, objectives.cross_entropy, params, x, y, v),
+            lambda f: curvature.hessian_vp(f, train.cross_entropy, params, x, y, v),
             lambda f: ntk.empirical_ntk(f, params, x),
         ):
             np.testing.assert_allclose(flat(run(f)), flat(run(own)), rtol=1e-4, atol=1e-5)
@@ -86,7 +86,7 @@ def test_values_replaced_outside_of_a_derivative_rule_are_seen(kind):
         return rule(x @ params["a"]) @ params["b"]
 
     for run in (
-        lambda f: curvature.ggn_vp(f, objectives.cross_entropy, params, x, y, v),
+        lambda f: curvature.ggn_vp(f, train.cross_entropy, params, x, y, v),
         lambda f: ntk.empirical_ntk(f, params, x),
     ):
         for factor in (1.0, 2.0):
@@ -102,7 +102,7 @@ def test_values_replaced_outside_of_a_derivative_rule_are_seen(kind):
 def test_values_replaced_outside_of_a_loss_and_of_an_operator_are_seen():
     params, x, y, v = parts()
     state = {"weight": jnp.float32(1.0)}
-    loss = lambda outputs, y: state["weight"] * objectives.cross_entropy(outputs, y)  # noqa: E731
+    loss = lambda outputs, y: state["weight"] * train.cross_entropy(outputs, y)  # noqa: E731
     f = lambda params, x: scaled(1.0, params, x)  # noqa: E731
     multiply = lambda v: state["weight"] * v  # noqa: E731
     one = flat(curvature.ggn_vp(f, loss, params, x, y, v))
@@ -116,7 +116,7 @@ def test_a_product_does_not_take_up_arrays_that_are_replaced_before_it_is_compil
     params, x, y, v = parts()
     state = {"scale": 1.0}
     f = lambda params, x: scaled(state["scale"], params, x)  # noqa: E731
-    matvec = curvature.hessian_matvec(f, objectives.cross_entropy, params, x, y)
+    matvec = curvature.hessian_matvec(f, train.cross_entropy, params, x, y)
     state["scale"] = 2.0
     with pytest.raises(ValueError, match=r"^f: expected the arrays that it held when the product was made"):
         matvec(v)
@@ -141,7 +141,7 @@ def test_snapshots_of_a_network_compile_once():
         f, fs = models.apply_fn(Normed(), snapshot), models.apply_fn(Normed(), stacked)
         with programs() as found:
             kernel = ntk.empirical_ntk(f, params, x)
-            product = curvature.hessian_vp(f, objectives.cross_entropy, params, x, y, v)
+            product = curvature.hessian_vp(f, train.cross_entropy, params, x, y, v)
             seeds = ntk.empirical_ntk_seeds(fs, stacked["params"], x)
         second = models.apply_fn(Normed(), jax.tree.map(lambda leaf: leaf[1], stacked))
         np.testing.assert_allclose(seeds[0], kernel, rtol=1e-5, atol=1e-6)
@@ -173,7 +173,7 @@ def test_the_narrowest_dtype_inside_decides_what_is_rounding(x64):
         inner = lambda x: jnp.tanh(x.astype(jnp.float32) @ params["a"].astype(jnp.float32))  # noqa: E731
         return jax.jit(inner)(x) @ params["b"]
 
-    assert frozen.freeze(single, params, x).func.dtype == jnp.float32
+    assert functions.freeze(single, params, x).func.dtype == jnp.float32
     np.testing.assert_allclose(
         ntk.empirical_ntk(single, params, x),
         ntk.empirical_ntk(Partial(scaled, 1.0), params, x),
@@ -201,7 +201,7 @@ def custom(params, x):
 
 def test_reverse_mode_alone_gives_the_same_products(x64):
     params, x, y, v = parts(jnp.float64)
-    plain, loss = Partial(scaled, 1.0), objectives.cross_entropy
+    plain, loss = Partial(scaled, 1.0), train.cross_entropy
     with pytest.raises(TypeError):  # the control: JAX has no forward mode here
         jax.jvp(lambda p: custom(p, x), (params,), (v,))
     for run in (
@@ -212,7 +212,7 @@ def test_reverse_mode_alone_gives_the_same_products(x64):
         lambda f: curvature.gradient_covariance_vp(f, loss, params, x, y, v),
         lambda f: ntk.ntk_vp(f, params, x)(jnp.ones((6, 2))),
         lambda f: linearize.linearize(f, v)(params, x),
-        lambda f: gradient_noise.noise_scale(f, params, x, y, loss=loss),
+        lambda f: measure.noise_scale(f, params, x, y, loss=loss),
     ):
         np.testing.assert_allclose(flat(run(custom)), flat(run(plain)), rtol=1e-10, atol=1e-12)
     assert curvature.derivative_mode(custom, loss, params, x, y) == "reverse over reverse"
@@ -223,7 +223,7 @@ def test_reverse_mode_alone_gives_the_same_products(x64):
 
 def test_a_directional_derivative_by_reverse_mode(x64):
     matrix, t = jnp.arange(6.0).reshape(2, 3), jnp.array([1.0, -2.0, 0.5])
-    value, change = directional.jvp(lambda p: jnp.sin(matrix @ p), jnp.ones(3), t, forward=False)
+    value, change = functions.jvp(lambda p: jnp.sin(matrix @ p), jnp.ones(3), t, forward=False)
     np.testing.assert_allclose(value, np.sin([3.0, 12.0]), rtol=1e-14)
     np.testing.assert_allclose(change, np.cos([3.0, 12.0]) * (np.asarray(matrix) @ np.asarray(t)), rtol=1e-14)
 
@@ -233,14 +233,14 @@ def test_a_directional_derivative_by_reverse_mode(x64):
 
 def test_trees_of_inputs_work_or_are_refused_and_trees_of_outputs_are_refused(x64):
     params, x, y, v = parts(jnp.float64)
-    plain, loss = Partial(scaled, 1.0), objectives.cross_entropy
+    plain, loss = Partial(scaled, 1.0), train.cross_entropy
     of_tree = lambda params, x: scaled(1.0, params, x["left"] + x["right"])  # noqa: E731
     inputs = {"left": x / 4, "right": 3 * x / 4}
     for run in (
         lambda f, x: curvature.hessian_vp(f, loss, params, x, y, v, chunk=4),
         lambda f, x: curvature.ggn_vp(f, loss, params, x, y, v),
         lambda f, x: linearize.linearize(f, v)(params, x),
-        lambda f, x: gradient_noise.noise_scale(f, params, x, y, loss=loss),
+        lambda f, x: measure.noise_scale(f, params, x, y, loss=loss),
     ):
         np.testing.assert_allclose(flat(run(of_tree, inputs)), flat(run(plain, x)), rtol=1e-10, atol=1e-12)
     pair = lambda params, x: (plain(params, x), x)  # noqa: E731
@@ -265,7 +265,7 @@ def test_curvature_in_chunks_refuses_outputs_that_depend_on_other_samples():
         return jnp.tanh((h - h.mean(0, keepdims=True)) / (h.std(0, keepdims=True) + 1e-3)) @ params["b"]
 
     for run in (
-        lambda chunk: curvature.hessian_vp(f, objectives.cross_entropy, params, x, y, v, chunk),
+        lambda chunk: curvature.hessian_vp(f, train.cross_entropy, params, x, y, v, chunk),
         lambda chunk: curvature.fisher_vp(f, params, x, v, chunk),
     ):
         with pytest.raises(ValueError, match=r"^f: expected outputs that depend on their own sample alone"):

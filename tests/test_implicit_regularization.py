@@ -19,7 +19,7 @@ import tables as common
 from implicit_regularization_verdict import judge, show
 from test_experiments import DRIVER
 
-from ntkgen import records, updates
+from ntkgen import ensemble, records
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "experiments" / "implicit_regularization.py"
@@ -89,12 +89,12 @@ def test_controls_change_one_thing_at_a_time():
     for name in ("gd", "sgd2048"):
         quiet, noisy = found[f"{name}_quiet"], found[f"{name}_noise"]
         assert quiet.training == noisy.training and quiet.training.learning_rate == 0.01
-        assert noisy.update == updates.injected_noise(128) and quiet.update is None
+        assert noisy.update == ensemble.injected_noise(128) and quiet.update is None
         zero_sum = found[f"{name}_noise_zero_sum"]
-        assert zero_sum.training == noisy.training and zero_sum.update == updates.injected_noise(128, zero_sum=True)
+        assert zero_sum.training == noisy.training and zero_sum.update == ensemble.injected_noise(128, zero_sum=True)
         assert zero_sum.references == ("sgd128", f"{name}_quiet", f"{name}_noise")
         assert (noisy.describe()["update"], zero_sum.describe()["update"]) == ("noise128", "noise128_zero_sum")
-    assert found["sam"].training == reference.training and found["sam"].update == updates.sam(0.05)
+    assert found["sam"].training == reference.training and found["sam"].update == ensemble.sam(0.05)
     assert arms.tuning(CONFIG, 0.5).epochs == round(0.25 * 30 * 79)
 
 

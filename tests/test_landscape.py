@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference_curvature as oracle
 
-from ntkgen import landscape, objectives, spectrum, tree
+from ntkgen import landscape, spectrum, train, tree
 
 D = 12
 
@@ -40,7 +40,7 @@ def mlp(seed=0):
         if normalise:
             z = (z - z.mean(0, keepdims=True)) / z.std(0, keepdims=True)
         logits = jax.nn.relu(z) @ params["two"]["w"] + params["two"]["b"][None]
-        return jnp.mean(objectives.cross_entropy(logits, y))
+        return jnp.mean(train.cross_entropy(logits, y))
 
     return value, params
 

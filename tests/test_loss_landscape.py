@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_experiments import DRIVER
 
-from ntkgen import data, ensemble, models, objectives, plotting_landscape, records, train, tree
+from ntkgen import data, ensemble, models, plotting, records, train, tree
 from ntkgen.plotting import Curve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,22 +170,22 @@ def test_figures_draw_what_they_are_given():
     both = dict.fromkeys(ARMS, flat)
     one = Curve([0.0], [2.0], [np.nan], [np.nan])  # a single seed has no interval
     points = {"Lanczos": {arm: (np.array([value]), one) for arm, value in zip(ARMS, (1.0, 4.0), strict=True)}}
-    figure = plotting_landscape.eigenvalues(points, both, labels, "", dict.fromkeys(ARMS, 7.0))
+    figure = plotting.loss_landscape.eigenvalues(points, both, labels, "", dict.fromkeys(ARMS, 7.0))
     left, right = figure.axes
     drawn = [float(line.get_ydata()[0]) for line in left.lines if len(line.get_ydata()) == 1]
     assert {1.0, 4.0, 7.0} <= set(drawn) and left.get_yscale() == right.get_yscale() == "log"
     np.testing.assert_array_equal(right.lines[0].get_ydata(), flat.mean)
-    figure = plotting_landscape.perturbation({"sigma": {arm: (flat, flat) for arm in ARMS}}, labels, "")
+    figure = plotting.loss_landscape.perturbation({"sigma": {arm: (flat, flat) for arm in ARMS}}, labels, "")
     assert [line.get_color() for line in figure.axes[0].lines] == [
-        plotting_landscape.ARMS[a] for a in ARMS for _ in "ab"
+        plotting.loss_landscape.ARMS[a] for a in ARMS for _ in "ab"
     ]
     splits = {"train": (flat, flat), "test": (flat, flat)}
-    figure = plotting_landscape.lines(splits, dict.fromkeys(ARMS, splits), labels, "")
+    figure = plotting.loss_landscape.lines(splits, dict.fromkeys(ARMS, splits), labels, "")
     assert [len(ax.lines) for ax in figure.axes] == [4, 4, 4, 4]  # two of them mark the solutions
     planes = {arm: ([-1.0, 0.0, 1.0], scale * (1 + np.arange(9.0).reshape(3, 3)))
               for arm, scale in zip(ARMS, (1.0, 100.0), strict=True)}  # fmt: skip
     planes["small_batch"][1][0, 0] = np.nan
-    figure = plotting_landscape.surfaces(planes, labels, "")
+    figure = plotting.loss_landscape.surfaces(planes, labels, "")
     first, second = (ax.collections[0] for ax in figure.axes[:2])
     assert first.norm.vmin == second.norm.vmin == 2.0 and first.norm.vmax == second.norm.vmax == 900.0
     plt.close("all")
@@ -239,7 +239,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
 
             def loss(flat, beta, unravel=unravel):
                 logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
-                return jnp.mean(objectives.cross_entropy(logits, dataset.train.y[:100]))
+                return jnp.mean(train.cross_entropy(logits, dataset.train.y[:100]))
 
             at = {float(r["target"]): r for r in table(folder, "matched") if r["arm"] == arm and int(r["seed"]) == seed}
             assert list(at) == [0.5, 1.0]
@@ -247,7 +247,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
             for target, matched in at.items():
                 beta = float(matched["inverse_temperature"])
                 logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x)
-                mean = float(jnp.mean(objectives.cross_entropy(logits, dataset.train.y)))
+                mean = float(jnp.mean(train.cross_entropy(logits, dataset.train.y)))
                 assert mean == pytest.approx(target, rel=1e-4)
                 cases.append((matched, beta))
             for found, factor in cases:

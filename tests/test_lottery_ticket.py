@@ -25,7 +25,7 @@ import lottery_ticket_overlap as overlap
 import lottery_ticket_tables as tables
 import lottery_ticket_verdict as verdict
 
-from ntkgen import data, ensemble, io, margins, matching, models, objectives, pruning, records, stats, train
+from ntkgen import data, ensemble, io, models, pruning, records, stats, train
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "lottery_ticket.py"
@@ -210,7 +210,7 @@ def test_the_eigenvalue_is_that_of_the_hessian_among_the_kept_weights(trained, l
 
     def loss(own):
         params = unravel(jnp.asarray(flat).at[kept].set(own))
-        return jnp.mean(objectives.cross_entropy(lab.model.apply({"params": params}, x), y))
+        return jnp.mean(train.cross_entropy(lab.model.apply({"params": params}, x), y))
 
     hessian = np.asarray(jax.jit(jax.hessian(loss))(flat[kept]), np.float64)
     top = np.linalg.eigvalsh(hessian)[-1]
@@ -241,7 +241,7 @@ def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
 
         def loss(own, temperature=temperature, unravel=unravel):
             logits = lab.model.apply({"params": unravel(own)}, x) / temperature
-            return jnp.mean(objectives.cross_entropy(logits, y))
+            return jnp.mean(train.cross_entropy(logits, y))
 
         np.testing.assert_allclose(loss(flat), CONFIG["matched_loss"], rtol=1e-3)
         np.testing.assert_allclose(values["matched_sample_loss"][s], CONFIG["matched_loss"], rtol=1e-3)
@@ -272,9 +272,7 @@ def test_the_start_of_training_is_measured(trained, lab):
     for s in range(len(SEEDS)):
         params = jax.tree.map(lambda leaf, s=s: leaf[s], one.start["params"])
         logits = lab.model.apply({"params": params}, lab.dataset.train.x)
-        assert loss[s] == pytest.approx(
-            float(jnp.mean(objectives.cross_entropy(logits, lab.dataset.train.y))), rel=1e-5
-        )
+        assert loss[s] == pytest.approx(float(jnp.mean(train.cross_entropy(logits, lab.dataset.train.y))), rel=1e-5)
         assert accuracy[s] == pytest.approx(float(jnp.mean(logits.argmax(-1) == lab.dataset.train.y)))
 
 
@@ -319,10 +317,10 @@ def test_overlaps_compare_what_they_say(trained, lab):
     chain = models.unit_chain(lab.model)
     params = jax.tree.map(np.asarray, lab.dense.variables["params"])
     twins = {"params": jax.tree.map(lambda leaf: leaf.copy(), params)}
-    moved = matching.permute_units(jax.tree.map(lambda leaf: leaf[0], params), order, *chain)
+    moved = pruning.permute_units(jax.tree.map(lambda leaf: leaf[0], params), order, *chain)
     jax.tree.map(lambda leaf, new: leaf.__setitem__(1, new), twins["params"], moved)
     ticket = jax.tree.map(lambda leaf: np.array(leaf), masks["ticket", 50])
-    other = matching.permute_units(jax.tree.map(lambda leaf: leaf[0], ticket), order, *chain)
+    other = pruning.permute_units(jax.tree.map(lambda leaf: leaf[0], ticket), order, *chain)
     jax.tree.map(lambda leaf, new: leaf.__setitem__(1, new), ticket, other)
     config = {**CONFIG, "keep": [100, 50], "measure_at": [50], "arms": ["ticket"]}
     copy = arms.Lab(lab.run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
@@ -439,7 +437,7 @@ def test_the_p_values_are_those_of_scipy():
     assert found[0]["p_against"] == pytest.approx(greater(b, a + 0.5))
     assert found[0]["p_better"] == pytest.approx(greater(a, b))
     assert found[1]["p_for"] == pytest.approx(max(greater(a + 0.5, b), greater(b + 0.5, a)))
-    assert found[1]["p_against"] == margins.beyond(a, b, 0.5) > scipy_stats.ttest_rel(a, b).pvalue
+    assert found[1]["p_against"] == stats.beyond(a, b, 0.5) > scipy_stats.ttest_rel(a, b).pvalue
     assert found[2]["p_for"] == pytest.approx(greater(a + 1.2, b))
     sides = [(row, side) for row in found[:3] for side in ("for", "against", "better") if f"p_{side}" in row]
     adjusted = [row[f"adjusted_{side}"] for row, side in sides]
@@ -481,7 +479,7 @@ def test_what_a_relation_could_find_is_found_in_four_studies_of_five_and_more():
     for index, (first, second) in expected.items():
         text = verdict._could_find(index, std, 5, alpha)
         assert first in text and second in text and "5 seeds" in text
-    same = margins.largest_equivalent(0.05, 5, 0.5, alpha)
+    same = stats.largest_equivalent(0.05, 5, 0.5, alpha)
     assert f"up to {same:.2f} points equivalent" in verdict._could_find(1, 0.05, 5, alpha)
     # At the strictest level that the adjustment may ask for: the study itself finds at least as much.
     draws = 120
@@ -508,7 +506,7 @@ def test_every_trained_level_is_compared_with_the_whole_network():
         if a is not None:
             std = float(np.std(a, ddof=1))
             assert row["detectable"] == pytest.approx(stats.minimum_detectable_effect(std, 5, 0.05 / 4), rel=1e-6)
-            assert row["called_equivalent_up_to"] == pytest.approx(margins.largest_equivalent(std, 5, 0.5, 0.05 / 4))
+            assert row["called_equivalent_up_to"] == pytest.approx(stats.largest_equivalent(std, 5, 0.5, 0.05 / 4))
     assert found["rewound 20%"]["called_equivalent_up_to"] is None
     own = [row for row in tested if row["family"] == "pruned against the whole network"]
     expected = scipy_stats.false_discovery_control([row["equivalence_p"] for row in own])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from ntkgen import matching, models, overlap, pruning
+from ntkgen import models, pruning
 
 LAYERS = ("dense0", "dense1", "dense2", "dense10")  # not in the order of their names
 
@@ -24,17 +24,17 @@ def make_mlp(seed, widths=(6, 8, 7, 9, 3), bias=True):
 def test_matching_recovers_a_permutation_and_the_masks_with_it(seed, bias):
     rng, params = np.random.default_rng(seed + 100), make_mlp(seed, bias=bias)
     hidden = [rng.permutation(n) for n in (8, 7, 9)]
-    shuffled = matching.permute_units(params, hidden, LAYERS)
+    shuffled = pruning.permute_units(params, hidden, LAYERS)
     noisy = jax.tree.map(lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape), shuffled)
-    found = matching.match_units(params, noisy, LAYERS)
+    found = pruning.match_units(params, noisy, LAYERS)
     for permutation, inverse in zip(hidden, found, strict=True):
         np.testing.assert_array_equal(permutation[inverse], np.arange(len(permutation)))
-    assert_equal(matching.permute_units(shuffled, found, LAYERS), params)
+    assert_equal(pruning.permute_units(shuffled, found, LAYERS), params)
     masks = pruning.magnitude_masks(jax.tree.map(np.float32, params), 0.3)
     other = pruning.magnitude_masks(jax.tree.map(np.float32, shuffled), 0.3)
-    assert overlap.overlap(masks, other)["dense1/kernel"].jaccard < 0.7
-    matched = matching.permute_units(other, found, LAYERS)
-    assert {layer.jaccard for layer in overlap.overlap(masks, matched).values()} == {1.0}
+    assert pruning.overlap(masks, other)["dense1/kernel"].jaccard < 0.7
+    matched = pruning.permute_units(other, found, LAYERS)
+    assert {layer.jaccard for layer in pruning.overlap(masks, matched).values()} == {1.0}
     assert matched["dense1"]["kernel"].dtype == bool
 
 
@@ -45,7 +45,7 @@ def test_permuted_units_compute_the_same_function():
     def logits(params):
         return reference.mlp({f"dense{i}": params[name] for i, name in enumerate(LAYERS)}, x)
 
-    permuted = matching.permute_units(params, order, LAYERS)
+    permuted = pruning.permute_units(params, order, LAYERS)
     np.testing.assert_array_equal(permuted["dense0"]["bias"], params["dense0"]["bias"][order[0]])
     np.testing.assert_allclose(logits(permuted), logits(params), rtol=1e-12)
 
@@ -55,10 +55,10 @@ def test_matching_is_a_maximum_in_every_layer_for_unrelated_networks():
     a, b = make_mlp(1), make_mlp(2)
 
     def product(order):
-        moved = matching.permute_units(b, order, LAYERS)
+        moved = pruning.permute_units(b, order, LAYERS)
         return sum(np.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(moved), strict=True))
 
-    found = matching.match_units(a, b, LAYERS)
+    found = pruning.match_units(a, b, LAYERS)
     best = product(found)
     assert best > product([np.arange(len(p)) for p in found])
     for layer, permutation in enumerate(found):
@@ -78,18 +78,18 @@ def broken_mlp(change):
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("layers", lambda: matching.match_units(make_mlp(0), make_mlp(1), LAYERS[:3])),
-        ("layers", lambda: matching.match_units(make_mlp(0), make_mlp(1), (*LAYERS, "dense0"))),
-        ("params", lambda: matching.match_units(make_mlp(0), make_mlp(1), LAYERS[::-1])),
-        ("params", lambda: matching.match_units(broken_mlp(lambda p: p["dense1"].update(scale=np.ones(7))), make_mlp(1),
+        ("layers", lambda: pruning.match_units(make_mlp(0), make_mlp(1), LAYERS[:3])),
+        ("layers", lambda: pruning.match_units(make_mlp(0), make_mlp(1), (*LAYERS, "dense0"))),
+        ("params", lambda: pruning.match_units(make_mlp(0), make_mlp(1), LAYERS[::-1])),
+        ("params", lambda: pruning.match_units(broken_mlp(lambda p: p["dense1"].update(scale=np.ones(7))), make_mlp(1),
                                                LAYERS)),
-        ("params", lambda: matching.match_units(broken_mlp(lambda p: p["dense1"].update(bias=np.ones(6))), make_mlp(1),
+        ("params", lambda: pruning.match_units(broken_mlp(lambda p: p["dense1"].update(bias=np.ones(6))), make_mlp(1),
                                                LAYERS)),
-        ("params", lambda: matching.match_units(broken_mlp(lambda p: p["dense1"].update(bias=np.full(7, np.nan))),
+        ("params", lambda: pruning.match_units(broken_mlp(lambda p: p["dense1"].update(bias=np.full(7, np.nan))),
                                                make_mlp(1), LAYERS)),
-        ("other", lambda: matching.match_units(make_mlp(0), make_mlp(1, (6, 8, 7, 8, 3)), LAYERS)),
-        ("permutations", lambda: matching.permute_units(make_mlp(0), [np.arange(8), np.arange(7)], LAYERS)),
-        ("permutations", lambda: matching.permute_units(make_mlp(0), [np.arange(8), np.arange(7), np.zeros(9, int)],
+        ("other", lambda: pruning.match_units(make_mlp(0), make_mlp(1, (6, 8, 7, 8, 3)), LAYERS)),
+        ("permutations", lambda: pruning.permute_units(make_mlp(0), [np.arange(8), np.arange(7)], LAYERS)),
+        ("permutations", lambda: pruning.permute_units(make_mlp(0), [np.arange(8), np.arange(7), np.zeros(9, int)],
                                                        LAYERS)),
     ],
 )  # fmt: skip
@@ -118,8 +118,8 @@ def shuffled_cnn(model, variables, seed):
     rng = np.random.default_rng(seed)
     order = [rng.permutation(variables["params"][name]["kernel"].shape[-1]) for name in layers[:-1]]
     return order, {
-        "params": matching.permute_units(variables["params"], order, layers, norms),
-        "batch_stats": matching.permute_statistics(variables["batch_stats"], order, layers, norms),
+        "params": pruning.permute_units(variables["params"], order, layers, norms),
+        "batch_stats": pruning.permute_statistics(variables["batch_stats"], order, layers, norms),
     }
 
 
@@ -142,11 +142,11 @@ def test_a_permuted_cnn_is_matched_back_exactly(affine, seed):
     model, variables = make_cnn(affine, seed)
     layers, norms = models.unit_chain(model)
     _, moved = shuffled_cnn(model, variables, seed + 10)
-    found = matching.match_units(variables["params"], moved["params"], layers, norms)
-    assert_equal(matching.permute_units(moved["params"], found, layers, norms), variables["params"])
-    assert_equal(matching.permute_statistics(moved["batch_stats"], found, layers, norms), variables["batch_stats"])
+    found = pruning.match_units(variables["params"], moved["params"], layers, norms)
+    assert_equal(pruning.permute_units(moved["params"], found, layers, norms), variables["params"])
+    assert_equal(pruning.permute_statistics(moved["batch_stats"], found, layers, norms), variables["batch_stats"])
     masks = pruning.magnitude_masks(variables["params"], 0.3)
-    back = matching.permute_units(pruning.magnitude_masks(moved["params"], 0.3), found, layers, norms)
+    back = pruning.permute_units(pruning.magnitude_masks(moved["params"], 0.3), found, layers, norms)
     assert_equal(back, jax.tree.map(np.asarray, masks))
 
 
@@ -174,7 +174,7 @@ def cnn_with(change):
 def test_a_broken_cnn_is_refused_by_name(name, params):
     layers, norms = models.unit_chain(models.CNN(2, affine_norm=True))
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        matching.match_units(params, params, layers, norms)
+        pruning.match_units(params, params, layers, norms)
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_foreign_statistics_are_refused(change):
     order, _ = shuffled_cnn(model, variables, 0)
     change(variables["batch_stats"])
     with pytest.raises(ValueError, match=r"^statistics: expected .* got"):
-        matching.permute_statistics(variables["batch_stats"], order, layers, norms)
+        pruning.permute_statistics(variables["batch_stats"], order, layers, norms)

@@ -8,7 +8,8 @@ import pytest
 import reference
 from jax import lax
 
-from ntkgen import conv, models, norm
+from ntkgen import models
+from ntkgen.models import _networks
 
 # Section V-A and V-E of the paper.
 MLP_PARAMS = {
@@ -230,7 +231,7 @@ def test_pooling_finds_its_maxima_again_in_the_compiled_gradient(shape, affine):
     variables, _ = drawn(model, (h, w, c))
 
     def value(kernel):
-        return (models.forward_train(model, variables, conv.conv3x3(x, kernel))[0] * weights).sum()
+        return (models.forward_train(model, variables, models.conv3x3(x, kernel))[0] * weights).sum()
 
     np.testing.assert_allclose(jax.jit(jax.grad(value))(kernel), jax.grad(value)(kernel), rtol=1e-9, atol=1e-9)
 
@@ -245,10 +246,10 @@ def test_max_pool_is_reduce_window_with_its_gradient(shape):
     def window(x):
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
-    np.testing.assert_array_equal(norm.max_pool(x), window(x))
-    np.testing.assert_array_equal(norm.max_pool(x), reference.max_pool(np.asarray(x)))
+    np.testing.assert_array_equal(models.max_pool(x), window(x))
+    np.testing.assert_array_equal(models.max_pool(x), reference.max_pool(np.asarray(x)))
     weights = jnp.asarray(np.random.default_rng(7).normal(size=window(x).shape), jnp.float32)
-    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (norm.max_pool, window))
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (models.max_pool, window))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -359,7 +360,7 @@ def feature_change(parametrization, width, rate, steps=4):
 
     def features(params):
         _, kept = model.apply({"params": params}, x, capture_intermediates=True)
-        scales = models.layer_scales(parametrization, width, width, "hidden")
+        scales = _networks.layer_scales(parametrization, width, width, "hidden")
         return kept["intermediates"]["dense1"]["__call__"][0] * scales.bias
 
     @jax.jit

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import ensemble, models, modules, objectives, optim, train, updates
+from ntkgen import ensemble, functions, models, train
+from ntkgen.train import _optimizers, _run
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 12, 3
@@ -94,14 +95,14 @@ def switched(signature):
 @pytest.mark.parametrize("signature", SIGNATURES, ids=lambda signature: signature.__name__)
 def test_every_switch_is_set_in_training_and_in_evaluation(signature):
     model, x = switched(signature), jnp.asarray(X)
-    variables = modules.init(model, jax.random.key(0), x)
+    variables = functions.init(model, jax.random.key(0), x)
     np.testing.assert_array_equal(variables["batch_stats"]["net"]["BatchNorm_0"]["mean"], np.zeros(4))
     plain = {name: tree["net"] for name, tree in variables.items()}
     evaluated = models.apply_fn(model, variables)(variables["params"], x)
     np.testing.assert_array_equal(evaluated, Normed(False).apply(plain, x))
-    names, _, _ = modules.trace_training(model, variables, x)
+    names, _, _ = functions.trace_training(model, variables, x)
     assert names == ("dropout",)
-    _, state = modules.forward_train(model, variables, x, {"dropout": jax.random.key(1)})
+    _, state = functions.forward_train(model, variables, x, {"dropout": jax.random.key(1)})
     hidden = X @ np.asarray(plain["params"]["Dense_0"]["kernel"])
     mean = state["batch_stats"]["net"]["BatchNorm_0"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * hidden.mean(0), rtol=1e-5)
@@ -213,13 +214,13 @@ def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
     loss = lambda outputs, y: outputs @ (2.0 ** jnp.arange(8))  # noqa: E731 each mask has its own loss
     program = train.Program.of(model, train.Config(1, 2, 1.0, momentum=0.0, loss=loss), 6, Probe())
     program = program._replace(rngs=("dropout",))
-    state, seen = train.TrainState({"params": {"scale": jnp.zeros(())}}, optim.make("sgd", 0.0, 0.0).init({})), []
+    state, seen = train.TrainState({"params": {"scale": jnp.zeros(())}}, _optimizers.make("sgd", 0.0, 0.0).init({})), []
     order = train.run_keys(0).order
-    noise = jax.random.fold_in(jax.random.fold_in(order, train.MODEL_NOISE), 0)
+    noise = jax.random.fold_in(jax.random.fold_in(order, _run.MODEL_NOISE), 0)
     for step in range(4):
-        rngs = modules.step_rngs(("dropout",), jax.random.fold_in(noise, step))
+        rngs = functions.step_rngs(("dropout",), jax.random.fold_in(noise, step))
         batch = train.Batch(jnp.zeros((2, 1)), jnp.zeros(2))
-        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs)
+        new = train.train_step(program, state, batch, jnp.asarray(1.0), None, jax.random.key(5), rngs=rngs)
         want = loss(model.apply(state.variables, batch.x, True, rngs=rngs), None).mean()
         np.testing.assert_allclose(-new.variables["params"]["scale"], want, rtol=1e-6)  # nothing of the difference
         seen.append(float(want))
@@ -227,7 +228,7 @@ def test_each_step_has_its_own_mask_and_an_update_sees_one_of_them():
 
 
 def test_sam_and_dropout_train_together():
-    assert np.isfinite(fit(Dropped(), epochs=1, update=updates.sam(0.1)).history["train_loss"]).all()
+    assert np.isfinite(fit(Dropped(), epochs=1, update=ensemble.sam(0.1)).history["train_loss"]).all()
 
 
 # Tokens, other losses, other modules
@@ -284,7 +285,7 @@ def test_a_loss_may_be_a_function_of_any_outputs_and_targets():
 
 def test_targets_may_be_a_tree_and_a_function_may_diverge():
     model, y = models.MLP(4, 2, CLASSES), {"label": Y, "weight": np.full(N, 1e30, np.float32)}
-    loss = lambda outputs, y: y["weight"] * objectives.cross_entropy(outputs, y["label"])  # noqa: E731
+    loss = lambda outputs, y: y["weight"] * train.cross_entropy(outputs, y["label"])  # noqa: E731
     assert fit(model, y=y, loss=loss, epochs=3).diverged[0]
 
 
@@ -318,7 +319,7 @@ class WithAttributes(nn.Module):
 def test_unhashable_modules_train_and_changed_attributes_are_seen():
     model = WithAttributes(np.zeros((1, 5), np.float32), [4])
     first = fit(model)
-    loss = np.mean(objectives.cross_entropy(model.apply(of_seed(first.variables), X), jnp.asarray(Y)))
+    loss = np.mean(train.cross_entropy(model.apply(of_seed(first.variables), X), jnp.asarray(Y)))
     np.testing.assert_allclose(first.history["train_loss"][0, -1], loss, rtol=1e-5)
     f = jax.jit(lambda f, params: f(params, X))
     before = f(models.apply_fn(model, first.variables), of_seed(first.variables)["params"])
@@ -347,7 +348,7 @@ def test_refitted_statistics_of_flax_are_the_mean_of_those_of_the_batches(moment
     model = type("Norm", (nn.Module,), {"__call__": nn.compact(lambda self, x, train: nn.BatchNorm(
         not train, momentum=momentum, axis=axis, name="norm")(x)), "__module__": __name__})()  # fmt: skip
     x = RNG.normal(2, 3, size=(13, 4, 3)).astype(np.float32)
-    variables = modules.init(model, jax.random.key(0), jnp.asarray(x))
+    variables = functions.init(model, jax.random.key(0), jnp.asarray(x))
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])
     found = models.refit_statistics(model, variables, jnp.asarray(x), 6)["batch_stats"]["norm"]
     batches = x[:6], x[6:12]
@@ -365,7 +366,7 @@ def test_statistics_that_are_no_averages_are_refused_and_constants_stay():
     net = type("Net", (nn.Module,), {"__annotations__": {"factor": float}, "__call__": nn.compact(body),
                "__module__": __name__})  # fmt: skip
     x = jnp.asarray(X)
-    variables = modules.init(net(1.0), jax.random.key(0), x)
+    variables = functions.init(net(1.0), jax.random.key(0), x)
     assert models.refit_statistics(net(1.0), variables, x, 4)["batch_stats"]["total"] == 1
     with pytest.raises(ValueError, match=r"^model: expected running averages as batch statistics, got total"):
         models.refit_statistics(net(2.0), variables, x, 4)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import frozen, models, ntk, ntk_factors, ntk_layers, spectrum
+from ntkgen import functions, models, ntk, spectrum
+from ntkgen.ntk import _factors, _kernel, _layers
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -291,22 +292,22 @@ def test_top_eigenvalues_without_the_kernel_are_its_eigenvalues(x64):
 
 def test_solutions_scale_with_the_right_hand_side():
     matrix = jnp.asarray([[2.0, 1.0], [1.0, 3.0]])
-    small = ntk.solve(lambda v: matrix @ v, jnp.asarray([1e-30, 2e-30]))
-    one = ntk.solve(lambda v: matrix @ v, jnp.asarray([1.0, 2.0]))
+    small = _kernel.solve(lambda v: matrix @ v, jnp.asarray([1e-30, 2e-30]))
+    one = _kernel.solve(lambda v: matrix @ v, jnp.asarray([1.0, 2.0]))
     np.testing.assert_allclose(np.asarray(small.value) / 1e-30, one.value, rtol=1e-5)
-    assert small.converged and not np.asarray(ntk.solve(lambda v: matrix @ v, jnp.zeros(2)).value).any()
+    assert small.converged and not np.asarray(_kernel.solve(lambda v: matrix @ v, jnp.zeros(2)).value).any()
 
 
 def test_solve_by_conjugate_gradients(x64):
     f, params, x = case(models.MLP(16, depth=2, num_classes=2), (8,))
     matvec, b = ntk.ntk_vp(f, params, x), jax.random.normal(jax.random.key(1), (6, 2), jnp.float64)
     kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(12, 12)
-    done = ntk.solve(matvec, b, ridge=0.1, tol=1e-11)
+    done = _kernel.solve(matvec, b, ridge=0.1, tol=1e-11)
     assert done.converged and done.residual <= 2e-11
     close(done.value.ravel(), np.linalg.solve(kernel + 0.1 * np.eye(12), np.asarray(b).ravel()), 1e-8)
-    cut = ntk.solve(matvec, b, tol=1e-11, max_iters=2)
+    cut = _kernel.solve(matvec, b, tol=1e-11, max_iters=2)
     assert not cut.converged and cut.num_iters == 2 and cut.residual > 1e-11
-    zero = ntk.solve(matvec, jnp.zeros_like(b))
+    zero = _kernel.solve(matvec, jnp.zeros_like(b))
     assert zero.converged and not np.any(zero.value)
 
 
@@ -379,9 +380,9 @@ def test_other_layers_for_other_samples_are_noticed_while_computing(where, x64):
 
     first = x if second is None else x[:3]
     assert ntk.plan(f, params, first, second, tile=3).method == "layerwise"
-    frozen_f = frozen.freeze(f, params, x)
-    structure = ntk_layers.discover(frozen_f, params, x, trace=False)
-    _, failed, _ = ntk_factors.factors(frozen_f, structure, params, x, jnp.ones((5, 3)))
+    frozen_f = functions.freeze(f, params, x)
+    structure = _layers.discover(frozen_f, params, x, trace=False)
+    _, failed, _ = _factors.factors(frozen_f, structure, params, x, jnp.ones((5, 3)))
     assert failed.all()
     with pytest.warns(UserWarning, match="certificate failed in a later tile"):
         got = ntk.empirical_ntk(f, params, first, second, tile=3)
@@ -424,13 +425,13 @@ def test_trace_never_forms_the_blocks():
     f, params, x = case(models.MLP(2, depth=2, num_classes=5), (3,), n=40, dtype=np.float32)
     sizes = {}
     for trace in (False, True):
-        f = frozen.freeze(f, params, x)
-        structure = ntk_layers.discover(f, params, x, trace=trace)
-        pieces, _, _ = ntk_factors.factors(f, structure, params, x, jnp.ones((40, 5)))
+        f = functions.freeze(f, params, x)
+        structure = _layers.discover(f, params, x, trace=trace)
+        pieces, _, _ = _factors.factors(f, structure, params, x, jnp.ones((40, 5)))
         theta = jnp.zeros((40, 40) if trace else (40, 40, 5, 5))
 
         def write(theta, pieces, trace=trace):
-            return ntk_factors.write_block(theta, pieces, pieces, 0, 0, trace=trace, mirror="self")
+            return _factors.write_block(theta, pieces, pieces, 0, 0, trace=trace, mirror="self")
 
         sizes[trace] = largest_intermediate(write, theta, pieces)
     assert sizes == {False: 40 * 40 * 25, True: 40 * 40}
@@ -439,18 +440,18 @@ def test_trace_never_forms_the_blocks():
 def test_finiteness_is_shown_by_counting_only_where_it_is_certain(x64):
     """Scaled outputs: the bound lies above the kernel's entries, and NaN or what overflows is never called bounded."""
     f, params, x = case(Shared(), (9, 3), dtype=np.float32)
-    f = frozen.freeze(f, params, x)
-    structure = ntk_layers.discover(f, params, x, trace=False)
+    f = functions.freeze(f, params, x)
+    structure = _layers.discover(f, params, x, trace=False)
     sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
-    problem = ntk.Problem(6, None, 2, False, 4, sizes, sum(sizes))
+    problem = _kernel.Problem(6, None, 2, False, 4, sizes, sum(sizes))
     assert structure.own and {group.paired for group in structure.groups} == {True, False}
-    _, _, largest = ntk_factors.factors(f, structure, params, x, np.ones((6, 2), np.float32))
+    _, _, largest = _factors.factors(f, structure, params, x, np.ones((6, 2), np.float32))
     top = float(np.abs(dense_kernel(f, params, x)).max())
-    assert not ntk.ntk_cost.bounded(structure, problem, largest, top)
-    assert ntk.ntk_cost.bounded(structure, problem, largest, 1e6 * top)
+    assert not _kernel._plan.bounded(structure, problem, largest, top)
+    assert _kernel._plan.bounded(structure, problem, largest, 1e6 * top)
     for i in range(1, len(largest)):
         for value in (np.nan, np.inf, 1e19):
-            assert not ntk.ntk_cost.bounded(
+            assert not _kernel._plan.bounded(
                 structure, problem, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4
             )
 
@@ -481,11 +482,11 @@ def test_wide_networks_cost_factors_not_jacobians():
     model = models.MLP(4096)
     params = jax.eval_shape(lambda: models.init(model, jax.random.key(0), (28, 28, 1)))["params"]
     x = jax.ShapeDtypeStruct((1000, 28, 28, 1), jnp.float32)
-    structure = ntk_layers.discover(models.apply_fn(model, {}), params, x, trace=False)
+    structure = _layers.discover(models.apply_fn(model, {}), params, x, trace=False)
     assert not structure.own and all(group.paired for group in structure.groups)
     sizes = tuple(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    problem = ntk.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
-    plan = ntk.ntk_cost.schedule(structure, problem, None, 2**40, "", ())
+    problem = _kernel.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
+    plan = _kernel._plan.schedule(structure, problem, None, 2**40, "", ())
     factors = 4 * 1000 * (784 + 3 * 4096 + 4 + 10 * (3 * 4096 + 10))
     assert 4 * 1000**2 * 100 + factors < plan.peak_bytes < 3 * 2**30
     pairs = plan.num_blocks * plan.tile[0] * plan.tile[1]
@@ -515,12 +516,12 @@ class Attending(nn.Module):
 def test_the_plan_has_room_for_what_xla_takes(model, shape, method):
     f, params, x = case(model, shape, n=8, dtype=np.float32)
     plan = ntk.plan(f, params, x, method=method)
-    f = frozen.freeze(f, params, x)
-    structure = ntk_layers.discover(f, params, x, trace=False)
+    f = functions.freeze(f, params, x)
+    structure = _layers.discover(f, params, x, trace=False)
     if method == "jacobian":
-        structure = ntk_layers.without(structure, range(100), len(jax.tree.leaves(params)))
+        structure = _layers.without(structure, range(100), len(jax.tree.leaves(params)))
     k = f(params, x[:1]).shape[1]
-    program = ntk_factors.factors.lower(f, structure, params, x, np.ones((8, k), np.float32)).compile()
+    program = _factors.factors.lower(f, structure, params, x, np.ones((8, k), np.float32)).compile()
     taken = program.memory_analysis().temp_size_in_bytes
     assert 0.9 * taken < plan.peak_bytes < 8 * taken
 

@@ -555,7 +555,7 @@ REFUSED = [
 DRIVER = """
 import json, os, runpy, sys, contextlib, io
 import absl.flags
-from ntkgen import data, ensemble, ntk, plotting_ntk, records
+from ntkgen import data, ensemble, ntk, plotting, records
 script, found = sys.argv[1], []
 sys.path[0] = os.path.dirname(script)
 for argv in json.load(sys.stdin):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 
-from ntkgen import optim
+from ntkgen import train
+from ntkgen.train import _optimizers
 
 # Section V-B of the paper.
 TABLE = {32: 0.005, 64: 0.0075, 128: 0.01, 256: 0.02, 512: 0.04, 1024: 0.08, 2048: 0.10}
@@ -19,7 +20,7 @@ TABLE = {32: 0.005, 64: 0.0075, 128: 0.01, 256: 0.02, 512: 0.04, 1024: 0.08, 204
 )
 def test_several_steps_are_the_oracles(name, momentum, weight_decay):
     rng, rates = np.random.default_rng(0), [0.1, 0.1, 0.05, 0.02]
-    direction = optim.make(name, momentum, weight_decay)
+    direction = _optimizers.make(name, momentum, weight_decay)
     params = jnp.asarray(rng.normal(size=(3, 2)))
     expected, memory = np.asarray(params), (0.0, 0.0) if name == "adam" else 0.0
     state = direction.init(params)
@@ -35,44 +36,44 @@ def test_several_steps_are_the_oracles(name, momentum, weight_decay):
 
 
 def test_no_momentum_keeps_no_buffer():
-    assert jax.tree.leaves(optim.make("sgd", 0.0, 0.0).init(jnp.ones(3))) == []
-    assert len(jax.tree.leaves(optim.make("sgd", 0.9, 0.0).init(jnp.ones(3)))) == 1
+    assert jax.tree.leaves(_optimizers.make("sgd", 0.0, 0.0).init(jnp.ones(3))) == []
+    assert len(jax.tree.leaves(_optimizers.make("sgd", 0.9, 0.0).init(jnp.ones(3)))) == 1
 
 
 def test_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match="optimizer: expected one of sgd, adam, gd, got 'rmsprop'"):
-        optim.make("rmsprop", 0.9, 0.0)
+        _optimizers.make("rmsprop", 0.9, 0.0)
 
 
 def test_cosine_by_the_epoch():
-    rates = [optim.learning_rate_at(e, base=0.2, epochs=4, schedule="cosine") for e in range(4)]
+    rates = [train.learning_rate_at(e, base=0.2, epochs=4, schedule="cosine") for e in range(4)]
     np.testing.assert_allclose(rates, [0.2, 0.1 + 0.1 / np.sqrt(2), 0.1, 0.1 - 0.1 / np.sqrt(2)], rtol=1e-12)
     np.testing.assert_allclose(rates, [reference.cosine(0.2, e, 4) for e in range(4)], rtol=1e-12)
-    assert optim.learning_rate_at(0, base=0.2, epochs=1, schedule="cosine") == 0.2
+    assert train.learning_rate_at(0, base=0.2, epochs=1, schedule="cosine") == 0.2
 
 
 def test_constant_and_unknown_schedules():
-    assert {optim.learning_rate_at(e, base=0.3, epochs=5, schedule="constant") for e in range(5)} == {0.3}
+    assert {train.learning_rate_at(e, base=0.3, epochs=5, schedule="constant") for e in range(5)} == {0.3}
     with pytest.raises(ValueError, match="schedule: expected one of cosine, constant, got 'step'"):
-        optim.learning_rate_at(0, base=0.1, epochs=3, schedule="step")
+        train.learning_rate_at(0, base=0.1, epochs=3, schedule="step")
 
 
 @pytest.mark.parametrize(("batch", "rate"), TABLE.items())
 def test_table_of_rates(batch, rate):
-    assert optim.scaled_learning_rate(batch) == rate
-    assert optim.scaled_learning_rate(batch, base=7.0) == rate  # the table knows no base
-    assert set(optim.TABLE) == set(TABLE)
+    assert train.scaled_learning_rate(batch) == rate
+    assert train.scaled_learning_rate(batch, base=7.0) == rate  # the table knows no base
+    assert set(train.TABLE) == set(TABLE)
 
 
 @pytest.mark.parametrize(("scaling", "rate"), [("linear", 0.08), ("sqrt", 0.04), ("fixed", 0.02)])
 def test_scaling_rules(scaling, rate):
-    ours = optim.scaled_learning_rate(64, base=0.02, base_batch=16, scaling=scaling)
+    ours = train.scaled_learning_rate(64, base=0.02, base_batch=16, scaling=scaling)
     np.testing.assert_allclose(ours, rate, rtol=1e-12)
-    assert optim.scaled_learning_rate(16, base=0.02, base_batch=16, scaling=scaling) == 0.02
+    assert train.scaled_learning_rate(16, base=0.02, base_batch=16, scaling=scaling) == 0.02
 
 
 def test_scaling_errors_name_the_argument():
     with pytest.raises(ValueError, match=r"batch_size: the published table has .*got 100"):
-        optim.scaled_learning_rate(100)
+        train.scaled_learning_rate(100)
     with pytest.raises(ValueError, match=r"scaling: expected one of .*got 'cubic'"):
-        optim.scaled_learning_rate(128, scaling="cubic")
+        train.scaled_learning_rate(128, scaling="cubic")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntkgen import overlap
+from ntkgen import pruning
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ def test_the_chance_level_is_that_of_random_masks(size, a, b):
         np.argsort(np.argsort(rng.random((draws, size)), 1), 1) < kept for kept in (a, b)
     )  # fmt: skip
     index = (first & second).sum(1) / (first | second).sum(1)
-    chance, std = overlap.jaccard_chance(size, a, b)
+    chance, std = pruning.jaccard_chance(size, a, b)
     assert abs(index.mean() - chance) <= 4.5 * std / np.sqrt(draws) + 1e-12
     # The error of a deviation, from the draws' own fourth moment.
     spread = np.sqrt(np.var((index - chance) ** 2) / draws)
@@ -23,7 +23,7 @@ def test_the_chance_level_is_that_of_random_masks(size, a, b):
 
 
 def test_the_chance_level_at_scale():
-    chance, std = overlap.jaccard_chance(10**6, 10**5, 3 * 10**5)
+    chance, std = pruning.jaccard_chance(10**6, 10**5, 3 * 10**5)
     both, sd = 3e4, np.sqrt(1e5 * 0.3 * 0.7 * 0.9)
     # The delta method: index = i / (4e5 - i), derivative 4e5 / (4e5 - i)^2.
     np.testing.assert_allclose(chance, both / (4e5 - both), rtol=1e-4)
@@ -34,7 +34,7 @@ def test_overlap_layer_by_layer():
     a = {"x": {"kernel": np.array([[1, 1, 0, 0]]), "bias": np.ones(4)}, "y": {"kernel": np.zeros((2, 3))},
          "z": {"kernel": np.ones((2, 2))}}  # fmt: skip
     b = {**a, "x": {"kernel": np.array([[0, 1, 1, 1]]), "bias": np.ones(4)}}
-    found = overlap.overlap(a, b)
+    found = pruning.overlap(a, b)
     assert list(found) == ["x/kernel", "y/kernel", "z/kernel"]
     x, y, z = found.values()
     assert (x.jaccard, x.size, x.kept) == (0.25, 4, (2, 3))
@@ -47,4 +47,4 @@ def test_overlap_layer_by_layer():
 def test_masks_of_different_structure_are_refused():
     a = {"x": {"kernel": np.ones((2, 3))}}
     with pytest.raises(ValueError, match=r"^other[^:]*: expected .* got"):
-        overlap.overlap(a, a["x"])
+        pruning.overlap(a, a["x"])

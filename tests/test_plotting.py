@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
-from ntkgen import plotting, plotting_sharpness
-from ntkgen.plotting import COLOURS, Curve
+from ntkgen import plotting
+from ntkgen.plotting import Curve
+from ntkgen.plotting._style import COLOURS
 
 X = [100, 1000, 10_000]
 TEST = Curve(X, [30.0, 20.0, 10.0], [28.0, 17.0, 9.0], [32.0, 23.0, 11.0])
@@ -116,7 +117,7 @@ def test_one_point_draws_without_a_warning(tmp_path):
         assert plotting.save(figure, tmp_path / f"{i}.png").stat().st_size > 5000
 
 
-def test_save_writes_the_same_png_again_and_closes_it(tmp_path):
+def test_save_writes_the_same_png_again_and_pyplot_knows_nothing_of_it(tmp_path):
     def draw():
         return plotting.model_wise(TEST, TRAIN, [4, 8, 16], "width", "a title", (500.0, 300.0, 800.0))
 
@@ -154,7 +155,7 @@ def test_ratios_over_losses_are_drawn_where_no_loss_was_reached_too(tmp_path):
     some = plotting.Curve([0.1, 0.01], [2.0, 3.0], [1.5, 2.0], [3.0, 4.0])
     none = plotting.Curve([0.1, 0.01], *[[np.nan] * 2] * 3)
     panels = {"eigenvalue": {"along training": some, "by temperature": none}, "trace": {"along training": none}}
-    figure = plotting_sharpness.over_losses(panels, 1.26, "")
+    figure = plotting.implicit_regularization.over_losses(panels, 1.26, "")
     left, right = figure.axes
     np.testing.assert_array_equal(left.lines[0].get_ydata(), some.mean)
     for ax in (left, right):

@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ntkgen import plotting, plotting_tickets
+from ntkgen import plotting
+from ntkgen.plotting import lottery_ticket
 
 PERCENTS = [100, 20, 5]
 
@@ -21,11 +22,11 @@ def curve(mean, spread=1.0, x=PERCENTS):
 
 
 def test_arms_can_be_told_apart():
-    styles = list(plotting_tickets.ARMS.values())
+    styles = list(plotting.lottery_ticket.ARMS.values())
     assert len(set(styles)) == len(styles)
     # Where the values come from has a colour, the mask a marker.
     for source in ("shuffled", "fan_in"):
-        same = [style for arm, style in plotting_tickets.ARMS.items() if arm.endswith(source)]
+        same = [style for arm, style in plotting.lottery_ticket.ARMS.items() if arm.endswith(source)]
         assert len({colour for colour, *_ in same}) == 1 and len({marker for _, marker, _ in same}) == len(same) == 3
 
 
@@ -34,7 +35,7 @@ def test_accuracy_has_a_column_for_each_group_above_the_difference_to_the_whole_
     differences = {"ticket": curve([-1, -3], 0.2, [20, 5]), "random": curve([-48, -88], 1, [20, 5])}
     groups = {"tickets": {"ticket": "the ticket"}, "random masks": {"ticket": "compared", "random": "a random mask"}}
     published = ({"ticket": ([100], [98.5])}, {"ticket": ([10], [-1.15]), "reinit": ([10], [-4])})
-    figure = plotting_tickets.accuracy(curves, differences, groups, "title", (-4, 1), 0.5, published, "a CNN")
+    figure = plotting.lottery_ticket.accuracy(curves, differences, groups, "title", (-4, 1), 0.5, published, "a CNN")
     uppers, lowers, legends = (figure.axes[2 * row : 2 * row + 2] for row in range(3))
     for ax in (*uppers, *lowers):
         assert ax.get_xscale() == "log" and ax.get_xlim()[0] > 100 > 5 > ax.get_xlim()[1]
@@ -59,7 +60,7 @@ def test_arms_that_diverged_leave_an_axis_that_says_so(tmp_path):
     none, gone = curve([], 0, []), curve([np.nan, np.nan], 0, [20, 5])
     groups = {"tickets": {"ticket": "the ticket"}, "random masks": {"random": "a random mask"}}
     curves, differences = {"ticket": curve([98, 97, 95]), "random": none}, {"ticket": gone, "random": gone}
-    figure = plotting_tickets.accuracy(curves, differences, groups, "title", (-1, 1), 0.5)
+    figure = plotting.lottery_ticket.accuracy(curves, differences, groups, "title", (-1, 1), 0.5)
     trained, lost = figure.axes[:2]
     assert not trained.texts and [text.get_text() for text in lost.texts] == ["every network diverged"]
     assert figure.axes[5].get_legend().get_texts()[0].get_text() == "a random mask"
@@ -69,14 +70,14 @@ def test_arms_that_diverged_leave_an_axis_that_says_so(tmp_path):
 def test_levels_that_are_too_near_each_other_go_without_a_label():
     percents = [100, 70, 50, 30, 20, 10, 5, 2, 1]
     _, ax = plt.subplots()
-    plotting_tickets._remaining(ax, percents)
+    lottery_ticket._remaining(ax, percents)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["100", "", "50", "30", "", "10", "5", "2", "1"]
     assert ax.get_xticks().tolist() == percents
 
 
 def test_overlap_has_a_panel_for_each_kind_and_the_profile(tmp_path):
     panels = {kind: {"a": (curve([0.9, 0.5], 0.1, [20, 5]), [0.2, 0.1])} for kind in ("order", "init")}
-    figure = plotting_tickets.overlap(panels, {"a": curve([100, 10, 0], 0)}, "title")
+    figure = plotting.lottery_ticket.overlap(panels, {"a": curve([100, 10, 0], 0)}, "title")
     assert [ax.get_title() for ax in figure.axes if ax.get_visible()] == ["order", "init", "profile of the tickets"]
     order, profile = figure.axes[0], figure.axes[2]
     assert [line.get_ydata()[0] for line in order.lines[:2]] == [0.9, 0.2] and order.get_ylim() == (0, 1)
@@ -87,11 +88,11 @@ def test_overlap_has_a_panel_for_each_kind_and_the_profile(tmp_path):
 def test_measures_show_intervals_and_logarithms_where_asked(tmp_path):
     whole, ticket = curve([2.0], 3.0, [100]), curve([1.0, 0.5], 0.1, [20, 5])
     panels = [
-        plotting_tickets.Panel("as trained", "eigenvalue", {"whole": whole, "ticket": ticket}, True),
-        plotting_tickets.Panel("matched", "eigenvalue", {"ticket": ticket}, True),
-        plotting_tickets.Panel("between", "barrier", {"ticket": curve([np.nan], 1, [20])}, False),
+        plotting.lottery_ticket.Panel("as trained", "eigenvalue", {"whole": whole, "ticket": ticket}, True),
+        plotting.lottery_ticket.Panel("matched", "eigenvalue", {"ticket": ticket}, True),
+        plotting.lottery_ticket.Panel("between", "barrier", {"ticket": curve([np.nan], 1, [20])}, False),
     ]
-    figure = plotting_tickets.measures(panels, {"whole": "whole", "ticket": "the ticket"}, "title")
+    figure = plotting.lottery_ticket.measures(panels, {"whole": "whole", "ticket": "the ticket"}, "title")
     shown = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_yscale() for ax in shown] == ["log", "log", "linear"]
     assert [ax.get_ylabel() for ax in shown] == ["eigenvalue", "eigenvalue", "barrier"]

@@ -11,8 +11,8 @@ import threading
 import numpy as np
 import pytest
 
-from ntkgen import progress
-from ntkgen.progress import PLAIN_SECONDS, Progress
+from ntkgen.records import Progress, _progress
+from ntkgen.records._progress import PLAIN_SECONDS
 
 LOSS = np.array([0.5, 1.0])
 
@@ -21,7 +21,7 @@ LOSS = np.array([0.5, 1.0])
 def clock(monkeypatch):
     """A clock that the test moves."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
     return now
 
 

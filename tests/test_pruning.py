@@ -13,7 +13,7 @@ import pytest
 import reference
 from hypothesis import strategies as st
 
-from ntkgen import ensemble, models, pruning, records, tickets, train
+from ntkgen import ensemble, models, pruning, records, train
 
 SHAPE, CLASSES, SEEDS, EPOCHS = (2, 2, 1), 3, 3, 2
 # Few shapes, since every one is a program to compile; small ones beside larger, a norm, and biases.
@@ -344,13 +344,13 @@ def trainer(model=MODEL, rewind=0, calls=None, **choices):
             calls.append((level, last.state, init))
         return result
 
-    return tickets.rewinding(fit, rewind)
+    return pruning.rewinding(fit, rewind)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "gd"])
 def test_pruned_entries_and_their_buffers_are_exactly_zero_after_training(optimizer):
     calls, buffers = [], 0
-    levels = list(tickets.iterative_pruning(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
+    levels = list(pruning.iterative_pruning(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
     masks = levels[1].masks
     assert np.sum([np.sum(kernel, (1, 2)) for kernel in kernels_of(masks).values()], 0).tolist() == [6] * SEEDS
     like = jax.tree.structure(masks)
@@ -382,7 +382,7 @@ def test_the_loop_is_the_algorithm(rewind):
     before = jax.tree.map(np.copy, initial)
     fit = trainer(MODEL, rewind, calls)
     levels = list(
-        tickets.iterative_pruning(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None)
+        pruning.iterative_pruning(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None)
     )
     assert_equal(initial, before)
     assert [(level.level, level.keep_fraction) for level in levels] == list(enumerate(FRACTIONS))
@@ -428,7 +428,7 @@ def test_training_goes_on_from_the_rewind_epoch_bit_for_bit():
 
 def test_a_new_level_compiles_nothing(compilations):
     model = models.MLP(6, depth=2, num_classes=CLASSES)  # no other test's
-    loop = tickets.iterative_pruning(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
+    loop = pruning.iterative_pruning(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
     with compilations() as names:
         next(loop), next(loop)
     assert any("_epoch" in name for name in names) and any("_select" in name for name in names)
@@ -441,14 +441,14 @@ def halve(start, masks, level):
     """A training function without training: signs and order of magnitude change from level to level."""
     before = jax.tree.map(np.asarray, start["params"])
     after = jax.tree.map(lambda leaf: np.sin(np.float32(level + 2) * leaf), before)
-    return tickets.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
+    return pruning.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
 
 
 @pytest.mark.parametrize("one_shot", [False, True])
 def test_one_shot_prunes_every_level_from_the_whole_network(one_shot):
     initial = {"params": draw_tree("mixed", 3)}
     levels = list(
-        tickets.iterative_pruning(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer")
+        pruning.iterative_pruning(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer")
     )
     for last, level in itertools.pairwise(levels):
         source = levels[0] if one_shot else last
@@ -471,7 +471,7 @@ def test_another_score_sees_both_variables_and_the_level():
         return pruning.weight_change(trained["params"], target["params"])
 
     levels = list(
-        tickets.iterative_pruning(
+        pruning.iterative_pruning(
             halve, initial, (1, 0.5), rewind_epoch=1, epochs=2, score=score, prunable=pruning.kernels(["out"])
         )
     )
@@ -486,7 +486,7 @@ def test_what_is_pruned_stays_pruned_whatever_its_score():
     # By this score the smallest weights stay: entries held at zero would be the first to come back.
     initial = {"params": draw_tree("mixed", 5)}
     levels = list(
-        tickets.iterative_pruning(
+        pruning.iterative_pruning(
             halve, initial, FRACTIONS, seed_axis=False,
             score=lambda trained, target, level: jax.tree.map(lambda leaf: -np.abs(leaf), trained["params"]),
         )
@@ -510,7 +510,7 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
         return halve(start, masks, level)
 
     def loop(store):
-        return tickets.iterative_pruning(counting, initial, FRACTIONS, store=store, **kwargs)
+        return pruning.iterative_pruning(counting, initial, FRACTIONS, store=store, **kwargs)
 
     whole = list(loop(None))
     trained.clear()
@@ -531,22 +531,22 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
 )  # fmt: skip
 def test_stored_levels_of_other_arguments_are_refused(tmp_path, other):
     given = {"initial": {"params": draw_tree("mixed", 0)}, "keep_fractions": (1, 0.5, 0.25), "seed_axis": False}
-    list(tickets.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
+    list(pruning.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
     with pytest.raises(ValueError, match=r"^store: expected level \d of these arguments, got one of others"):
-        list(tickets.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
+        list(pruning.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
     # A schedule that begins alike goes on from what is there.
     longer = given | {"keep_fractions": (1, 0.5, 0.25, 0.1)}
-    assert len(list(tickets.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
+    assert len(list(pruning.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
 
 
 def test_a_rewind_epoch_has_one_value():
     initial = {"params": stack([PARAMS, PARAMS])}
     for loop in ({}, {"rewind_epoch": 1, "epochs": 4}):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected 2, that of rewinding\(\), got [01]"):
-            tickets.iterative_pruning(tickets.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
+            pruning.iterative_pruning(pruning.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
     for epoch in (-1, 1.5, True):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected a whole number of at least 0, got"):
-            tickets.rewinding(lambda *args, **kwargs: None, epoch)
+            pruning.rewinding(lambda *args, **kwargs: None, epoch)
 
 
 BAD_LOOPS = {
@@ -577,16 +577,16 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
     initial = {"params": stack([PARAMS, PARAMS])}
     arguments = {"initial": initial, "keep_fractions": (1, 0.5), **BAD_LOOPS[name][index]}
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        tickets.iterative_pruning(never, **arguments)
+        pruning.iterative_pruning(never, **arguments)
 
 
 @pytest.mark.parametrize(
     ("name", "fn", "kwargs"),
     [
-        ("train", lambda start, masks, level: tickets.Trained(start["params"]), {}),
-        ("train", lambda start, masks, level: tickets.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: tickets.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: tickets.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
+        ("train", lambda start, masks, level: pruning.Trained(start["params"]), {}),
+        ("train", lambda start, masks, level: pruning.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
         ("train", lambda start, masks, level: (start, None), {}),
         ("score", halve, {"score": lambda trained, target, level: trained}),
     ],
@@ -594,15 +594,15 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
 )  # fmt: skip
 def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        list(tickets.iterative_pruning(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
+        list(pruning.iterative_pruning(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
 
 
 def test_a_diverged_seed_does_not_stop_the_others():
     def fit(start, masks, level):
-        return tickets.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
+        return pruning.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
 
     initial = {"params": stack([PARAMS, PARAMS])}
-    levels = list(tickets.iterative_pruning(fit, initial, (1, 0.5, 0.2)))
+    levels = list(pruning.iterative_pruning(fit, initial, (1, 0.5, 0.2)))
     for level in levels:
         counts = np.sum([kernel.reshape(2, -1).sum(1) for kernel in kernels_of(level.masks).values()], 0)
         assert counts.tolist() == [round(level.keep_fraction * 42)] * 2

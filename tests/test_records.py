@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkgen import checkpoints, io, records
+from ntkgen import io, records
+from ntkgen.records import _checkpoints, _provenance, _run_folder
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -90,7 +91,7 @@ def test_equal_configs_share_a_folder_and_different_ones_do_not(tmp_path):
 def test_the_device_count_is_part_of_the_config(tmp_path, monkeypatch):
     with opened(tmp_path) as run:
         pass
-    monkeypatch.setattr(records, "device", lambda: {"platform": "cpu", "kind": "cpu", "count": 8})
+    monkeypatch.setattr(_run_folder, "device", lambda: {"platform": "cpu", "kind": "cpu", "count": 8})
     with opened(tmp_path) as other:
         assert other.folder != run.folder
 
@@ -443,7 +444,7 @@ def test_an_intact_checkpoint_that_orbax_cannot_read_stays(damaged, monkeypatch)
         raise ValueError("RESOURCE_EXHAUSTED: too many open files")
 
     before = everything(damaged)
-    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "restore", fail)
+    monkeypatch.setattr(_checkpoints.ocp.StandardCheckpointHandler, "restore", fail)
     with pytest.raises(records.StorageError, match=r"cannot read the intact checkpoint .*3: RESOURCE_EXHAUSTED"):
         records.Checkpointer(damaged).restore(tree(0))
     assert everything(damaged) == before
@@ -453,7 +454,7 @@ def test_a_checkpoint_that_the_disk_does_not_take_is_an_error_of_the_moment(dama
     def fail(*args, **kwargs):
         raise ExceptionGroup("many", [ValueError("No space left\non device")])
 
-    monkeypatch.setattr(checkpoints.ocp.StandardCheckpointHandler, "save", fail)
+    monkeypatch.setattr(_checkpoints.ocp.StandardCheckpointHandler, "save", fail)
     with pytest.raises(records.StorageError, match=r"cannot write the checkpoint .*: No space left on device"):
         records.Checkpointer(damaged, 0.0).save(4, tree(4), final=True)
     monkeypatch.undo()
@@ -636,15 +637,32 @@ def test_a_half_written_checkpoint_does_not_count_and_does_not_stay(damaged):
 
 def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
     # Killed between Orbax's rename and ours.
-    (damaged / "3" / records.SUMS).unlink()
+    (damaged / "3" / _run_folder.SUMS).unlink()
     with pytest.warns(UserWarning):
         assert records.Checkpointer(damaged).restore(tree(0))[0] == 2
+
+
+def test_the_digest_of_the_code_covers_the_files_of_all_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(_provenance, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(_provenance, "FOLDER", tmp_path / "package")
+    script, *files = (
+        tmp_path / name for name in ("study.py", "package/a.py", "package/deep/a.py", "package/deep/b.py")
+    )
+    (tmp_path / "package" / "deep").mkdir(parents=True)
+    found = []
+    for file in (script, *files):
+        file.write_text("1")
+        found.append(_provenance.source(script))
+    for file in (script, *files):
+        file.write_text("2")
+        found.append(_provenance.source(script))
+    assert len(set(found)) == len(found) == 8
 
 
 def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with_a_warning(tmp_path, monkeypatch):
     with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
         run.write_table("runs.csv", [{"a": 1}])
-    monkeypatch.setattr(records, "source", lambda: "another")
+    monkeypatch.setattr(_run_folder, "source", lambda: "another")
     with (
         pytest.raises(records.RecordError, match="another version of the code began"),
         records.open_run(tmp_path, "study", "data", {"a": 1}),
@@ -653,7 +671,7 @@ def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with
     monkeypatch.undo()
     with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
         run.finish()
-    monkeypatch.setattr(records, "source", lambda: "another")
+    monkeypatch.setattr(_run_folder, "source", lambda: "another")
     with (
         pytest.warns(UserWarning, match="made by another version of the code"),
         records.open_run(tmp_path, "study", "data", {"a": 1}) as run,

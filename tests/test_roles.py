@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ntkgen import landscape, models, overlap, pruning, roles, tickets
+from ntkgen import landscape, models, pruning, roles
 
 Leaf = roles.Leaf
 VECTOR = {"bias": Leaf("bias"), "scale": Leaf("scale")}
@@ -325,7 +325,7 @@ def test_a_layer_of_a_stack_is_pruned_as_a_layer_by_itself():
     shuffled = pruning.shuffle_masks(jax.random.key(0), masks)
     assert np.asarray(shuffled["kernel"]).sum((1, 2)).tolist() == masks["kernel"].sum((1, 2)).tolist() == [2, 5, 7]
     assert not np.array_equal(shuffled["kernel"], masks["kernel"])
-    shared = overlap.overlap(kept, kept)
+    shared = pruning.overlap(kept, kept)
     assert {name: found.kept for name, found in shared.items()} == {f"kernel[{i}]": (6, 6) for i in range(3)}
 
 
@@ -343,8 +343,8 @@ def test_layers_stacked_elsewhere_are_pruned_where_the_roles_say():
 def test_iterative_pruning_of_a_stack_keeps_each_layers_count():
     rng = np.random.default_rng(0)
     stack = {"kernel": rng.normal(size=(2, 3, 4, 5)).astype(np.float32), "bias": np.ones((2, 3, 5), np.float32)}
-    levels = tickets.iterative_pruning(
-        lambda start, masks, level: tickets.Trained(start), {"params": stack}, (1, 0.5, 0.2), scope="layer"
+    levels = pruning.iterative_pruning(
+        lambda start, masks, level: pruning.Trained(start), {"params": stack}, (1, 0.5, 0.2), scope="layer"
     )
     counts = [np.asarray(level.masks["kernel"]).sum((2, 3)).tolist() for level in levels]
     assert counts == [[[20] * 3] * 2, [[10] * 3] * 2, [[4] * 3] * 2]

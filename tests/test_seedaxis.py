@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from ntkgen import models, seedaxis
+from ntkgen import ensemble, models
+from ntkgen.ensemble import _layout
 
-LIMIT = seedaxis.VMAP_MAX_WIDTH_CPU
+LIMIT = _layout.VMAP_MAX_WIDTH_CPU
 
 
 def shapes_of(model, shape):
@@ -35,26 +36,26 @@ CONVOLUTIONS = shapes_of(models.CNN(1), (8, 8, 1))
     ],
 )
 def test_choose_strategy(variables, backend, strategy):
-    assert seedaxis.choose_strategy(variables, backend) == strategy
+    assert ensemble.choose_strategy(variables, backend) == strategy
 
 
 def test_choice_is_by_the_shapes_alone():
     arrays = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), WIDE)
-    assert seedaxis.choose_strategy(arrays, "cpu") == seedaxis.choose_strategy(WIDE, "cpu")
-    assert seedaxis.choose_strategy(NARROW) == seedaxis.choose_strategy(NARROW, jax.default_backend())
+    assert ensemble.choose_strategy(arrays, "cpu") == ensemble.choose_strategy(WIDE, "cpu")
+    assert ensemble.choose_strategy(NARROW) == ensemble.choose_strategy(NARROW, jax.default_backend())
 
 
 def test_plan_follows_the_strategy_asked_for():
-    assert seedaxis.plan("vmap", WIDE, 5).strategy == "vmap"
-    assert seedaxis.plan("sequential", NARROW, 5).strategy == "sequential"
-    assert seedaxis.plan("auto", WIDE, 5).strategy == seedaxis.choose_strategy(WIDE)
-    assert hash(seedaxis.plan("auto", WIDE, 5)) == hash(seedaxis.plan("auto", WIDE, 5))  # a static argument
+    assert ensemble.plan("vmap", WIDE, 5).strategy == "vmap"
+    assert ensemble.plan("sequential", NARROW, 5).strategy == "sequential"
+    assert ensemble.plan("auto", WIDE, 5).strategy == ensemble.choose_strategy(WIDE)
+    assert hash(ensemble.plan("auto", WIDE, 5)) == hash(ensemble.plan("auto", WIDE, 5))  # a static argument
     with pytest.raises(ValueError, match="strategy: expected one of auto, vmap, sequential, got 'pmap'"):
-        seedaxis.plan("pmap", WIDE, 5)
+        ensemble.plan("pmap", WIDE, 5)
 
 
 def test_one_seed_takes_one_device():
-    layout = seedaxis.plan("vmap", NARROW, 1)
+    layout = ensemble.plan("vmap", NARROW, 1)
     assert layout.mesh is None and layout.num_devices == 1
 
 
@@ -67,8 +68,8 @@ SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
 @pytest.mark.parametrize("seeds", [1, 7])
 def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
     def fitting(memory):
-        monkeypatch.setattr(seedaxis, "_device_memory", lambda: memory / seedaxis.MEMORY_SHARE)
-        return seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan(strategy))
+        monkeypatch.setattr(_layout, "_device_memory", lambda: memory / _layout.MEMORY_SHARE)
+        return ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan(strategy))
 
     assert fitting(seeds * each + 1) == seeds
     assert fitting(seeds * each + each - 1) == seeds
@@ -76,26 +77,26 @@ def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, ea
 
 
 def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
-    monkeypatch.setattr(seedaxis, "_device_memory", lambda: 1e9)
-    layout = seedaxis.Plan("vmap")
+    monkeypatch.setattr(_layout, "_device_memory", lambda: 1e9)
+    layout = ensemble.Plan("vmap")
 
     def chunk(variables, pixels):
-        return seedaxis.seeds_per_chunk(variables, 128, pixels, layout)
+        return ensemble.seeds_per_chunk(variables, 128, pixels, layout)
 
     assert chunk(CONVOLUTIONS, 64) > 2 * chunk(CONVOLUTIONS, 1024)
     assert chunk(NARROW, 64) == chunk(NARROW, 1024)
 
 
 def test_seeds_per_chunk_grows_with_the_devices(monkeypatch):
-    monkeypatch.setattr(seedaxis, "_device_memory", lambda: 10 * VMAP_BYTES)
-    four = seedaxis.Plan("vmap", AbstractMesh((4,), ("seed",)))
-    one = seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan("vmap"))
-    assert one == 5 and seedaxis.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
+    monkeypatch.setattr(_layout, "_device_memory", lambda: 10 * VMAP_BYTES)
+    four = ensemble.Plan("vmap", AbstractMesh((4,), ("seed",)))
+    one = ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("vmap"))
+    assert one == 5 and ensemble.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
 
 
 def test_device_memory_is_that_of_a_computer():
     # Seen through the public function: a network of a kilobyte fits more than ten thousand times.
-    assert seedaxis.seeds_per_chunk(SMALL, 5, 1, seedaxis.Plan("sequential")) > 10_000
+    assert ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("sequential")) > 10_000
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])
@@ -106,7 +107,7 @@ def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
     rng = np.random.default_rng(0)
     tree = {"a": rng.normal(size=(3, 4)).astype(np.float32)}
     shared, own = np.float32(2), np.arange(3, dtype=np.float32)
-    lifted = seedaxis.over_seeds(seedaxis.Plan(strategy), fn, (0, None, 0))
+    lifted = _layout.over_seeds(ensemble.Plan(strategy), fn, (0, None, 0))
     for run in (lifted, jax.jit(lifted)):
         result = run(tree, shared, own)
         np.testing.assert_allclose(result["out"], tree["a"] * 2 + own[:, None], rtol=1e-6)
@@ -115,17 +116,17 @@ def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
 
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])
 def test_over_seeds_passes_none_through(strategy):
-    lifted = seedaxis.over_seeds(seedaxis.Plan(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
+    lifted = _layout.over_seeds(ensemble.Plan(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
     np.testing.assert_array_equal(lifted(jnp.arange(3.0), None), [0, 1, 2])
 
 
 def test_one_device_pads_nothing():
-    placed = seedaxis.place(seedaxis.Plan("vmap"), {"a": np.arange(5)}, seeds=True)
+    placed = ensemble.place(ensemble.Plan("vmap"), {"a": np.arange(5)}, seeds=True)
     assert isinstance(placed["a"], jax.Array) and placed["a"].shape == (5,)
-    assert seedaxis.place(seedaxis.Plan("vmap"), None, seeds=True) is None
+    assert ensemble.place(ensemble.Plan("vmap"), None, seeds=True) is None
 
 
 def test_trim_drops_the_padding():
-    trimmed = seedaxis.trim({"a": np.arange(8), "b": np.ones((5, 2))}, 5)
+    trimmed = _layout.trim({"a": np.arange(8), "b": np.ones((5, 2))}, 5)
     np.testing.assert_array_equal(trimmed["a"], np.arange(5))
     assert trimmed["b"].shape == (5, 2)

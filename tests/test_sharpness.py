@@ -7,9 +7,10 @@ import pytest
 import reference_curvature as oracle
 from scipy import optimize
 
-from ntkgen import gradient_noise, loss_matching, measure, models, objectives, sharpness, tree
+from ntkgen import measure, models, train, tree
+from ntkgen.measure import _sharpness
 
-LOSS = objectives.cross_entropy
+LOSS = train.cross_entropy
 MODEL = models.MLP(5, 3, num_classes=4)
 SEEDS = 3
 
@@ -32,7 +33,7 @@ def row(trees, seed):
 def test_track_finds_the_dense_eigenvalue_and_trace_at_every_snapshot(problem, strategy):
     f, params, keys, x, y = problem
     moved = jax.tree.map(lambda p: 1.05 * p, params)
-    found = sharpness.track(
+    found = measure.track(
         [(f, params), (f, moved)], keys, x, y, loss=LOSS, rates=[0.1, 0.05], momentum=0.9, strategy=strategy,
         trace_probes=60, num_iters=40, tol=1e-4,
     )  # fmt: skip
@@ -52,26 +53,26 @@ def test_track_finds_the_dense_eigenvalue_and_trace_at_every_snapshot(problem, s
 
 def test_a_start_is_of_length_one_and_a_warm_one_is_not_the_old_vector():
     like = {"a": jnp.ones((4, 3)), "b": jnp.ones(2)}
-    start = sharpness.random_start(jax.random.key(0), like)
+    start = measure.random_start(jax.random.key(0), like)
     assert float(tree.norm(start)) == pytest.approx(1, rel=1e-6)
-    warm = sharpness.warm_start(jax.random.key(1), start)
-    assert float(tree.norm(tree.axpy(-1.0, start, warm))) == pytest.approx(sharpness.START_NOISE, rel=1e-5)
+    warm = measure.warm_start(jax.random.key(1), start)
+    assert float(tree.norm(tree.axpy(-1.0, start, warm))) == pytest.approx(_sharpness.START_NOISE, rel=1e-5)
 
 
 def test_a_lost_seed_is_marked_and_the_others_are_untouched(problem):
     f, params, keys, x, y = problem
     broken = jax.tree.map(lambda p: p.at[1].set(jnp.nan), params)
-    start = measure.each_seed(sharpness.random_start, (keys, params))
+    start = measure.each_seed(measure.random_start, (keys, params))
     for strategy in ("vmap", "sequential"):
         options = {"host_driven": True, "strategy": strategy}
         whole, found = (
-            measure.each_seed(sharpness.spectral, (f, p, start, keys), (x, y), {"loss": LOSS}, **options)
+            measure.each_seed(measure.spectral, (f, p, start, keys), (x, y), {"loss": LOSS}, **options)
             for p in (params, broken)
         )
         assert np.isnan(found.top.value[1]) and not found.top.converged[1] and found.top.num_matvecs[1] == 0
         np.testing.assert_array_equal(found.top.value[[0, 2]], whole.top.value[[0, 2]])
     none = jax.tree.map(lambda p: p * jnp.nan, params)
-    found = measure.each_seed(sharpness.mean_loss, (f, none), (x, y), {"loss": LOSS})
+    found = measure.each_seed(measure.mean_loss, (f, none), (x, y), {"loss": LOSS})
     assert found.shape == (SEEDS,) and np.isnan(found).all()
 
 
@@ -85,10 +86,10 @@ def test_one_compilation_serves_all_networks_with_batch_norm(compilations):
         variables = jax.vmap(lambda key: models.init(model, key, (8, 8, 1)))(keys)
         variables["batch_stats"] = jax.tree.map(lambda s: s + 0.1 * first_seed, variables["batch_stats"])
         f = models.apply_fn(model, variables)
-        start = measure.each_seed(sharpness.random_start, (keys, variables["params"]))
-        f = loss_matching.tempered(f, jnp.asarray([1.0, 2.0 + first_seed]))
+        start = measure.each_seed(measure.random_start, (keys, variables["params"]))
+        f = measure.tempered(f, jnp.asarray([1.0, 2.0 + first_seed]))
         return measure.each_seed(
-            sharpness.spectral, (f, variables["params"], start, keys), (x, y), {"loss": LOSS}, host_driven=True
+            measure.spectral, (f, variables["params"], start, keys), (x, y), {"loss": LOSS}, host_driven=True
         )
 
     measured.append(measured_from(0))
@@ -100,28 +101,28 @@ def test_one_compilation_serves_all_networks_with_batch_norm(compilations):
 
 def test_power_iteration_reports_its_residual(problem):
     f, params, keys, x, y = problem
-    start = measure.each_seed(sharpness.random_start, (keys, params))
-    found = measure.each_seed(sharpness.power, (f, params, start), (x, y), {"loss": LOSS}, host_driven=True)
+    start = measure.each_seed(measure.random_start, (keys, params))
+    found = measure.each_seed(measure.power, (f, params, start), (x, y), {"loss": LOSS}, host_driven=True)
     assert (found.num_matvecs == 30).all() and ((found.residual <= 1e-3) == found.converged).all()
-    short = measure.each_seed(sharpness.power, (f, params, start), (x, y), {"loss": LOSS, "num_iters": 2})
+    short = measure.each_seed(measure.power, (f, params, start), (x, y), {"loss": LOSS, "num_iters": 2})
     assert not short.converged.any()
 
 
 def test_flatness_equals_its_parts_one_by_one(problem):
     f, params, keys, x, y = problem
     options = {"loss": LOSS, "sigmas": (0.01, 0.1), "relative_sigmas": (0.1,), "num_samples": 4, "worst_steps": 3}
-    both = [measure.each_seed(sharpness.flatness, (f, params, keys), (x, y), options, strategy=strategy)
+    both = [measure.each_seed(measure.flatness, (f, params, keys), (x, y), options, strategy=strategy)
             for strategy in ("vmap", "sequential")]  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *both)
     assert both[0].absolute.values.shape == (SEEDS, 2, 5) and (both[0].worst.increase > 0).all()
-    light = measure.each_seed(sharpness.flatness, (f, params, keys), (x, y), {**options, "worst_steps": 0})
+    light = measure.each_seed(measure.flatness, (f, params, keys), (x, y), {**options, "worst_steps": 0})
     assert light.worst is None
     np.testing.assert_allclose(light.average.increase, both[0].average.increase, rtol=2e-4, atol=1e-6)
 
 
 def test_distance(problem):
     _, params, *_ = problem
-    moved, relative = measure.each_seed(sharpness.distance, (jax.tree.map(lambda p: 1.5 * p, params), params))
+    moved, relative = measure.each_seed(measure.distance, (jax.tree.map(lambda p: 1.5 * p, params), params))
     np.testing.assert_allclose(relative, 0.5, rtol=1e-5)
     lengths = [float(tree.norm(row(params, seed))) for seed in range(SEEDS)]
     np.testing.assert_allclose(moved, 0.5 * np.array(lengths), rtol=1e-5)
@@ -129,7 +130,7 @@ def test_distance(problem):
 
 def test_noise_scale_against_every_example_and_the_jackknife_by_leaving_out(problem):
     f, params, _, x, y = problem
-    found = measure.each_seed(gradient_noise.noise_scale, (f, params), (x, y), {"loss": LOSS, "chunk": 7})
+    found = measure.each_seed(measure.noise_scale, (f, params), (x, y), {"loss": LOSS, "chunk": 7})
     for seed in range(SEEDS):
         g = oracle.example_gradients(f, LOSS, row(params, seed), x, y).astype(np.float64)
 
@@ -150,13 +151,13 @@ def test_noise_scale_of_a_known_population():
     """Linear loss: g_i = x_i, mean 1 in each of 4 coordinates, variance 9: 9 examples."""
     x = 1 + 3 * jax.random.normal(jax.random.key(0), (20_000, 4))
     f = lambda params, x: x @ params  # noqa: E731
-    found = gradient_noise.noise_scale(f, jnp.zeros(4), x, jnp.zeros(len(x)), loss=lambda o, y: o)
+    found = measure.noise_scale(f, jnp.zeros(4), x, jnp.zeros(len(x)), loss=lambda o, y: o)
     assert abs(found.value - 9) < 5 * found.standard_error and 0 < found.standard_error < 0.5 and found.resolved
     centred = (x - jnp.mean(x, 0, keepdims=True))[:200]
-    blind = gradient_noise.noise_scale(f, jnp.zeros(4), centred, jnp.zeros(200), loss=lambda o, y: o)
+    blind = measure.noise_scale(f, jnp.zeros(4), centred, jnp.zeros(200), loss=lambda o, y: o)
     assert not blind.resolved
     with pytest.raises(ValueError, match="at least 3 examples"):
-        gradient_noise.noise_scale(f, jnp.zeros(4), x[:2], jnp.zeros(2), loss=lambda o, y: o)
+        measure.noise_scale(f, jnp.zeros(4), x[:2], jnp.zeros(2), loss=lambda o, y: o)
 
 
 def test_matching_temperature_against_a_root_finder(problem):
@@ -171,7 +172,7 @@ def test_matching_temperature_against_a_root_finder(problem):
 
     for target in (1.2, 0.1, 1e-3):
         found = measure.each_seed(
-            loss_matching.matching_temperature, (f, params), (x, y), {"target": target}, strategy="vmap"
+            measure.matching_temperature, (f, params), (x, y), {"target": target}, strategy="vmap"
         )
         want = optimize.brentq(lambda t, target=target: loss(0, 2.0**t) - target, -18, 8)
         assert found[0] == pytest.approx(2.0**want, rel=1e-3)
@@ -182,41 +183,41 @@ def test_matching_temperature_against_a_root_finder(problem):
                 assert loss(seed, found[seed]) == pytest.approx(target, rel=1e-3)
                 assert loss(seed, 1.5 * found[seed]) > target > loss(seed, found[seed] / 1.1)
     assert np.isnan(found[1:]).all()
-    hot = measure.each_seed(loss_matching.matching_temperature, (f, params), (x, y), {"target": 2.0})
+    hot = measure.each_seed(measure.matching_temperature, (f, params), (x, y), {"target": 2.0})
     assert np.isnan(hot).all()  # above log 4: the falling branch begins below it
 
 
 def test_at_loss_interpolates_a_power_law_exactly():
     losses = np.array([2.0, 0.5, 0.05, 0.02, 0.03, 0.001])
-    found = loss_matching.at_loss(losses, 7 * losses**0.6, 0.1)
+    found = measure.at_loss(losses, 7 * losses**0.6, 0.1)
     assert found.value == pytest.approx(7 * 0.1**0.6) and (found.before, found.after) == (1, 2)
-    assert loss_matching.at_loss(losses, losses, 0.025)[1:] == (2, 3)  # the first passage
-    assert loss_matching.at_loss(losses, losses, 0.05).value == pytest.approx(0.05)
+    assert measure.at_loss(losses, losses, 0.025)[1:] == (2, 3)  # the first passage
+    assert measure.at_loss(losses, losses, 0.05).value == pytest.approx(0.05)
     for target in (3.0, 1e-4):
-        assert np.isnan(loss_matching.at_loss(losses, losses, target).value)
-    assert np.isnan(loss_matching.at_loss(losses, [1, 1, -1, 1, 1, 1], 0.1).value)
-    assert np.isnan(loss_matching.at_loss([1.0, np.nan, np.nan], [1, 1, 1], 0.1).value)
+        assert np.isnan(measure.at_loss(losses, losses, target).value)
+    assert np.isnan(measure.at_loss(losses, [1, 1, -1, 1, 1, 1], 0.1).value)
+    assert np.isnan(measure.at_loss([1.0, np.nan, np.nan], [1, 1, 1], 0.1).value)
 
 
 def test_refusals_name_what_came(problem):
     f, params, keys, x, y = problem
     with pytest.raises(ValueError, match="strategy: expected one of"):
-        measure.each_seed(sharpness.mean_loss, (f, params), (x, y), {"loss": LOSS}, strategy="pmap")
+        measure.each_seed(measure.mean_loss, (f, params), (x, y), {"loss": LOSS}, strategy="pmap")
     with pytest.raises(ValueError, match=r"one length of the seed axis, got \[2, 3\]"):
-        measure.each_seed(sharpness.distance, (params, row(params, slice(2))))
+        measure.each_seed(measure.distance, (params, row(params, slice(2))))
     with pytest.raises(ValueError, match="one for each of the 1 snapshots, got 2"):
-        sharpness.track([(f, params)], keys, x, y, loss=LOSS, rates=[1, 2])
+        measure.track([(f, params)], keys, x, y, loss=LOSS, rates=[1, 2])
 
 
 def test_the_passage_of_a_level_is_interpolated_in_log_loss():
-    found = loss_matching.passage([2.0, 0.4, 0.1], 0.2)
+    found = measure.passage([2.0, 0.4, 0.1], 0.2)
     assert found[:2] == (1, 2) and found.share == pytest.approx(0.5)
-    assert loss_matching.passage([2.0, 0.4], 0.4) == (0, 1, 1.0)
+    assert measure.passage([2.0, 0.4], 0.4) == (0, 1, 1.0)
     for losses, where in (
         ([0.1, 0.05], (-1, 0)),
         ([2.0, 1.0], (-1, -1)),
         ([np.nan, 0.1], (0, 1)),
         ([1.0, 0.0], (0, 1)),
     ):
-        passed = loss_matching.passage(losses, 0.2)
+        passed = measure.passage(losses, 0.2)
         assert passed[:2] == where and np.isnan(passed.share)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import pruning, sparse_init
+from ntkgen import pruning
 
 SHAPES = {"conv": (3, 3, 2, 6), "dense": (40, 8)}
 
@@ -44,7 +44,7 @@ def moved(request):
         masks,
         places,
         scope,
-        sparse_init.shuffle_values(jax.random.key(4), params, masks, places, scope=scope),
+        pruning.shuffle_values(jax.random.key(4), params, masks, places, scope=scope),
     )
 
 
@@ -63,7 +63,7 @@ def test_shuffled_values_are_the_survivors_and_stand_where_asked(moved):
 def test_every_order_of_shuffled_values_is_as_likely():
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
     masks = {"kernel": np.array([[True, True, False, True]])}
-    shuffle = jax.jit(jax.vmap(lambda key: sparse_init.shuffle_values(key, params, masks, masks)["kernel"][0]))
+    shuffle = jax.jit(jax.vmap(lambda key: pruning.shuffle_values(key, params, masks, masks)["kernel"][0]))
     found = np.asarray(shuffle(jax.random.split(jax.random.key(0), 6000)))
     orders, counts = np.unique(found, axis=0, return_counts=True)
     assert len(orders) == 6 and (orders[:, 2] == 0).all()
@@ -72,16 +72,14 @@ def test_every_order_of_shuffled_values_is_as_likely():
 
 def test_randomness_is_that_of_the_key(moved):
     params, masks, places, scope, found = moved
-    again, other = (
-        sparse_init.shuffle_values(jax.random.key(key), params, masks, places, scope=scope) for key in (4, 5)
-    )
+    again, other = (pruning.shuffle_values(jax.random.key(key), params, masks, places, scope=scope) for key in (4, 5))
     jax.tree.map(np.testing.assert_array_equal, again, found)
     assert not any(np.array_equal(kernels(other)[name], kernels(found)[name]) for name in SHAPES)
 
 
 def test_values_have_the_survivors_standard_deviation():
     params, reference, masks = network(1, 5.0), network(2, 0.1), mask(3)
-    found = sparse_init.match_std(params, reference, masks)
+    found = pruning.match_std(params, reference, masks)
     for name in SHAPES:
         own, other, keep = (kernels(each)[name] for each in (found, reference, masks))
         np.testing.assert_array_equal(own != 0, keep)
@@ -91,14 +89,14 @@ def test_values_have_the_survivors_standard_deviation():
         np.testing.assert_array_equal(found[name]["bias"], params[name]["bias"])
     # Where nothing is kept there is nothing to scale.
     nothing = jax.tree.map(jnp.zeros_like, masks)
-    found = sparse_init.match_std(params, reference, nothing)
+    found = pruning.match_std(params, reference, nothing)
     assert all((kernel == 0).all() for kernel in kernels(found).values())
 
 
 def test_a_units_weights_are_those_of_its_kept_inputs():
     params, masks = network(1), mask(2)
     masks["dense"]["kernel"] = masks["dense"]["kernel"].at[:, 3].set(False)  # a unit without inputs
-    found = sparse_init.scale_to_kept_fan_in(params, masks)
+    found = pruning.scale_to_kept_fan_in(params, masks)
     for name, shape in SHAPES.items():
         own, before, keep = (kernels(each)[name].reshape(-1, shape[-1]) for each in (found, params, masks))
         for unit in range(shape[-1]):
@@ -106,7 +104,7 @@ def test_a_units_weights_are_those_of_its_kept_inputs():
             expected = before[:, unit] * keep[:, unit] * np.sqrt(len(before) / max(count, 1))
             np.testing.assert_allclose(own[:, unit], expected, rtol=1e-6)
         np.testing.assert_array_equal(found[name]["bias"], params[name]["bias"])
-    full = sparse_init.scale_to_kept_fan_in(params, pruning.full_masks(params))
+    full = pruning.scale_to_kept_fan_in(params, pruning.full_masks(params))
     jax.tree.map(np.testing.assert_array_equal, full, params)
 
 
@@ -116,7 +114,7 @@ def test_draws_of_pytorchs_rule_stay_within_the_bounds_of_the_kept_fan_in():
         {"kernel": pruning.random(jax.random.key(1), {"k": jnp.ones((400, 50))})["k"] < 0.05},
     )
     drawn = {"kernel": jax.random.uniform(key, (400, 50), minval=-1 / 20, maxval=1 / 20)}
-    found = np.asarray(sparse_init.scale_to_kept_fan_in(drawn, masks)["kernel"])
+    found = np.asarray(pruning.scale_to_kept_fan_in(drawn, masks)["kernel"])
     bound = 1 / np.sqrt(np.asarray(masks["kernel"]).sum(0))
     share = abs(found) / bound
     assert share.max() <= 1 + 1e-6 and share.max() > 0.95
@@ -128,9 +126,9 @@ def test_a_head_that_is_not_pruned_keeps_its_values():
     masks["dense"]["kernel"] = np.ones(SHAPES["dense"], bool)
     rule = pruning.kernels(["dense"])
     found = (
-        sparse_init.shuffle_values(jax.random.key(0), params, masks, masks, prunable=rule),
-        sparse_init.match_std(params, network(5), masks, prunable=rule),
-        sparse_init.scale_to_kept_fan_in(params, masks, prunable=rule),
+        pruning.shuffle_values(jax.random.key(0), params, masks, masks, prunable=rule),
+        pruning.match_std(params, network(5), masks, prunable=rule),
+        pruning.scale_to_kept_fan_in(params, masks, prunable=rule),
     )
     for one in found:
         np.testing.assert_array_equal(one["dense"]["kernel"], params["dense"]["kernel"])
@@ -141,12 +139,12 @@ def test_what_does_not_fit_is_refused():
     params, masks = network(1), mask(2)
     short = {"conv": masks["conv"]}
     with pytest.raises(ValueError, match=r"^masks: expected the structure"):
-        sparse_init.scale_to_kept_fan_in(params, short)
+        pruning.scale_to_kept_fan_in(params, short)
     with pytest.raises(ValueError, match=r"^reference: expected the structure"):
-        sparse_init.match_std(params, {"conv": params["conv"]}, masks)
+        pruning.match_std(params, {"conv": params["conv"]}, masks)
     with pytest.raises(ValueError, match=r"^places: expected the structure"):
-        sparse_init.shuffle_values(jax.random.key(0), params, masks, short)
+        pruning.shuffle_values(jax.random.key(0), params, masks, short)
     with pytest.raises(ValueError, match=r"^scope: expected one of global, layer, got 'unit'$"):
-        sparse_init.shuffle_values(jax.random.key(0), params, masks, masks, scope="unit")
+        pruning.shuffle_values(jax.random.key(0), params, masks, masks, scope="unit")
     with pytest.raises(ValueError, match=r"^params: expected at least one prunable weight"):
-        sparse_init.scale_to_kept_fan_in({"bias": jnp.ones(3)}, {"bias": np.ones(3, bool)})
+        pruning.scale_to_kept_fan_in({"bias": jnp.ones(3)}, {"bias": np.ones(3, bool)})

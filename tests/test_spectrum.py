@@ -10,7 +10,8 @@ import pytest
 import reference_curvature as oracle
 from hypothesis import strategies as st
 
-from ntkgen import curvature, objectives, spectrum
+from ntkgen import curvature, spectrum, train
+from ntkgen.spectrum import _estimates
 
 D = 40
 SPECTRA = {
@@ -284,7 +285,7 @@ def test_one_compiled_product_serves_all_steps_networks_and_tolerances(compilati
 
     def run(scale, tol):
         here = {"w": params["w"] * scale}
-        matvec = curvature.hessian_matvec(f, objectives.cross_entropy, here, x, y)
+        matvec = curvature.hessian_matvec(f, train.cross_entropy, here, x, y)
         return spectrum.lanczos(matvec, params, 6, 2, tol=tol)
 
     run(1.0, 1e-3)
@@ -305,7 +306,7 @@ def test_moments_are_exact_within_their_errors_and_quadrature_is_exact(x64):
     matvec, matrix = operator(values)
     found = spectrum.density(matvec, start(), jax.random.key(0), 200, 8)
     power, want = np.eye(D), []
-    for _ in range(spectrum.MOMENTS):
+    for _ in range(_estimates.MOMENTS):
         power = power @ matrix
         want.append(np.trace(power) / D)
     z = (np.asarray(found.moments) - want) / np.asarray(found.moment_errors)
@@ -315,7 +316,7 @@ def test_moments_are_exact_within_their_errors_and_quadrature_is_exact(x64):
     np.testing.assert_allclose(found.mass.sum(), 1, rtol=1e-12)
     # One probe's moments are those of its own vector, not only on average.
     probe = np.asarray(
-        join(spectrum.tree.random_like(jax.random.split(jax.random.key(0), 200)[0], start(), "rademacher"))
+        join(_estimates.tree.random_like(jax.random.split(jax.random.key(0), 200)[0], start(), "rademacher"))
     )
     np.testing.assert_allclose(found.weights[0] @ found.nodes[0] ** 4, probe @ power @ probe / D, rtol=1e-10)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import landscape, models, objectives, sharpness, symmetry
+from ntkgen import landscape, measure, models, train
 
 KEY = jax.random.key(0)
 CONVOLUTIONS = [f"conv{block}_{half}/bias" for block in range(3) for half in range(2)]
@@ -24,24 +24,24 @@ def test_the_rule_for_the_packages_networks_is_what_is_measured(model, shape, wa
     variables = models.init(model, KEY, shape)
     trained = lambda params, x: models.forward_train(model, {**variables, "params": params}, x)[0]  # noqa: E731
     x = jax.random.normal(jax.random.key(1), (16, *shape))
-    assert symmetry.without_effect(trained, variables["params"], x) == want == symmetry.cancelled(model)
+    assert models.without_effect(trained, variables["params"], x) == want == models.cancelled(model)
 
 
 def test_softmax_cancels_the_bias_of_the_keys():
     model, x = nn.MultiHeadDotProductAttention(2), jax.random.normal(KEY, (3, 5, 4))
     params = model.init(KEY, x, x)["params"]
-    assert symmetry.without_effect(lambda p, x: model.apply({"params": p}, x, x), params, x) == ["key/bias"]
+    assert models.without_effect(lambda p, x: model.apply({"params": p}, x, x), params, x) == ["key/bias"]
 
 
 def test_a_parameter_nobody_reads_and_one_that_is_zero_by_chance():
     params = {"used": jnp.zeros(3), "gate": jnp.zeros(3), "idle": jnp.ones(3)}
     f = lambda p, x: x * p["used"] * p["gate"]  # noqa: E731  both gradients are zero at the params themselves
     with pytest.raises(ValueError, match=r"^f: expected finite outputs that depend on params"):
-        symmetry.without_effect(f, params, jnp.ones(3))
+        models.without_effect(f, params, jnp.ones(3))
     g = lambda p, x: x * p["used"] * (p["gate"] + 1)  # noqa: E731  that of the gate is
-    assert symmetry.without_effect(g, params, jnp.ones(3)) == ["idle"]
+    assert models.without_effect(g, params, jnp.ones(3)) == ["idle"]
     with pytest.raises(ValueError, match=r"^params\['used'\]: expected finite"):
-        symmetry.without_effect(g, {**params, "used": params["used"] / 0}, jnp.ones(3))
+        models.without_effect(g, {**params, "used": params["used"] / 0}, jnp.ones(3))
 
 
 class Net(nn.Module):
@@ -59,7 +59,7 @@ X, Y = jax.random.normal(jax.random.key(1), (20, 4, 4, 2)), jnp.arange(20) % 4
 def with_statistics(params):
     """The network with the statistics of X, and its mean loss as a function of params, statistics frozen."""
     _, state = Net().apply({"params": params, "batch_stats": BLANK}, X, train=True, mutable=["batch_stats"])
-    return lambda p: jnp.mean(objectives.cross_entropy(Net().apply({"params": p, **state}, X), Y))
+    return lambda p: jnp.mean(train.cross_entropy(Net().apply({"params": p, **state}, X), Y))
 
 
 BLANK = {"norm": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}
@@ -73,8 +73,8 @@ def test_adaptive_sharpness_is_the_same_for_the_same_function():
     trained = lambda p, x: Net().apply(  # noqa: E731
         {"params": p, "batch_stats": BLANK}, x, train=True, mutable=["batch_stats"]
     )[0]
-    unmoved = symmetry.without_effect(trained, params, X)
-    assert unmoved == ["conv/bias"] == symmetry.without_effect(trained, larger, X)
+    unmoved = models.without_effect(trained, params, X)
+    assert unmoved == ["conv/bias"] == models.without_effect(trained, larger, X)
     values = [with_statistics(p) for p in (params, larger)]
     np.testing.assert_allclose(values[0](params), values[1](larger), rtol=1e-5)
 
@@ -105,7 +105,7 @@ def test_the_noise_on_the_other_leaves_is_the_same_with_and_without():
     assert moved.increase == 0
     x, y = jnp.ones((1, 1)), jnp.zeros(1)
     flat = [
-        sharpness.flatness(
+        measure.flatness(
             lambda p, x: x * jnp.sum(p["b"]), params, KEY, x, y, loss=lambda outputs, y: outputs[:, 0] ** 2,
             sigmas=(0.1,), relative_sigmas=(0.1,), num_samples=2, worst_steps=2, unmoved=names,
         )
@@ -119,9 +119,9 @@ def test_the_noise_on_the_other_leaves_is_the_same_with_and_without():
 @pytest.mark.parametrize("unmoved", [("c",), "b", ("a", "a/b")])
 def test_names_that_are_none_are_refused(unmoved):
     params = {"a": jnp.ones(3), "b": jnp.ones(2)}
-    for measure in (landscape.average_adaptive_sharpness, landscape.worst_adaptive_sharpness):
+    for sharpness in (landscape.average_adaptive_sharpness, landscape.worst_adaptive_sharpness):
         with pytest.raises(ValueError, match=r"^unmoved: expected names among a, b, got"):
-            measure(lambda p: jnp.sum(p["a"]), params, KEY, 0.1, 2, unmoved=unmoved)
+            sharpness(lambda p: jnp.sum(p["a"]), params, KEY, 0.1, 2, unmoved=unmoved)
 
 
 def test_values_replaced_outside_of_the_network_are_seen():
@@ -129,6 +129,6 @@ def test_values_replaced_outside_of_the_network_are_seen():
     params = {"a": jnp.ones((2, 3)), "b": jnp.ones((2, 3))}
     f = lambda params, x: x @ params["a"] * state["scale"] + x @ params["b"]  # noqa: E731
     x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
-    assert symmetry.without_effect(f, params, x) == ["a"]
+    assert models.without_effect(f, params, x) == ["a"]
     state["scale"] = 1.0
-    assert symmetry.without_effect(f, params, x) == []
+    assert models.without_effect(f, params, x) == []

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import reference
 
-from ntkgen import models, objectives, train
+from ntkgen import models, train
+from ntkgen.train import _run
 
 OPTIMIZERS = ("sgd", "adam", "gd")
 MODEL, SHAPE, CLASSES, NUM, BATCH = models.MLP(5, depth=3, num_classes=3), (2, 2, 1), 3, 11, 4
@@ -194,7 +195,7 @@ def test_gd_is_one_full_batch_step_an_epoch():
     state = run_epoch(config, variables, data)
 
     def loss(params):
-        return objectives.cross_entropy(models.apply_fn(MODEL, variables)(params, data.x), data.y).mean()
+        return train.cross_entropy(models.apply_fn(MODEL, variables)(params, data.x), data.y).mean()
 
     gradient = jax.grad(loss)(variables["params"])
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], gradient)
@@ -342,7 +343,7 @@ def test_an_update_is_masked_too():
 def test_evaluation_is_the_plain_mean_whatever_the_remainder(num):
     variables, data = drawn(num)
     program = train.Program.of(MODEL, train.Config(1, 1), num)
-    assert train.EVAL_BATCH == 500  # the sizes above sit around its multiples
+    assert _run.EVAL_BATCH == 500  # the sizes above sit around its multiples
     loss, accuracy = jax.jit(functools.partial(train.evaluate, program))(variables, data)
     logits = reference.mlp(jax.tree.map(np.asarray, variables["params"]), np.asarray(data.x))
     np.testing.assert_allclose(loss, reference.cross_entropy(logits, np.asarray(data.y))[0].mean(), rtol=1e-12)

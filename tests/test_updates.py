@@ -9,7 +9,8 @@ import pytest
 import reference_curvature as oracle
 import zero_sum_noise
 
-from ntkgen import data, ensemble, models, train, updates
+from ntkgen import data, ensemble, models, train
+from ntkgen.train import _run
 
 
 def network(n=24):
@@ -43,7 +44,7 @@ def test_sam_takes_the_step_of_optax():
     for _ in range(3):
         step, state = theirs.update(slope(want), state, want, grad_fn=lambda p, _: slope(p))
         want = optax.apply_updates(want, step)
-        gradient, model_state = updates.sam(0.05)(mean, ours, (x, y), None)
+        gradient, model_state = ensemble.sam(0.05)(mean, ours, (x, y), None)
         assert float(model_state["seen"]) == float(jnp.sum(ours["v"]))  # of the first pass
         ours = jax.tree.map(lambda p, g: p - 0.1 * g, ours, gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, want)
@@ -54,7 +55,7 @@ def test_sam_takes_the_step_of_optax():
 def test_with_a_mask_sam_looks_at_the_subnetwork_alone():
     dataset = data.load("digits", num_train=64)
     model = models.MLP(4, depth=2)
-    program = train.Program.of(model, train.Config(1, 64, 0.1, momentum=0.0), 64, updates.sam(0.5))
+    program = train.Program.of(model, train.Config(1, 64, 0.1, momentum=0.0), 64, ensemble.sam(0.5))
     variables = models.init(model, jax.random.key(0), dataset.train.x.shape[1:])
     mask = jax.tree.map(lambda leaf: jax.random.uniform(jax.random.key(1), leaf.shape) < 0.3, variables["params"])
     state = train.init_state(program, variables, mask)
@@ -80,9 +81,9 @@ def test_sam_with_no_radius_or_no_gradient_is_the_plain_gradient():
     f, params, loss, x, y = network()
     mean = mean_loss(f, loss)
     want = jax.grad(lambda p: mean(p, (x, y))[0])(params)
-    jax.tree.map(np.testing.assert_array_equal, updates.sam(0.0)(mean, params, (x, y), None)[0], want)
+    jax.tree.map(np.testing.assert_array_equal, ensemble.sam(0.0)(mean, params, (x, y), None)[0], want)
     flat = jax.tree.map(jnp.zeros_like, params)
-    found = updates.sam(0.1)(mean, flat, (x, jnp.zeros_like(y)), None)[0]
+    found = ensemble.sam(0.1)(mean, flat, (x, jnp.zeros_like(y)), None)[0]
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(found))
 
 
@@ -100,7 +101,7 @@ def test_injected_noise_has_mean_and_covariance_of_the_small_batch(batch, replac
     mean = gradients.mean(0)
     spread = (gradients - mean).T @ (gradients - mean)
     exact = spread / n / target if replace else spread / (n - 1) * (1 / target - 1 / n)
-    update, loss_of = updates.injected_noise(target, zero_sum), mean_loss(f, loss)
+    update, loss_of = ensemble.injected_noise(target, zero_sum), mean_loss(f, loss)
 
     @jax.jit
     @jax.vmap
@@ -145,7 +146,7 @@ def test_noise_of_two_steps_has_the_covariance_of_batches_without_replacement(ba
     gradients = oracle.example_gradients(f, loss, params, x, y)
     mean = gradients.mean(0)
     spread = (gradients - mean).T @ (gradients - mean) / (n - 1)
-    update, loss_of = updates.injected_noise(target, zero_sum=True), mean_loss(f, loss)
+    update, loss_of = ensemble.injected_noise(target, zero_sum=True), mean_loss(f, loss)
     passes = batch // target
 
     @jax.jit
@@ -190,7 +191,7 @@ def test_weights_diffuse_as_under_batches_without_replacement():
     def mean_square(h, kind, seed):
         loss = lambda w, batch, weights=None: (  # noqa: E731
             jnp.mean((1.0 if weights is None else weights) * 0.5 * h * (w - batch) ** 2), None)  # fmt: skip
-        update = updates.injected_noise(target, zero_sum=kind == "zero_sum")
+        update = ensemble.injected_noise(target, zero_sum=kind == "zero_sum")
 
         def step(carry, t):
             w, velocity = carry
@@ -258,9 +259,9 @@ def test_a_smaller_last_batch_gets_the_noise_that_it_lacks(count, zero_sum):
     dataset = data.load("digits", num_train=count)
     model = models.MLP(4, depth=2)
     config = train.Config(5, 8, 0.1, momentum=0.0, schedule="constant")
-    found = ensemble.fit(model, dataset, config, [7], update=updates.injected_noise(4, zero_sum))
+    found = ensemble.fit(model, dataset, config, [7], update=ensemble.injected_noise(4, zero_sum))
     order_key = train.run_keys(7).order
-    noise_key = jax.random.fold_in(order_key, train.NOISE)
+    noise_key = jax.random.fold_in(order_key, _run.NOISE)
     x, y = jnp.asarray(dataset.train.x), jnp.asarray(dataset.train.y)
 
     @jax.jit
@@ -271,11 +272,11 @@ def test_a_smaller_last_batch_gets_the_noise_that_it_lacks(count, zero_sum):
     params = jax.tree.map(lambda leaf: leaf[0], found.initial["params"])
     for epoch in range(5):
         order = np.asarray(train.batch_order(order_key, epoch, count))
-        imitated = jax.random.fold_in(jax.random.fold_in(noise_key, train.NOISE), epoch // 2)
+        imitated = jax.random.fold_in(jax.random.fold_in(noise_key, _run.NOISE), epoch // 2)
         for step, rows in enumerate(np.split(order, range(8, count, 8))):
             size = len(rows)
             if zero_sum:
-                draws = updates.zero_sum_normals(imitated, epoch % 2, 2, count)[rows]
+                draws = ensemble.zero_sum_normals(imitated, epoch % 2, 2, count)[rows]
             else:
                 draws = jax.random.normal(jax.random.fold_in(jax.random.fold_in(noise_key, epoch), step), (size,))
             spread = np.sqrt(size / (size - 1) * (size / 4 - 1)) if size > 4 else 0.0
@@ -307,7 +308,7 @@ def test_zero_sum_noise_goes_on_in_the_middle_of_an_imitated_epoch():
     dataset = data.load("digits", num_train=40)
     config = train.Config(7, learning_rate=0.1, optimizer="gd", momentum=0.9)
     fit = lambda **more: ensemble.fit(  # noqa: E731
-        models.MLP(4, 2), dataset, config, 2, update=updates.injected_noise(8, zero_sum=True), **more)  # fmt: skip
+        models.MLP(4, 2), dataset, config, 2, update=ensemble.injected_noise(8, zero_sum=True), **more)  # fmt: skip
     whole, stopping = fit(), _Stopping()
     with pytest.raises(InterruptedError):
         fit(checkpoint=stopping)
@@ -317,15 +318,16 @@ def test_zero_sum_noise_goes_on_in_the_middle_of_an_imitated_epoch():
 
 
 def test_weights_average_to_one_and_have_the_stated_spread():
-    weights = np.asarray(updates.noise_weights(jax.random.key(0), 20_000, 500), np.float64)
+    weights = np.asarray(ensemble.noise_weights(jax.random.key(0), 20_000, 500), np.float64)
     assert weights.mean() == pytest.approx(1, abs=1e-5)
     assert weights.var() == pytest.approx(39, rel=5 * np.sqrt(2 / 20_000))  # B / b - 1; five standard errors
 
 
 @pytest.mark.parametrize("make", [
-    lambda: updates.sam(-0.1), lambda: updates.sam(float("nan")), lambda: updates.injected_noise(0),
-    lambda: updates.zero_sum_normals(jax.random.key(0), 0, 1, 4),
-    lambda: updates.noise_weights(jax.random.key(0), 8, 8), lambda: updates.noise_weights(jax.random.key(0), 8, 9),
+    lambda: ensemble.sam(-0.1), lambda: ensemble.sam(float("nan")), lambda: ensemble.injected_noise(0),
+    lambda: ensemble.zero_sum_normals(jax.random.key(0), 0, 1, 4),
+    lambda: ensemble.noise_weights(jax.random.key(0), 8, 8),
+    lambda: ensemble.noise_weights(jax.random.key(0), 8, 9),
 ])  # fmt: skip
 def test_refusals_are_one_line(make):
     with pytest.raises(ValueError, match="expected") as refusal:
@@ -337,16 +339,16 @@ def test_equal_updates_share_one_compilation_and_train(compilations):
     dataset = data.load("digits", num_train=96)
     config = train.Config(epochs=1, batch_size=48, learning_rate=0.1)
     fit = lambda update: ensemble.fit(models.MLP(4, 2), dataset, config, 1, update=update)  # noqa: E731
-    first = fit(updates.injected_noise(8))
+    first = fit(ensemble.injected_noise(8))
     with compilations() as names:
-        again = fit(updates.injected_noise(8))
+        again = fit(ensemble.injected_noise(8))
     assert names == []
     with compilations() as names:
-        other = fit(updates.sam(0.5))
+        other = fit(ensemble.sam(0.5))
     assert names  # the counter counts
     jax.tree.map(np.testing.assert_array_equal, first.variables, again.variables)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (first.variables, other.variables)), strict=True))
-    assert updates.injected_noise(8) != updates.injected_noise(8, zero_sum=True)
+    assert ensemble.injected_noise(8) != ensemble.injected_noise(8, zero_sum=True)
     for zero_sum in (False, True):
         with pytest.raises(ValueError, match=r"batch_size: expected more than the 48 examples .*, got 48"):
-            fit(updates.injected_noise(48, zero_sum))
+            fit(ensemble.injected_noise(48, zero_sum))

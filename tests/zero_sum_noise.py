@@ -1,10 +1,10 @@
-"""The zero-sum noise of `ntkgen.updates` as numpy draws, one number a run: what an accumulated sum makes of it."""
+"""The zero-sum noise of `ntkgen.ensemble` as numpy draws, one number a run: what an accumulated sum makes of it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import updates
+from ntkgen import ensemble
 
 
 def noise(rng, runs, steps):
@@ -14,7 +14,7 @@ def noise(rng, runs, steps):
 
 
 def _draw(key, runs, steps):
-    return jax.vmap(lambda index: updates.zero_sum_normals(key, index, steps, runs))(jnp.arange(steps))
+    return jax.vmap(lambda index: ensemble.zero_sum_normals(key, index, steps, runs))(jnp.arange(steps))
 
 
 _rows = jax.jit(_draw, static_argnums=(1, 2))

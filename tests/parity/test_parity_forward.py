@@ -18,7 +18,7 @@ from parity_cases import (  # noqa: E402
 )
 from torch_nets import images, to_flax, to_torch  # noqa: E402
 
-from ntkgen import models, objectives  # noqa: E402
+from ntkgen import models  # noqa: E402
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def ours(name, dtype):
             logits, state = models.forward_train(model, full, x)
         else:
             logits, state = models.apply_fn(model, full)(params, x), {}
-        return jnp.mean(objectives.LOSSES[name](logits, y)), (logits, state)
+        return jnp.mean(train.LOSSES[name](logits, y)), (logits, state)
 
     def both(params):
         results = {}

@@ -1,0 +1,32 @@
+"""Train many seeds of a network in one call.
+
+Use `fit`. Its argument `update` takes `sam` or `injected_noise`, which replace the gradient. `choose_strategy` and
+`plan` decide how the seed axis is walked: batched, one seed after another, or over devices; `fit` calls them for you.
+`programs` has what `fit` compiles, for benchmarks.
+"""
+
+from ntkgen.ensemble import programs
+from ntkgen.ensemble._fit import METRICS, Checkpoint, Context, OnHost, Result, fit
+from ntkgen.ensemble._gradients import injected_noise, noise_weights, sam, zero_sum_normals
+from ntkgen.ensemble._layout import STRATEGIES, Plan, check_fits, choose_strategy, place, plan, seeds_per_chunk
+
+__all__ = [
+    "METRICS",
+    "STRATEGIES",
+    "Checkpoint",
+    "Context",
+    "OnHost",
+    "Plan",
+    "Result",
+    "check_fits",
+    "choose_strategy",
+    "fit",
+    "injected_noise",
+    "noise_weights",
+    "place",
+    "plan",
+    "programs",
+    "sam",
+    "seeds_per_chunk",
+    "zero_sum_normals",
+]

@@ -1,0 +1,181 @@
+"""How a program walks the seed axis: batched, one seed after another, spread over devices, in chunks that fit.
+
+* "vmap": all seeds in one batched step. Best for small dense layers, where it hides the cost of dispatch.
+* "sequential": `lax.map` over seeds inside the program. Best for convolutions, whose batched kernels become slow
+  grouped convolutions, and on CPU for wide layers, whose single matmul already fills the cores.
+
+Several local devices share the axis through `jax.sharding`; on each the strategy is the same.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ntkgen.typing import PyTree
+
+STRATEGIES = ("auto", "vmap", "sequential")
+
+# Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
+# experiments/bench_training.py, see BUILD_NOTES.md.
+VMAP_MAX_WIDTH_CPU = 256
+COPIES = 6  # of the params that training holds: params, initial, gradient, update, two optimizer buffers
+MEMORY_SHARE = 0.5  # of the device's memory that one chunk of seeds may plan to use
+
+
+class Plan(NamedTuple):
+    """Static layout of the seed axis: a strategy other than "auto", and the devices (None for a single one)."""
+
+    strategy: str
+    mesh: Mesh | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices that share the axis."""
+        return 1 if self.mesh is None else self.mesh.size
+
+
+def plan(strategy: str, variables: PyTree, num_seeds: int) -> Plan:
+    """Lay out `num_seeds` seeds of a network over all local devices.
+
+    Args:
+      strategy: "auto", "vmap" or "sequential".
+      variables: one seed's variables, arrays or shapes.
+      num_seeds: length of the axis.
+
+    Returns:
+      The layout; at most one device for each seed.
+
+    Raises:
+      ValueError: the strategy is unknown.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    chosen = choose_strategy(variables) if strategy == "auto" else strategy
+    devices = jax.local_devices()[:num_seeds]
+    return Plan(chosen, Mesh(np.array(devices), ("seed",)) if len(devices) > 1 else None)
+
+
+def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
+    """Choose between vmap and sequential from the shapes of one seed's kernels.
+
+    A pure function of network and platform, so that a resumed run repeats the choice. Convolutions: sequential; five
+    seeds of the CNN of 32 channels took 360 ms an epoch so, and 514 ms by vmap (one H100, BUILD_NOTES.md). Other
+    networks: vmap, but on CPU sequential for layers wider than `VMAP_MAX_WIDTH_CPU`.
+
+    Args:
+      variables: one seed's variables, arrays or shapes.
+      backend: "cpu", "gpu" or "tpu"; default the current one.
+
+    Returns:
+      "vmap" or "sequential".
+    """
+    kernels = _kernel_shapes(variables)
+    if any(len(shape) > 2 for shape in kernels):
+        return "sequential"
+    if (backend or jax.default_backend()) != "cpu":
+        return "vmap"
+    return "vmap" if max((shape[-1] for shape in kernels), default=0) <= VMAP_MAX_WIDTH_CPU else "sequential"
+
+
+def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Plan) -> int:
+    """Estimate how many seeds fit in memory at once.
+
+    Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
+    for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
+    input for a convolution. The budget is a share of the *total* memory, not of what happens to be free, so that
+    a resumed run makes the same chunks.
+
+    Args:
+      variables: one seed's variables, arrays or shapes.
+      batch_size: examples a step.
+      pixels: height x width of the input.
+      layout: strategy and devices.
+
+    Returns:
+      Seeds a chunk, at least one for each device.
+    """
+    params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    units = sum(shape[-1] * (pixels if len(shape) > 2 else 1) for shape in _kernel_shapes(variables))
+    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
+    return max(1, int(MEMORY_SHARE * _device_memory() / per_seed)) * layout.num_devices
+
+
+def check_fits(num_params: int, name: str) -> None:
+    """Refuse a network of which not even one seed can be trained.
+
+    Args:
+      num_params: its learned numbers.
+      name: what the user calls it.
+
+    Raises:
+      ValueError: its parameters, gradient and optimizer state exceed the device's memory.
+    """
+    needed, memory = 4 * COPIES * num_params / 2**30, _device_memory() / 2**30
+    if needed > memory:
+        raise ValueError(f"{name}: training one seed takes {needed:,.0f} GiB, the device has {memory:,.0f}")
+
+
+def _kernel_shapes(variables: PyTree) -> list[tuple[int, ...]]:
+    return [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if len(leaf.shape) >= 2]
+
+
+def _device_memory() -> float:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def over_seeds(layout: Plan, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+    """Lift a one-seed function to arguments with a leading seed axis where in_axes is 0.
+
+    Args:
+      layout: strategy and devices.
+      fn: function of positional pytrees.
+      in_axes: 0 or None for each argument, as in `jax.vmap`.
+
+    Returns:
+      The lifted function; its outputs lead with the seed axis.
+    """
+
+    def lifted(*args: Any) -> Any:
+        if layout.strategy == "vmap":
+            return jax.vmap(fn, in_axes)(*args)
+
+        def one(own: list[Any]) -> Any:
+            rest = iter(own)
+            return fn(*(next(rest) if axis == 0 else arg for arg, axis in zip(args, in_axes, strict=True)))
+
+        return jax.lax.map(one, [arg for arg, axis in zip(args, in_axes, strict=True) if axis == 0])
+
+    if layout.mesh is None:
+        return lifted
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec("seed") for axis in in_axes)
+    # Nothing is communicated, and scans start from replicated zeros: the varying-axes check would only object.
+    return jax.shard_map(lifted, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec("seed"), check_vma=False)
+
+
+def place(layout: Plan, tree: PyTree, *, seeds: bool) -> PyTree:
+    """Put a pytree on the devices: split along its leading seed axis, or whole on each.
+
+    An axis that the devices do not divide is padded with copies of the last seed; `trim` drops them again.
+    """
+    if layout.mesh is None:
+        return jax.tree.map(jax.numpy.asarray, tree)
+    if seeds:
+        tree = jax.tree.map(lambda leaf: _pad(leaf, layout.num_devices), tree)
+    sharding = NamedSharding(layout.mesh, PartitionSpec("seed") if seeds else PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, sharding), tree)
+
+
+def _pad(leaf: Any, multiple: int) -> Any:
+    missing = -leaf.shape[0] % multiple
+    return jax.numpy.concatenate([leaf, *[leaf[-1:]] * missing]) if missing else leaf
+
+
+def trim(tree: PyTree, num_seeds: int) -> PyTree:
+    """Drop the copies that `place` padded with."""
+    return jax.tree.map(lambda leaf: leaf if leaf.shape[0] == num_seeds else leaf[:num_seeds], tree)

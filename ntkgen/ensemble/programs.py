@@ -1,0 +1,70 @@
+"""The compiled programs that `fit` runs over the seed axis.
+
+For benchmarks and for loops of one's own; `fit` decides the layout, checks what it is given, and stores what comes out.
+The first two arguments are static. Every array of variables, state, keys and masks leads with the seed axis (S,).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ntkgen import functions, train
+from ntkgen.ensemble._layout import Plan, over_seeds
+from ntkgen.typing import Array, PyTree
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
+    """Return the variables of every seed: x is one batch, keys (S,)."""
+    # One key at a time whatever the strategy: half the compilation, and the draws are the same.
+    fn = functools.partial(functions.init, model)
+    return over_seeds(layout._replace(strategy="sequential"), fn, (0, None))(keys, x)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
+    """Return the state of training before the first step; the variables and masks lead with the seed axis."""
+    axes = (0, None if masks is None else 0)
+    fn = functools.partial(train.init_state, program)
+    return over_seeds(layout._replace(strategy="vmap"), fn, axes)(variables, masks)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def train_epoch(
+    layout: Plan,
+    program: train.Program,
+    state: train.TrainState,
+    keys: Array,
+    epoch: Array,
+    rate: Array,
+    data: train.Batch,
+    masks: PyTree | None,
+) -> train.TrainState:
+    """Train every seed for one epoch; the state's memory is given away.
+
+    Args:
+      layout: how the seed axis is walked.
+      program: what is trained.
+      state: of all seeds.
+      keys: the seeds' order keys (S,).
+      epoch: number of the epoch, from 0.
+      rate: learning rate of the epoch.
+      data: training examples, the same for all seeds.
+      masks: of all seeds, or None.
+    """
+    axes = (0, 0, None, None, None, None if masks is None else 0)
+    return over_seeds(layout, functools.partial(train.train_epoch, program), axes)(
+        state, keys, epoch, rate, data, masks
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
+    """Return training loss and accuracy, test loss and accuracy of every seed -> (S, 4)."""
+
+    def one(variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
+        return jnp.stack([*train.evaluate(program, variables, data), *train.evaluate(program, variables, test)])
+
+    return over_seeds(layout, one, (0, None, None))(variables, data, test)

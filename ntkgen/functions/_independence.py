@@ -1,0 +1,153 @@
+"""Whether a network's outputs for a sample depend on that sample alone.
+
+Per-sample quantities (kernels, products in chunks) are not defined otherwise: batch norm in training mode, dropout.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from ntkgen.typing import Array, PyTree
+
+# Roundings by which derivatives may differ in other company, since sums may be ordered differently; and at most so much
+# of them, or in half precision nothing would be too much.
+INDEPENDENCE, APART = 1000, 0.1
+
+_passed: set[tuple] = set()  # fingerprints and shapes
+
+
+def require_independence(f: Partial, params: PyTree, x: PyTree) -> None:
+    """Refuse a network whose derivatives for a sample change with the other samples in the batch.
+
+    What was found for a network and shapes is remembered. Nothing is said where outputs or derivatives are not finite.
+
+    Args:
+      f: from `functions.freeze`.
+      params: its parameters.
+      x: inputs, an array (n, ...) or a tree of such.
+
+    Raises:
+      ValueError: naming f.
+    """
+    shapes = [(jnp.shape(leaf), str(jnp.result_type(leaf))) for leaf in jax.tree.leaves((f, params, x))]
+    key = (f.func.fingerprint, str(jax.tree.structure((params, x))), tuple(shapes))  # type: ignore[attr-defined]
+    if key not in _passed:
+        found = dependence(f, params, x)
+        if found == "":
+            _passed.add(key)
+        elif found == DEPENDENT:
+            raise ValueError(found)
+
+
+DEPENDENT = (
+    "f: expected outputs that depend on their own sample alone, got other derivatives in other company "
+    "(batch norm in training mode? dropout?); use the evaluation mode"
+)
+
+
+def dependence(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> str:
+    """Compare a sample's derivatives alone and in batches with other samples, in other places.
+
+    Outputs may stay where derivatives do not: those of a last layer that begins with zeros.
+
+    Args:
+      f: from `functions.freeze`.
+      params: its parameters.
+      x: inputs, an array (n, ...) or a tree of such.
+      others: more samples like x that f is known to take.
+
+    Returns:
+      What is wrong, as an error's text; empty where nothing is.
+    """
+    # Rows are put together by numpy: each operation of JAX's outside a program would be compiled on its own.
+    rows, treedef = jax.tree.flatten(jax.tree.map(np.asarray, x))
+    more = jax.tree.leaves(jax.tree.map(np.asarray, others))
+    if more:
+        rows = [np.concatenate(pair) for pair in zip(rows, more, strict=True)]
+    own, company = [leaf[:1] for leaf in rows], _company(rows)
+    batches = [
+        jax.tree.unflatten(treedef, [np.concatenate(parts) for parts in arranged])
+        for arranged in (
+            [(a, b[:1], b[1:]) for a, b in zip(own, company, strict=True)],
+            [(b[:1], a, b[1:]) for a, b in zip(own, company, strict=True)],
+            [(b[:1], b[1:], a) for a, b in zip(own, company, strict=True)],
+        )
+    ]
+    alone = jax.tree.unflatten(treedef, own)
+    with jax.default_matmul_precision("highest"):
+        found = _difference(f, params, alone, batches)
+        if found != DEPENDENT:
+            return found
+        # Where rounding alone has moved a unit over its kink, that is over with other parameters.
+        draw = np.random.default_rng(0).standard_normal
+        moved = jax.tree.map(lambda leaf: jnp.asarray(leaf * (1 + 0.01 * draw(leaf.shape)), leaf.dtype), params)
+        return _difference(f, moved, alone, batches)
+
+
+def rounding_tolerance(f: Partial, roundings: float, most: float) -> float:
+    """Return a number of roundings of the narrowest dtype that f computes in, relative, and at most `most`."""
+    function: Any = f.func
+    dtypes = [dtype for dtype in (function.dtype, function.out.dtype) if dtype is not None]
+    return min(roundings * max(float(jnp.finfo(dtype).eps) for dtype in dtypes), most)
+
+
+def _difference(f: Partial, params: PyTree, own: PyTree, batches: list[PyTree]) -> str:
+    expected = (1, *f.func.out.shape[1:])  # type: ignore[attr-defined]
+    out, alone = _slope(f, params, own, 0)
+    if out.shape != expected:
+        return f"f: expected outputs {expected} of one sample, got shape {out.shape}"
+    scale = float(_largest(alone))
+    found = [_apart(f, params, x, i, alone) for i, x in enumerate(batches)]
+    if not np.isfinite(scale) and all(np.isfinite(float(company)) for _, _, company in found):
+        return DEPENDENT  # a statistic of one sample alone, such as a standard deviation, has no derivative
+    if not all(np.isfinite(np.asarray(each)).all() for each in (out, *(others for others, _, _ in found))):
+        return "params, x1, x2: expected finite outputs, got infinities or NaN"
+    if not np.isfinite(scale):
+        return "params, x1: expected finite derivatives, got infinities or NaN"
+    allowed = rounding_tolerance(f, INDEPENDENCE, APART)
+    return "" if all(float(apart) <= allowed * scale for _, apart, _ in found) else DEPENDENT
+
+
+def _company(rows: list[np.ndarray]) -> list[np.ndarray]:
+    """Choose two samples beside the first: others of the caller's, which are known to be valid, if there are."""
+    differ = np.flatnonzero(np.any([(leaf != leaf[:1]).reshape(len(leaf), -1).any(1) for leaf in rows], axis=0))
+    if len(differ):
+        return [leaf[differ[[0, -1]]] for leaf in rows]
+    return [_made_up(leaf[0]) for leaf in rows]
+
+
+def _made_up(own: np.ndarray) -> np.ndarray:
+    # Its own values, and then some of about their size, are likely to be valid.
+    if not jnp.issubdtype(own.dtype, jnp.floating) or own.min() < own.max():
+        return np.stack([np.full_like(own, own.min()), np.full_like(own, own.max())])
+    if own.any():
+        return np.stack([1.1 * own, 0.9 * own]).astype(own.dtype)
+    return np.random.default_rng(0).standard_normal((2, *own.shape)).astype(own.dtype)
+
+
+@jax.jit
+def _slope(f: Partial, params: PyTree, x: PyTree, i: int) -> tuple[Array, PyTree]:
+    """Give all outputs, and the gradient of a sum of sample i's with unequal weights."""
+
+    def weighed(p: PyTree) -> tuple[Array, Array]:
+        out = f(p, x)
+        weights = jnp.cos(jnp.arange(out[0].size)).astype(out.dtype).reshape(out.shape[1:])
+        return jnp.sum(out[i] * weights), out
+
+    gradient, out = jax.grad(weighed, has_aux=True)(params)
+    return out, gradient
+
+
+@jax.jit
+def _apart(f: Partial, params: PyTree, x: PyTree, i: int, alone: PyTree) -> tuple[Array, Array, Array]:
+    """Give all outputs, the largest difference from the gradient alone, and the largest entry of this one."""
+    out, gradient = _slope(f, params, x, i)
+    return out, _largest(jax.tree.map(lambda a, b: a - b, gradient, alone)), _largest(gradient)
+
+
+@jax.jit
+def _largest(gradient: PyTree) -> Array:
+    return jnp.max(jnp.stack([jnp.abs(leaf).max().astype(float) for leaf in jax.tree.leaves(gradient)]))

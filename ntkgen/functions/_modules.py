@@ -1,0 +1,262 @@
+"""How a network of any kind is called: its training switch, its random keys, and the collections it carries.
+
+A network is a Flax Linen module, or any object with `init(key, x)` and `apply(variables, x)`. `models` has the public
+names (`init`, `apply_fn`, `forward_train`, `refit_statistics`).
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+
+from ntkgen.typing import Array
+
+# Arguments of a call that choose between training and evaluation, and their value in training.
+SWITCHES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """A network that Python cannot hash (an array or a list as attribute), equal to itself alone.
+
+    JAX takes it as a static argument. Each one is new to `jit`, so that no program outlives a changed attribute.
+
+    Attributes:
+      model: the network.
+    """
+
+    model: Any
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """Draw the network's variables."""
+        return self.model.init(*args, **kwargs)
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the network."""
+        return self.model.apply(*args, **kwargs)
+
+
+def hashable(model: Any) -> Any:
+    """Return the network itself, or a `Pinned` one if Python cannot hash it."""
+    try:
+        hash(model)
+    except (TypeError, ValueError):
+        return Pinned(model)
+    return model
+
+
+def bare(model: Any) -> Any:
+    """Return the network that a `Pinned` one holds; any other network is returned as it is."""
+    return model.model if isinstance(model, Pinned) else model
+
+
+def parameters(model: Any) -> dict[str, inspect.Parameter]:
+    """Return the arguments of the network's call, without `self`; of its `apply` where it cannot be called."""
+    model = bare(model)
+    call = model.__call__ if callable(model) else model.apply
+    return dict(inspect.signature(call).parameters)
+
+
+def switches(model: Any, train: bool) -> dict[str, bool]:
+    """Return the keywords that put a network's call into training or evaluation mode.
+
+    `SWITCHES` lists the names that are recognised; all that the call has are set. One that the constructor has fixed
+    (`nn.BatchNorm(use_running_average=True)`) is left alone: Flax refuses to set it twice.
+    """
+    known = parameters(model)
+    fields = getattr(bare(model), "__dataclass_fields__", {})
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+    def can_be_set(name: str) -> bool:
+        return known[name].kind in by_keyword and (name not in fields or getattr(bare(model), name) is None)
+
+    return {name: on == train for name, on in SWITCHES.items() if name in known and can_be_set(name)}
+
+
+def init(model: Any, key: Array, x: Array) -> dict[str, Any]:
+    """Draw a network's variables in evaluation mode.
+
+    Args:
+      model: the network.
+      key: where all its randomness comes from.
+      x: inputs (b, ...) as it will see them: real ones, of their true dtype.
+
+    Returns:
+      Its collections. Those that only record what is sown during a call are left out.
+    """
+    variables = dict(model.init(key, x, **switches(model, False)))
+    return {name: value for name, value in variables.items() if not _is_sown(model, variables, name, x)}
+
+
+def _is_sown(model: Any, variables: dict[str, Any], name: str, x: Array) -> bool:
+    """Say whether a collection grows with each call, while the call works without it."""
+    if name in ("params", "batch_stats", "anchor"):
+        return False
+    rest = {other: value for other, value in variables.items() if other != name}
+
+    def grown() -> Any:
+        return model.apply(variables, x, mutable=[name], **switches(model, False))[1].get(name)
+
+    try:
+        if str(jax.tree.structure(jax.eval_shape(grown))) == str(jax.tree.structure(variables[name])):
+            return False
+        jax.eval_shape(lambda: model.apply(rest, x, **switches(model, False)))
+    except Exception:  # whatever is wrong with this network, `ensemble.fit` says so by name
+        return False
+    return True
+
+
+def forward_train(
+    model: Any, variables: dict[str, Any], x: Array, rngs: Mapping[str, Array] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Apply the network in training mode.
+
+    Args:
+      model: the network.
+      variables: its collections.
+      x: inputs (n, ...).
+      rngs: a key for each name that it draws from, such as "dropout"; see `trace_training`.
+
+    Returns:
+      Its outputs, and the updated collections other than `params`.
+    """
+    kwargs: dict[str, Any] = switches(model, True) | ({"rngs": dict(rngs)} if rngs else {})
+    state = [name for name in variables if name != "params"]
+    outputs, new_state = model.apply(variables, x, mutable=state, **kwargs)
+    return outputs, dict(new_state)
+
+
+def trace_training(model: Any, variables: Any, x: Any) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+    """Trace the network in training mode; nothing is computed.
+
+    Args:
+      model: the network.
+      variables: its collections, arrays or shapes.
+      x: inputs (n, ...), an array or its shape.
+
+    Returns:
+      The names of the keys that it draws from ("dropout", for example), and shapes of its outputs and of its updated
+      collections other than `params`.
+    """
+    names: tuple[str, ...] = ()
+    while True:
+        keys = {name: jax.random.key(0) for name in names}
+        try:
+            return names, *jax.eval_shape(lambda v, x, k: forward_train(model, v, x, k), variables, x, keys)
+        except flax.errors.InvalidRngError as error:
+            missing = re.search(r'PRNG for "(\w+)"', str(error))  # Flax has no other way to say what is missing
+            if missing is None or missing[1] in names:
+                raise
+            names += (missing[1],)
+
+
+def step_rngs(names: tuple[str, ...], key: Array) -> dict[str, Array]:
+    """Return a key of its own for each name."""
+    return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+
+
+def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size: int) -> dict[str, Any]:
+    """Estimate the batch statistics anew for these params, in training mode: interpolated weights invalidate the old.
+
+    A running statistic moves as new = a old + (1 - a) batch, whatever the network calls its momentum. Its derivative
+    by the old value is a, and a step from zero gives (1 - a) batch, so that both are measured on the network itself.
+
+    Args:
+      model: any network; batch norms of any momentum, Flax's (fed by the biased variance) or `models.BatchNormRelu`.
+      variables: its variables; without `batch_stats` they are returned as they are.
+      x: examples (n, ...), n at least the batch size; what is left of the last batch is not used.
+      batch_size: examples of one batch.
+
+    Returns:
+      The variables with the plain mean of the batches' statistics (PyTorch's `momentum=None`). Collections other than
+      `batch_stats`, and numbers that a step does not change, stay as they are. Dropout draws from fixed keys.
+
+    Raises:
+      ValueError: not even one batch, or a statistic that is no running average (where traced: NaN instead).
+    """
+    if not 1 <= batch_size <= len(x):
+        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
+    params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
+    if "batch_stats" not in state:
+        return variables
+    leaves: list[Array]
+    structure: Any
+    leaves, structure = jax.tree.flatten(state["batch_stats"])
+    floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
+    names, _, _ = trace_training(model, variables, batches[0])
+
+    def one(numbered: tuple[Array, Array]) -> Any:
+        index, batch = numbered
+        rngs = step_rngs(names, jax.random.fold_in(jax.random.key(0), index))
+
+        def step(values: list[Array]) -> list[Array]:
+            given = dict(zip(floats, values, strict=True))
+            old = structure.unflatten([given.get(i, leaf) for i, leaf in enumerate(leaves)])
+            _, new = forward_train(model, {"params": params, **state, "batch_stats": old}, batch, rngs)
+            new_leaves = jax.tree.leaves(new["batch_stats"])
+            return [new_leaves[i] for i in floats]
+
+        old = [leaves[i] for i in floats]
+        return jax.jvp(step, (jax.tree.map(jnp.zeros_like, old),), (jax.tree.map(jnp.ones_like, old),))
+
+    fed, kept = jax.lax.map(one, (jnp.arange(len(batches)), batches))
+    for i, total, keep in zip(floats, fed, kept, strict=True):
+        averaged = jnp.all((keep >= 0) & (keep <= 1) & (keep == keep[:1]))
+        if not isinstance(averaged, jax.core.Tracer) and not averaged:
+            where, _ = jax.tree.leaves_with_path(state["batch_stats"])[i]
+            path = jax.tree_util.keystr(where, simple=True, separator="/")
+            raise ValueError(f"model: expected running averages as batch statistics, got {path}, which is none")
+        weight = _weight_of_new(keep[0])
+        batch_mean = jnp.mean(total, 0) / jnp.where(weight > 0, weight, 1.0)
+        leaves[i] = jnp.where(averaged, jnp.where(weight > 0, batch_mean, leaves[i]), jnp.nan)
+    return {**variables, "batch_stats": structure.unflatten(leaves)}
+
+
+def _weight_of_new(kept: Array) -> Array:
+    """Return 1 - kept, in which rounding of `kept` is undone: momenta are given with six decimals at most."""
+    weight = 1.0 - kept
+    decimal = jnp.round(weight, 6)
+    return jnp.where(jnp.abs(weight - decimal) <= jnp.finfo(kept.dtype).eps, decimal, weight)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The static half of `models.apply_fn`: equal for equal networks, so that one compiled program serves them all."""
+
+    model: Any
+
+    def __call__(self, frozen: dict[str, Any], params: Any, x: Array) -> Any:
+        """Apply the network in evaluation mode."""
+        return self.model.apply({"params": params, **frozen}, x, **switches(self.model, False))
+
+
+def whole(name: str, value: Any, high: int | None = None) -> int:
+    """Return a whole number of at least 1 (at most `high`) as an int.
+
+    Raises:
+      ValueError: it is none; the message begins with `name`.
+    """
+    ok = not isinstance(value, bool) and _is_index(value) and 1 <= int(value) and (high is None or int(value) <= high)
+    if not ok:
+        most = "of at least 1" if high is None else f"from 1 to {high:,}"
+        raise ValueError(f"{name}: expected a whole number {most}, got {short(value)}")
+    return int(value)
+
+
+def _is_index(value: Any) -> bool:
+    return hasattr(value, "__index__") and not hasattr(value, "__len__")
+
+
+def short(value: Any) -> str:
+    """Return a value's repr, cut to what fits into one line of an error."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an int of thousands of digits
+        return f"{type(value).__name__} beyond all bounds"
+    return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"

@@ -1,0 +1,116 @@
+"""Measurements over a leading seed axis, compiled once for all ensembles of the same shapes.
+
+What is measured on one seed is a function of (f, params, ..., data). f is a `jax.tree_util.Partial` whose arrays (batch
+statistics) lead with the seed axis like the params; `models.apply_fn` makes one from an ensemble's variables.
+
+How the axis is walked is `ensemble.choose_strategy`'s decision, except that eigenvalues and traces on CPU go seed by
+seed, driven from the host around one compiled product: XLA:CPU runs loops around convolution gradients slowly, and for
+dense layers too the batched loop took 1.7 to 2.8 times as long (BUILD_NOTES.md), since it lasts until the last seed is
+done.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkgen import ensemble
+from ntkgen.typing import PyTree
+
+
+def each_seed(
+    function: Callable,
+    seeded: tuple,
+    shared: tuple = (),
+    options: dict[str, Any] | None = None,
+    *,
+    host_driven: bool = False,
+    strategy: str = "auto",
+) -> PyTree:
+    """Evaluate function(*own, *shared, **options) for every seed.
+
+    A seed with a number that is not finite in what it is given is not measured: its results are NaN, False and 0.
+
+    Args:
+      function: measures one seed; a function of a module, since compiled programs are found by it.
+      seeded: trees whose leaves lead with the seed axis, such as (f, params).
+      shared: trees that all seeds are given, such as (x, y).
+      options: hashable settings.
+      host_driven: where seeds go one by one, run the function as it is, because it compiles its parts itself and
+        loops on the host (`spectrum`); otherwise it is compiled as a whole.
+      strategy: "auto" (by the shapes in seeded), "vmap" or "sequential".
+
+    Returns:
+      The function's results as numpy arrays with a leading seed axis.
+
+    Raises:
+      ValueError: the strategy is unknown, or the axes differ in length.
+    """
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(seeded)}
+    if len(lengths) != 1:
+        raise ValueError(f"seeded: expected one length of the seed axis, got {sorted(lengths)}")
+    if strategy not in ensemble.STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(ensemble.STRATEGIES)}, got {strategy!r}")
+    settings = tuple(sorted((options or {}).items()))
+    alive = _finite(seeded)
+    if not alive.any():
+        shapes = jax.eval_shape(partial(_vmapped, function, settings), seeded, shared)
+        return jax.tree.map(lambda s: _lost(np.zeros(s.shape, s.dtype), alive), shapes)
+    # A lost seed's place is taken by one that lives, so that shapes, and with them compiled programs, stay.
+    rows = np.where(alive, np.arange(len(alive)), int(np.argmax(alive)))
+    if strategy == "auto" and host_driven and jax.default_backend() == "cpu":
+        strategy = "sequential"
+    elif strategy == "auto":
+        strategy = ensemble.choose_strategy({"params": jax.tree.map(lambda leaf: leaf[0], seeded)})
+    if strategy == "vmap":
+        values = _vmapped(function, settings, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], seeded), shared)
+        return jax.tree.map(lambda leaf: _lost(np.array(leaf), alive), values)
+    found: dict[int, PyTree] = {}
+    for row in sorted(set(rows.tolist())):
+        own = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), seeded)
+        value = function(*own, *shared, **dict(settings)) if host_driven else _single(function, settings, own, shared)
+        found[row] = jax.tree.map(np.asarray, value)
+    return jax.tree.map(lambda *leaves: _lost(np.stack(leaves), alive), *(found[row] for row in rows.tolist()))
+
+
+def correct(f: Callable, params: PyTree, x: Any, y: Any, *, chunk: int = 1000) -> np.ndarray:
+    """Return for every seed whether each example is classified right, booleans (seeds, examples).
+
+    Args:
+      f: the network, arrays leading with the seed axis, as `each_seed` takes it.
+      params: likewise.
+      x: inputs (examples, ...).
+      y: labels (examples,).
+      chunk: examples at once.
+    """
+    starts = range(0, len(y), chunk)
+    parts = [each_seed(_correct, (f, params), (x[i : i + chunk], jnp.asarray(y[i : i + chunk]))) for i in starts]
+    return np.concatenate(parts, axis=1)
+
+
+def _correct(f: Callable, params: PyTree, x: Any, y: Any) -> jax.Array:
+    return jnp.argmax(f(params, x), axis=-1) == y
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _vmapped(function: Callable, settings: tuple, seeded: tuple, shared: tuple) -> PyTree:
+    return jax.vmap(lambda own: function(*own, *shared, **dict(settings)))(seeded)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _single(function: Callable, settings: tuple, own: tuple, shared: tuple) -> PyTree:
+    return function(*own, *shared, **dict(settings))
+
+
+def _finite(seeded: tuple) -> np.ndarray:
+    leaves = [leaf for leaf in jax.tree.leaves(seeded) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    rows = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1) for leaf in leaves]
+    return np.all(rows, axis=0)
+
+
+def _lost(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    values[~alive] = np.nan if np.issubdtype(values.dtype, np.floating) else 0
+    return values

@@ -1,0 +1,44 @@
+"""Networks: the paper's MLP and CNN, and what a Flax module needs to be trained and measured.
+
+Use `MLP` and `CNN` for the paper's networks, with PyTorch's default initialisation. `apply_fn` freezes the batch
+statistics of a trained network; the instruments take the function that it returns. `conv3x3`, `norm_relu` and
+`max_pool` are layers that compile to fast code on CPU; use them in networks of your own.
+"""
+
+from ntkgen.models._batch_norm import max_pool, norm_relu
+from ntkgen.models._convolution import conv3x3
+from ntkgen.models._networks import (
+    CNN,
+    MLP,
+    MUP_BASE_WIDTH,
+    PARAMETRIZATIONS,
+    BatchNormRelu,
+    apply_fn,
+    forward_train,
+    init,
+    num_params,
+    pytorch_uniform,
+    refit_statistics,
+    unit_chain,
+)
+from ntkgen.models._symmetry import cancelled, without_effect
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "MUP_BASE_WIDTH",
+    "PARAMETRIZATIONS",
+    "BatchNormRelu",
+    "apply_fn",
+    "cancelled",
+    "conv3x3",
+    "forward_train",
+    "init",
+    "max_pool",
+    "norm_relu",
+    "num_params",
+    "pytorch_uniform",
+    "refit_statistics",
+    "unit_chain",
+    "without_effect",
+]

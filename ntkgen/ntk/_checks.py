@@ -1,0 +1,78 @@
+"""What a tangent kernel asks of its arguments, each with one clear error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from ntkgen import functions
+from ntkgen.typing import Apply, Array, PyTree
+
+
+def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial, Array, Array | None, Any]:
+    """Check everything that can be checked before the work.
+
+    Args:
+      f: function (params, x) -> outputs (n, k).
+      params: its parameters.
+      x1: inputs (n1, ...).
+      x2: inputs (n2, ...) or None.
+
+    Returns:
+      (f as `functions.freeze` gives it, x1, x2, shape and dtype of the outputs at x1).
+
+    Raises:
+      ValueError: the message names the argument, what was expected, and what came.
+    """
+    if not callable(f):
+        raise ValueError(f"f: expected a function (params, x) -> outputs (n, k), got {type(f).__name__}")
+    leaves = jax.tree.leaves(params)
+    if not leaves or not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves):
+        raise ValueError(f"params: expected floating arrays, got {[str(jnp.result_type(leaf)) for leaf in leaves]}")
+    if not all(jnp.size(leaf) for leaf in leaves):
+        raise ValueError(f"params: expected arrays with entries, got shapes {[jnp.shape(leaf) for leaf in leaves]}")
+    x1 = _inputs("x1", x1)
+    x2 = None if x2 is None else _inputs("x2", x2)
+    if x2 is not None and (x2.shape[1:] != x1.shape[1:] or x2.dtype != x1.dtype):
+        raise ValueError(f"x2: expected {x1.dtype} samples {x1.shape[1:]} as in x1, got {x2.dtype} {x2.shape[1:]}")
+    if not finite(leaves):
+        raise ValueError("params: expected finite numbers, got infinities or NaN")
+    network = _frozen(f, params, x1)
+    wrong = functions.dependence(network, params, x1, x2)
+    if wrong:
+        raise ValueError(wrong)
+    return network, x1, x2, network.func.out  # type: ignore[attr-defined]
+
+
+def _inputs(name: str, x: Any) -> Array:
+    if isinstance(x, dict | tuple) or len(jax.tree.leaves(x)) != 1:
+        raise ValueError(f"{name}: expected one array of samples (n, ...), got {type(x).__name__}")
+    x = jnp.asarray(x)
+    if x.ndim < 1 or x.size == 0:
+        raise ValueError(f"{name}: expected samples (n, ...), at least one and none empty, got shape {x.shape}")
+    if not finite([x]):
+        raise ValueError(f"{name}: expected finite numbers, got infinities or NaN")
+    return x
+
+
+def _frozen(f: Apply, params: PyTree, x: Array) -> Partial:
+    try:
+        network = functions.freeze(f, params, x)
+    except Exception as error:  # whatever a network raises on inputs that it cannot take
+        message = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"x1: f does not take inputs of shape {x.shape}: {message}") from error
+    out = network.func.out  # type: ignore[attr-defined]
+    shape, got = getattr(out, "shape", None), getattr(out, "dtype", type(out).__name__)
+    if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or not jnp.issubdtype(out.dtype, jnp.floating):
+        got = f"{got} {shape}" if shape is not None else got
+        raise ValueError(f"f: expected floating outputs ({x.shape[0]}, k) at x1 of shape {x.shape}, got {got}")
+    return network
+
+
+def finite(leaves: list[Any]) -> bool:
+    """Say whether all numbers of some arrays are finite."""
+    # By numpy, on the host: a program for every shape would take longer to compile. NaN goes through min and max.
+    arrays = [np.asarray(leaf) for leaf in leaves if jnp.size(leaf)]
+    return all(np.isfinite(array.min()) and np.isfinite(array.max()) for array in arrays)

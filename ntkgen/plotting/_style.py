@@ -1,0 +1,215 @@
+"""Tables to figures. Nothing is computed here; one quantity has one colour in all figures."""
+
+import io as bytesio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ntkgen import io
+
+# Okabe and Ito's colours, distinguishable with any colour vision.
+COLOURS = {"test": "#0072B2", "train": "#E69F00", "published": "#000000", "threshold": "#7F7F7F"}
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.dpi": 150,
+    "savefig.dpi": 150,
+}
+
+
+def subplots(rows: int, columns: int, *, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Return a new figure and its axes, like `pyplot.subplots`; neither pyplot nor its backend know of it.
+
+    So figures can be drawn where there is no display, and a notebook keeps the backend that its user has chosen.
+
+    Args:
+      rows: number of rows.
+      columns: number of columns.
+      figsize: width and height in inches.
+      **options: those of `Figure.subplots`.
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+class Curve(NamedTuple):
+    """A mean with its interval: x, mean, low and high, each (k,); low and high may be NaN."""
+
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") -> None:
+    """Draw a mean as a line with markers, its interval as a band."""
+    ax.plot(curve.x, curve.mean, marker=marker, markersize=4, color=colour, label=label, zorder=3)
+    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0, zorder=2)
+
+
+def logarithmic(ax: Axes, x: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic; it covers all of x, also where every mean is NaN."""
+    ax.update_datalim([(value, 0.0) for value in x], updatey=False)
+    ax.set_xscale("log")
+
+
+def _sizes_axis(ax: Axes, params: Sequence[float], names: Sequence[int], size_name: str) -> None:
+    """Label a logarithmic parameter axis, with the sizes themselves along the top where they do not collide."""
+    logarithmic(ax, params)
+    ax.set_xlabel("parameters")
+    top = ax.secondary_xaxis("top")
+    chosen: list[int] = []
+    span = np.log(params[-1] / params[0]) if len(params) > 1 else 1.0
+    for i in range(len(params)):
+        if not chosen or np.log(params[i] / params[chosen[-1]]) > 0.05 * span:
+            chosen.append(i)
+    top.set_xticks([params[i] for i in chosen], [str(names[i]) for i in chosen])
+    top.minorticks_off()
+    top.set_xlabel(size_name)
+
+
+def model_wise(
+    test: Curve,
+    train: Curve,
+    sizes: Sequence[int],
+    size_name: str,
+    title: str,
+    threshold: tuple[float, float, float] | None = None,
+    published: dict[str, tuple[list[float], list[float]]] | None = None,
+) -> Figure:
+    """Draw test and training error (percent) against parameters, the threshold with its interval, published points.
+
+    Args:
+      test: test error against parameters.
+      train: training error against parameters.
+      sizes: width or channels of each point.
+      size_name: what `sizes` are.
+      title: of the figure.
+      threshold: (value, low, high) in parameters; the ends may be NaN.
+      published: {"test" or "train": (parameters, errors)}.
+
+    Returns:
+      The figure.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, ax = subplots(1, 1, figsize=(6.4, 4.6))
+        band(ax, test, COLOURS["test"], "test error")
+        band(ax, train, COLOURS["train"], "training error", marker="s")
+        for name, marker in (("test", "o"), ("train", "s")):
+            if published and published.get(name, ([], []))[0]:
+                kind = "training" if name == "train" else name
+                ax.plot(
+                    *published[name],
+                    linestyle="none",
+                    marker=marker,
+                    markersize=8,
+                    markerfacecolor="none",
+                    color=COLOURS["published"],
+                    clip_on=False,
+                    label=f"published {kind} error",
+                    zorder=4,
+                )
+        if threshold is not None:
+            value, low, high = threshold
+            ax.axvline(value, color=COLOURS["threshold"], linestyle="--", label="interpolation threshold", zorder=1)
+            if np.isfinite(low):
+                ax.axvspan(low, high, color=COLOURS["threshold"], alpha=0.15, linewidth=0, zorder=0)
+        _sizes_axis(ax, test.x, sizes, size_name)
+        ax.set_ylabel("error (%)")
+        ax.set_ylim(bottom=0)
+        ax.set_title(title, pad=8)
+        figure.legend(loc="outside lower center", ncols=3)  # no corner of the axes is sure to be free
+        return figure
+
+
+def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title: str) -> Figure:
+    """Draw test error (left) and training error (right), in percent, against epochs, a line for each size.
+
+    The axis ends a third above the highest mean of the last nine tenths of training: the first epochs' errors would
+    flatten everything else.
+
+    Args:
+      curves: {label: (test, train)} against epochs, in order of size; more than six are hard to tell apart.
+      title: of the figure.
+      legend_title: what the labels are.
+
+    Returns:
+      The figure.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, 2, figsize=(9, 3.8), sharex=True)
+        for side, (ax, name) in enumerate(zip(axes, ("test error (%)", "training error (%)"), strict=True)):
+            top = 0.0
+            for (label, pair), colour in zip(curves.items(), _shades(len(curves)), strict=True):
+                curve = pair[side]
+                ax.plot(curve.x, curve.mean, color=colour, label=label, linewidth=1.5)
+                ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+                top = max(top, np.nanmax(np.asarray(curve.mean)[len(curve.mean) // 10 :], initial=0.0))
+                logarithmic(ax, curve.x)
+            ax.set_ylim(0, min(100, 1.33 * top) or 1)
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.set_xlabel("epochs")
+            ax.set_ylabel(name)
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), title=legend_title, loc="outside right center")
+        return figure
+
+
+def _shades(count: int) -> Any:
+    """Colours of ordered things, dark to light, readable in greyscale too."""
+    return matplotlib.colormaps["viridis"](np.linspace(0, 0.88, count))
+
+
+def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figure:
+    """Draw test error (percent) against the number of training examples, a line for each size."""
+    with matplotlib.rc_context(STYLE):
+        figure, ax = subplots(1, 1, figsize=(6.4, 4.6))
+        for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
+            band(ax, curve, colour, label)
+            logarithmic(ax, curve.x)
+        ax.set_xlabel("training examples")
+        ax.set_ylabel("test error (%)")
+        figure.suptitle(title, fontsize=10.5)
+        figure.legend(*ax.get_legend_handles_labels(), title=legend_title, loc="outside right upper")
+        return figure
+
+
+def _say_if_empty(ax: Axes) -> None:
+    """Write into axes whose curves have nothing to show that there is nothing; else they would look like a mistake."""
+    curves = [line for line in ax.lines if line.get_transform() == ax.transData]  # not axhline and the like
+    lowest = 0.0 if ax.get_yscale() == "log" else -np.inf
+    values = [np.asarray(line.get_ydata(), float) for line in curves]
+    if curves and not any((np.isfinite(y) & (y > lowest)).any() for y in values):
+        ax.text(0.5, 0.5, "no finite values", transform=ax.transAxes, ha="center", va="center")
+        # Matplotlib finds no ticks for the limits that nothing leaves on a logarithmic axis.
+        if ax.get_yscale() == "log":
+            ax.set_ylim(0.1, 1)
+        if ax.get_xscale() == "log" and min(ax.get_xlim()) <= 0:
+            x = np.concatenate([np.asarray(line.get_xdata(), float) for line in curves])
+            ax.set_xlim(*((x.min() / 1.1, 1.1 * x.max()) if x.size else (0.1, 1)))
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, without the time and version that would make two runs' files differ.
+
+    Axes without a finite value (all networks diverged, or nothing was reached) say so.
+    """
+    for ax in figure.axes:
+        _say_if_empty(ax)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = bytesio.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    io.atomic_write(path, buffer.getvalue())
+    return path

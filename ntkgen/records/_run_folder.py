@@ -1,0 +1,321 @@
+"""Run folders: the full config, tidy tables, checkpoints, and going on after a kill.
+
+A run lives in `<out_dir>/<study>/<dataset>-<hash of the resolved config>/`. Two runs share a folder only if every
+resolved setting is equal. Files are whole or absent; nothing in them depends on when, or how often interrupted, the
+run was. Whatever a run reads back carries a checksum. Something damaged is set aside and made anew. An error of the
+moment (too many open files, no memory, a failing disk) is an `OSError` or `MemoryError`, and changes nothing.
+"""
+
+import contextlib
+import csv
+import io as text
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkgen import io
+from ntkgen.records._checkpoints import SUMS, Checkpointer, DamagedError, StorageError, set_aside
+from ntkgen.records._provenance import commit, device, numerics, source, versions
+
+__all__ = [
+    "FINISHED",
+    "SUMS",
+    "Checkpointer",
+    "RecordError",
+    "Run",
+    "StorageError",
+    "check_writable",
+    "commit",
+    "device",
+    "numerics",
+    "open_run",
+    "read_table",
+    "source",
+    "versions",
+    "write_table",
+]
+
+FINISHED = "finished.json"
+MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # no errors of the moment
+
+
+class RecordError(ValueError):
+    """A run folder cannot be used; the message is one line that says why."""
+
+
+class Run:
+    """An open run folder. Make it with `open_run`.
+
+    Attributes:
+      folder: where everything is written.
+      finished: True if an earlier call completed the run.
+    """
+
+    def __init__(self, folder: Path, finished: bool) -> None:
+        """Wrap a folder that `open_run` prepared."""
+        self.folder, self.finished = folder, finished
+
+    def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
+        """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
+        return write_table(self.folder / name, rows)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a value as indented JSON."""
+        path = self.folder / name
+        text_form = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        io.atomic_write(path, text_form.encode())
+        return path
+
+    def kept(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return a value of the run: what `parts/<name>.json` holds, or else what `work` computes, which is kept there.
+
+        Args:
+          name: of the part, unique in the run.
+          work: makes the value: numbers (NaN included), strings, None, in lists and dicts with string keys.
+
+        Returns:
+          The value as it is read back: tuples are lists. A damaged one is set aside with a warning, and made anew.
+
+        Raises:
+          OSError: the file cannot be read or written at this moment.
+        """
+        path = self.folder / "parts" / f"{name}.json"
+        try:
+            return _read_value(path, name)
+        except FileNotFoundError:
+            pass
+        except DamagedError as error:
+            set_aside(path, str(error))
+        value = work()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = {"sha256": _value_sum(name, value), "value": value}
+        io.atomic_write(path, (json.dumps(stored, indent=1) + "\n").encode())
+        return _read_value(path, name)
+
+    def checkpointer(self, name: str, every_seconds: float = 20.0) -> "Checkpointer":
+        """Return the checkpoints of one part of the run."""
+        return Checkpointer(self.folder / "checkpoints" / name, every_seconds)
+
+    def finish(self) -> None:
+        """Mark the run as complete: the same command will not do it again."""
+        names = sorted(p.name for p in self.folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        sums = {name: io.sha256_bytes((self.folder / name).read_bytes()) for name in names if name != FINISHED}
+        self.write_json(FINISHED, sums)
+        self.finished = True
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
+    if not rows:
+        raise ValueError(f"{path.name}: expected at least one row, got none")
+    buffer = text.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    io.atomic_write(path, buffer.getvalue().encode())
+    return path
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV table that `write_table` wrote; every cell is text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _read_value(path: Path, name: str) -> Any:
+    try:
+        stored = json.loads(path.read_bytes())
+        value, expected = stored["value"], stored["sha256"]
+    except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(str(error)) from None
+    if expected != _value_sum(name, value):
+        raise DamagedError("its checksum does not match")
+    return value
+
+
+def _value_sum(name: str, value: Any) -> str:
+    """Return the checksum of a value and its name, so that one part's value does not pass for another's."""
+    return io.sha256_bytes(json.dumps([name, value]).encode())
+
+
+def _cell(value: Any) -> Any:
+    return repr(float(value)) if isinstance(value, float | np.floating) else value
+
+
+@contextlib.contextmanager
+def open_run(
+    out_dir: str | os.PathLike,
+    study: str,
+    dataset: str,
+    config: dict[str, Any],
+    *,
+    force: bool = False,
+    code: Sequence[Path] = (),
+    tables: Sequence[str] = (),
+) -> Iterator[Run]:
+    """Open the folder of a run, new or begun, and hold it.
+
+    Args:
+      out_dir: root of all results.
+      study: name of the study.
+      dataset: name of the dataset.
+      config: the complete resolved config, JSON types only. What rounding and random draws depend on is added to it:
+        the device's platform and count, and the numerics of JAX and XLA.
+      force: delete what an earlier call left, and begin anew.
+      code: modules of the study; they belong to the run's identity, as the package's own do.
+      tables: files without which the run is not finished.
+
+    Yields:
+      The run.
+
+    Raises:
+      RecordError: the folder cannot be written, is in use, or holds a run of another config, version or code.
+      OSError: a file cannot be read or written at this moment.
+    """
+    resolved = {
+        **config,
+        "device": {key: value for key, value in device().items() if key != "kind"},
+        "numerics": numerics(),
+    }
+    check_writable(out_dir, "out_dir")
+    folder = Path(out_dir) / study / f"{dataset}-{io.config_hash(resolved)}"
+    check_writable(folder, "out_dir")
+    try:
+        with io.lock(folder):
+            if force:
+                _clear(folder)
+            for unfinished in folder.glob(".*.tmp"):  # of an atomic write that was killed
+                unfinished.unlink()
+            found = _read_config(folder)
+            if found is not None:
+                _check_same(folder, found, resolved)
+            finished = _is_finished(folder, tables)
+            if found is not None:
+                _check_source(folder, found, source(*code), finished)
+            run = Run(folder, finished)
+            if found is None:
+                run.write_json(
+                    "config.json",
+                    {
+                        "study": study,
+                        "dataset": dataset,
+                        "config": resolved,
+                        "versions": versions(),
+                        "device": device(),
+                        "numerics": numerics(),
+                        "commit": commit(),
+                        "source": source(*code),
+                    },
+                )
+            yield run
+    except io.LockedError as error:
+        raise RecordError(f"out_dir: {error}") from None
+
+
+def check_writable(folder: str | os.PathLike, name: str) -> None:
+    """Try to write where a folder is or will be, and leave nothing behind.
+
+    Args:
+      folder: the folder.
+      name: what the user calls it.
+
+    Raises:
+      RecordError: nothing can be written there, or the name is none that files can have.
+    """
+    if not os.fspath(folder):
+        raise RecordError(f"{name}: expected the name of a folder, got ''")
+    existing = folder = Path(folder)
+    try:
+        str(folder).encode()  # Orbax's files have names in UTF-8
+        for existing in (folder, *folder.parents):
+            if existing.exists():
+                break
+            if existing.is_symlink():
+                raise RecordError(f"{name}: {existing} is a link to {os.readlink(existing)}, which does not exist")
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except UnicodeEncodeError:
+        raise RecordError(f"{name}: expected a name in UTF-8, got {os.fsencode(folder)!r}") from None
+    except OSError as error:
+        raise RecordError(f"{name}: cannot write in {existing}: {error.strerror}") from None
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found["config"], dict) or not isinstance(found["versions"], dict):
+            raise ValueError("not a config")
+    except FileNotFoundError:
+        return None
+    except (IsADirectoryError, ValueError, KeyError, TypeError):
+        raise RecordError(f"out_dir: {path} is damaged; --force begins the run anew") from None
+    return found
+
+
+def _check_same(folder: Path, found: dict[str, Any], resolved: dict[str, Any]) -> None:
+    differing = {
+        "config": (found["config"], json.loads(io.canonical_json(resolved))),
+        **{name: (found["versions"].get(name), version) for name, version in versions().items()},
+    }
+    for name, (theirs, ours) in differing.items():
+        if theirs != ours:
+            detail = "another config" if name == "config" else f"{name} {theirs}, this is {ours}"
+            raise RecordError(f"out_dir: {folder} holds a run of {detail}; --force begins it anew, or choose another")
+
+
+def _check_source(folder: Path, found: dict[str, Any], ours: str, finished: bool) -> None:
+    """Refuse to go on with a run that other code began: half of its numbers would be another program's."""
+    if found.get("source") == ours:
+        return
+    if not finished:
+        raise RecordError(
+            f"out_dir: {folder} holds a run that another version of the code began; --force begins it anew, or choose "
+            "another"
+        )
+    warnings.warn(f"{folder} was made by another version of the code, commit {found.get('commit')}", stacklevel=2)
+
+
+def _is_finished(folder: Path, tables: Sequence[str]) -> bool:
+    """Say whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
+    try:
+        content = (folder / FINISHED).read_bytes()
+    except FileNotFoundError:
+        return False
+    except IsADirectoryError:
+        content = b""
+    try:
+        sums = json.loads(content)
+        damaged = sorted({"config.json", *tables} - set(sums))
+        damaged += [
+            name for name in sums if name.endswith((".csv", ".json")) and not _has_sum(folder / name, sums[name])
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        damaged = [f"{FINISHED}: {error}"]
+    if damaged:
+        warnings.warn(f"{folder} is not as the run left it ({', '.join(damaged)}); finishing it anew", stacklevel=2)
+    return not damaged
+
+
+def _has_sum(path: Path, expected: str) -> bool:
+    try:
+        return io.sha256_bytes(path.read_bytes()) == expected
+    except MISSING:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,308 @@
+"""Lanczos steps with full reorthogonalisation, and the loops that drive an operator from the host or inside `jit`.
+
+What `spectrum` is made of. A loop runs on the host around one compiled product where numbers are known; under `jit`
+and `vmap` the same steps run in a `lax` loop.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import Partial
+
+from ntkgen import functions, tree
+from ntkgen.typing import Array, Matvec, PyTree
+
+RESTARTS = 2**31 - 1  # child of seed 0's key that restarts are drawn from; no run has it
+BLOCK = 8  # basis vectors that one matrix product takes
+JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
+ROOM = 16  # for basis vectors at first, a multiple of BLOCK; where one pair is wanted it mostly is enough
+GROWTH = 3  # of the room for basis vectors; each size is a program of its own
+
+
+class Problem(NamedTuple):
+    """An operator on flat vectors (d,), a start of unit norm, and the way back to trees."""
+
+    product: Callable[[Array], Array]
+    start: Array  # unit vector (d,), at least float32
+    unravel: Callable[[Array], PyTree]  # keeps at least float32
+    rounds: bool  # the operator is given vectors in half precision, so what it multiplies is not the vector itself
+
+    @classmethod
+    def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "Problem":
+        """Flatten the operator and check what every iteration is given."""
+        if isinstance(num_iters, bool) or num_iters < 1:
+            raise ValueError(f"num_iters: expected at least 1, got {num_iters!r}")
+        if tol is not None and not tol >= 0:
+            raise ValueError(f"tol: expected None or a number of at least 0, got {tol!r}")
+        tree.check_floating("v0", v0)
+        tree.check_finite("v0", v0)
+        v0 = jax.tree.map(jnp.asarray, v0)
+        start, unravel = tree.ravel(jax.tree.map(_at_least_single, v0))
+        if not isinstance(start, jax.core.Tracer) and not np.any(start):
+            raise ValueError("v0: expected a start vector that is not zero, got zeros")
+        rounds = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(v0))
+        return cls(flattened(matvec, v0), start / jnp.linalg.norm(start), unravel, rounds)
+
+
+def measured(problem: Problem, vector: Array, like: PyTree) -> tuple[Array, Array]:
+    """Return Rayleigh quotient and residual of the vector that an operator of half precision is given, by a product."""
+    flat = tree.ravel(jax.tree.map(_given, problem.unravel(vector), like))[0]
+    length = jnp.linalg.norm(flat)
+    return rayleigh(flat / length, problem.product(vector) / length)
+
+
+def _given(leaf: Array, own: Any) -> Array:
+    return leaf.astype(jnp.result_type(own)).astype(leaf.dtype)
+
+
+def flattened(matvec: Matvec, like: PyTree) -> Callable[[Array], Array]:
+    """Let an operator on trees act on flat vectors (d,) of at least float32; it is given the dtypes of `like`."""
+    _, unravel = tree.ravel(jax.tree.map(_at_least_single, like))
+    matvec = compiled(matvec, like)
+
+    def product(vector: Array) -> Array:
+        given = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), unravel(vector), like)
+        return tree.ravel(jax.tree.map(_at_least_single, matvec(given)))[0].astype(vector.dtype)
+
+    return product
+
+
+def _at_least_single(leaf: Array) -> Array:
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def compiled(matvec: Matvec, like: PyTree) -> Matvec:
+    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls.
+
+    Arrays that a plain function reads from outside are those of this call (`functions.freeze`).
+    """
+    if isinstance(matvec, Partial):
+        return functools.partial(_apply, matvec)
+    inner: Any = matvec
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return matvec if hasattr(inner, "lower") else functools.partial(_apply, functions.freeze(matvec, like))
+
+
+@jax.jit
+def _apply(matvec: Partial, v: PyTree) -> PyTree:
+    return matvec(v)
+
+
+def loop(
+    product: Callable, vector: Callable, advance: Callable, more: Callable, state: Any, room: Callable | None = None
+) -> Any:
+    """Repeat state = advance(state, product(vector(state))) while more(state), at least once.
+
+    On the host where numbers are known. That a matvec closes over traced arrays shows only in its result, so the
+    first product decides; traced, it is dropped and XLA never computes it. `room(state, whole)` gives a state with
+    room for one more step, or for all: on the host memory is taken as it is needed.
+    """
+    room = room or (lambda state, whole: state)
+    first = product(vector(state))
+    if isinstance(first, jax.core.Tracer):
+        return lax.while_loop(more, lambda s: advance(s, product(vector(s))), room(state, True))
+    state = advance(room(state, False), first)
+    while more(state):
+        state = advance(room(state, False), product(vector(state)))
+    return state
+
+
+def stack(function: Callable, xs: Array) -> Any:
+    """Stack function(x) over the leading axis: in a host loop where numbers are known, else `lax.scan`.
+
+    After the first result that is not finite the function is not called any more; the results that remain are NaN,
+    whole numbers 0.
+
+    Args:
+      function: one x -> a tree of arrays.
+      xs: (m, ...).
+
+    Returns:
+      The stacked results.
+    """
+    first = function(xs[0])
+    if isinstance(jax.tree.leaves(first)[0], jax.core.Tracer):
+        lost = jax.tree.map(_lost, first)
+
+        def step(alive: Array, x: Array) -> tuple[Array, Any]:
+            result = lax.cond(alive, function, lambda _: lost, x)
+            return alive & _finite(result), result
+
+        return lax.scan(step, jnp.ones((), bool), xs)[1]
+    results = [first]
+    for x in xs[1:]:
+        results.append(function(x) if _finite(results[-1]) else jax.tree.map(_lost, first))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _finite(result: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(result)]))
+
+
+def _lost(leaf: Array) -> Array:
+    return jnp.full(leaf.shape, jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0, leaf.dtype)
+
+
+def dot(a: Array, b: Array) -> Array:
+    """Multiply at full precision."""
+    return jnp.dot(a, b, precision="highest")
+
+
+def rayleigh(v: Array, product: Array) -> tuple[Array, Array]:
+    """Rayleigh quotient and relative residual of a unit vector; an exact null vector has residual 0."""
+    value = dot(v, product)
+    error = jnp.linalg.norm(product - value * v)
+    return value, jnp.where(error > 0, error / jnp.abs(value), jnp.where(jnp.isnan(error), jnp.nan, 0.0))
+
+
+# --- Lanczos
+
+
+class Krylov(NamedTuple):
+    """The state of Lanczos iteration, with room for m steps."""
+
+    basis: Array  # (m or a little more, d), rows orthonormal; those not reached are zero
+    products: Array  # the operator times these rows, or (0, d) where nobody asks for them
+    alpha: Array  # (m,) diagonal of the projected operator
+    beta: Array  # (m,) beside the diagonal; 0 where a fresh direction had to be taken
+    steps: Array  # () done
+    done: Array  # ()
+
+
+def iterate(
+    problem: Problem,
+    num_iters: int,
+    k: int = 1,
+    which: str = "LA",
+    tol: float | None = None,
+    keep_products: bool = True,
+) -> Krylov:
+    """Take Lanczos steps; with a tolerance, until k pairs are estimated to be that good."""
+    start, size = problem.start, min(num_iters, problem.start.size)
+    empty = jnp.zeros(0, start.dtype)
+    state = Krylov(start[None], start[None][:0], empty, empty, jnp.zeros((), int), jnp.zeros((), bool))
+    step = functools.partial(_lanczos_step, k=k, which=which, judged=tol is not None)
+    goal = 0.0 if tol is None else JUST_BELOW * tol
+
+    def room(state: Krylov, whole: bool) -> Krylov:
+        rows = len(state.basis)
+        if not whole and (rows > size or int(state.steps) + 1 < rows):  # the next step writes the row after its own
+            return state
+        wanted = size if whole else min(size, max(k, ROOM if rows < ROOM else GROWTH * rows))
+        rows = -(-wanted // BLOCK) * BLOCK
+        basis, products = _padded(state.basis, rows), _padded(state.products, rows if keep_products else 0)
+        alpha, beta = (_padded(leaf, min(size, rows)) for leaf in (state.alpha, state.beta))
+        return Krylov(basis, products, alpha, beta, *state[4:])
+
+    return loop(
+        problem.product,
+        lambda s: last(s.basis, s.steps),
+        lambda s, product: step(s, product, goal),
+        lambda s: (s.steps < size) & ~s.done,
+        state,
+        room,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="rows")  # one buffer: new memory is what this costs
+def _padded(array: Array, rows: int) -> Array:
+    """Add rows of zeros."""
+    return jnp.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+@jax.jit
+def last(basis: Array, steps: Array) -> Array:
+    """Return the row of the basis that is multiplied next."""
+    return basis[steps]
+
+
+# The basis is donated: a step on the host writes one row and copies none.
+@functools.partial(jax.jit, static_argnames=("k", "which", "judged"), donate_argnums=0)
+def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, judged: bool) -> Krylov:
+    basis, products, alpha, beta, j, _ = state
+    products = products.at[j].set(product) if len(products) else products
+    alpha = alpha.at[j].set(dot(basis[j], product))
+    w = orthogonal_part(basis, product, j)
+    length = jnp.linalg.norm(w)
+    # What is left of an invariant subspace is the rounding of products as large as the operator.
+    exhausted = length <= 10 * jnp.finfo(w.dtype).eps * jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(beta))
+    length = jnp.where(exhausted, 0.0, length)
+    beta = beta.at[j].set(length)
+    following = lax.cond(exhausted, lambda: fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
+    basis = basis.at[j + 1].set(following, mode="drop")
+    broken = ~jnp.isfinite(length)  # the product is not finite, and nothing after it would be
+    state = Krylov(basis, products, alpha, beta, j + 1, broken)
+    if not judged:
+        return state
+    value, vector, found = _ritz(state, k, which)
+    estimate = jnp.where(found, length * jnp.abs(vector[j]), jnp.inf)
+    return state._replace(done=broken | jnp.all(estimate <= goal * jnp.abs(value)))
+
+
+def orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
+    """Subtract twice what lies in rows 0 ... j, block by block so that rows still empty cost nothing."""
+
+    def subtract(i: Array, w: Array) -> Array:
+        rows = lax.dynamic_slice_in_dim(basis, i * BLOCK, BLOCK)
+        return w - dot(dot(rows, w), rows)
+
+    for _ in range(2):
+        w = lax.fori_loop(0, j // BLOCK + 1, subtract, w)
+    return w
+
+
+def fresh(basis: Array, j: Array) -> Array:
+    """Draw a unit vector orthogonal to the basis; zeros where there is none left."""
+    restarts = jax.random.fold_in(jax.random.key(0), RESTARTS)
+    w = jax.random.normal(jax.random.fold_in(restarts, j), basis.shape[1:], basis.dtype)
+    w = orthogonal_part(basis, w / jnp.linalg.norm(w), j)
+    length = jnp.linalg.norm(w)
+    return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)
+
+
+def tridiagonal(state: Krylov) -> Array:
+    """Write the projected operator as a matrix; steps not taken get an eigenvalue above all others."""
+    steps = jnp.arange(len(state.alpha))
+    largest = jnp.max(jnp.abs(state.alpha)) + jnp.max(state.beta)
+    diagonal = jnp.where(steps < state.steps, state.alpha, jnp.where(largest > 0, 4 * largest, 1.0))
+    beside = jnp.where(steps[1:] < state.steps, state.beta[:-1], 0.0)
+    return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
+
+
+def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+    """Return the k wanted Ritz values (k,), their coordinates (m, k), and whether so many exist yet (k,)."""
+    size = len(state.alpha)
+    values, vectors = jnp.linalg.eigh(tridiagonal(state))
+    score = {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
+    score = jnp.where(jnp.arange(size) < state.steps, score, -jnp.inf)
+    score, index = lax.top_k(score, k)
+    return values[index], vectors[:, index], score > -jnp.inf
+
+
+@functools.partial(jax.jit, static_argnames=("k", "which"))
+def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+    """Return the k wanted pairs, values descending: values (k,), unit vectors (k, d), residuals (k,).
+
+    The operator times a vector is put together from the products that were made, by linearity, whatever the recurrence
+    says of it.
+    """
+    weights = _ritz(state, k, which)[1].T
+    vectors, products = (dot(weights, rows[: weights.shape[1]]) for rows in (state.basis, state.products))
+    length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors / length
+    return ordered(state, vectors, products / length)
+
+
+def ordered(state: Krylov, vectors: Array, products: Array) -> tuple[Array, Array, Array]:
+    """Return values (descending), unit vectors and residuals; all NaN where a product was not finite."""
+    values, residuals = jax.vmap(rayleigh)(vectors, products)
+    lost = ~jnp.isfinite(jnp.sum(state.alpha) + jnp.sum(state.beta))
+    values, vectors, residuals = (jnp.where(lost, jnp.nan, leaf) for leaf in (values, vectors, residuals))
+    order = jnp.argsort(-values)
+    return values[order], vectors[order], residuals[order]

@@ -1,0 +1,98 @@
+"""Losses and metrics, one number per example; callers reduce.
+
+Targets are class labels (integers, one for each vector of outputs) or real numbers of the outputs' own shape. With
+several labels an example (tokens, pixels) its loss and its accuracy are the means over them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ntkgen.typing import Array, Loss
+
+
+def is_integer(x: Any) -> bool:
+    """Say whether an array, or its shape, holds integers: class labels or tokens."""
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+
+def cross_entropy(logits: Array, labels: Array) -> Array:
+    """Return the softmax cross-entropy in nats, (n,).
+
+    Args:
+      logits: (n, ..., k).
+      labels: integers (n, ...) from 0 to k - 1, or probabilities (n, ..., k).
+    """
+    # Not optax's logsumexp - logit: at interpolation that difference of large numbers keeps none of the loss's digits.
+    log_p = jax.nn.log_softmax(logits)
+    if is_integer(labels):
+        _check_shape(labels, logits.shape[:-1])
+        return _mean_over_labels(-jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0])
+    _check_shape(labels, logits.shape)
+    return _mean_over_labels(-jnp.sum(labels * log_p, -1))
+
+
+def squared_error(outputs: Array, targets: Array) -> Array:
+    """Return half the squared distance to the targets, (n,).
+
+    The half makes the residual the gradient, so that gradient flow has the closed form of the NTK papers.
+
+    Args:
+      outputs: (n, ...).
+      targets: real numbers of the same shape, or labels: integers (n, ...) without the last axis of the outputs (n,
+        ..., k), which stand for one-hot vectors. One number an example may be (n,) or (n, 1) on either side.
+    """
+    if is_integer(targets):
+        _check_shape(targets, outputs.shape[:-1])
+        target = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+        return _mean_over_labels(0.5 * jnp.sum((outputs - target) ** 2, -1))
+    if targets.size == outputs.size == len(outputs):
+        targets = targets.reshape(outputs.shape)
+    _check_shape(targets, outputs.shape)
+    return 0.5 * jnp.sum((outputs - targets) ** 2, tuple(range(1, outputs.ndim)))
+
+
+def correct(outputs: Any, targets: Any) -> Array:
+    """Return the fraction of an example's labels that have the largest output, (n,).
+
+    NaN where there is no such thing: targets that are no labels 0 ... k - 1 of outputs (n, ..., k) with k of at least
+    2. Non-finite outputs count as NaN too: the argmax of NaNs is class 0, which would read as ten percent accuracy.
+
+    Args:
+      outputs: an array, or whatever the network returns.
+      targets: an array, or whatever the loss takes.
+    """
+    n = len(jax.tree.leaves(targets)[0])
+    if not is_classification(outputs, targets):
+        return jnp.full(n, jnp.nan)
+    hit = (jnp.argmax(outputs, -1) == targets).astype(outputs.dtype)
+    known = (targets >= 0) & (targets < outputs.shape[-1]) & jnp.all(jnp.isfinite(outputs), -1)
+    return _mean_over_labels(jnp.where(known, hit, jnp.nan))
+
+
+def is_classification(outputs: Any, targets: Any) -> bool:
+    """Say whether targets are integers, one for each vector of at least two outputs; arrays or their shapes."""
+    arrays = all(hasattr(leaf, "dtype") for leaf in (outputs, targets))
+    return arrays and is_integer(targets) and targets.shape == outputs.shape[:-1] and outputs.shape[-1:] > (1,)
+
+
+def _mean_over_labels(values: Array) -> Array:
+    return values if values.ndim == 1 else jnp.mean(values, tuple(range(1, values.ndim)))
+
+
+def _check_shape(targets: Array, shape: tuple[int, ...]) -> None:
+    if targets.shape != shape:
+        kind = "labels" if is_integer(targets) else "targets"
+        raise ValueError(f"{kind}: expected shape {shape} for these outputs, got {targets.shape}")
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mse": squared_error,
+}
+
+
+def per_example(loss: str | Loss) -> Loss:
+    """Return the loss of that name; a function is returned as it is."""
+    return LOSSES[loss] if isinstance(loss, str) else loss
