@@ -247,6 +247,7 @@ def main() -> None:
     with common.user_errors():
         records.check_writable(FLAGS.figures_dir, "figures_dir")
     rows = simulate(COUNTS[FLAGS.preset], FLAGS.seed)
+    Path(FLAGS.figures_dir).mkdir(parents=True, exist_ok=True)
     path = records.write_table(Path(FLAGS.figures_dir) / "reliability.csv", rows)
     print(worst(rows))
     for row in too_high(rows):
