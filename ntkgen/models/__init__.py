@@ -19,6 +19,7 @@ from ntkgen.models._networks import (
     num_params,
     pytorch_uniform,
     refit_statistics,
+    switches,
     unit_chain,
 )
 from ntkgen.models._symmetry import cancelled, without_effect
@@ -39,6 +40,7 @@ __all__ = [
     "num_params",
     "pytorch_uniform",
     "refit_statistics",
+    "switches",
     "unit_chain",
     "without_effect",
 ]

@@ -19,6 +19,7 @@ from parity_cases import (  # noqa: E402
 from torch_nets import images, to_flax, to_torch  # noqa: E402
 
 from ntkgen import models  # noqa: E402
+from ntkgen.train import LOSSES  # noqa: E402
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def ours(name, dtype):
             logits, state = models.forward_train(model, full, x)
         else:
             logits, state = models.apply_fn(model, full)(params, x), {}
-        return jnp.mean(train.LOSSES[name](logits, y)), (logits, state)
+        return jnp.mean(LOSSES[name](logits, y)), (logits, state)
 
     def both(params):
         results = {}
