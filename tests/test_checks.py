@@ -96,6 +96,23 @@ def test_images_of_integers_are_refused_and_scaled_ones_are_not(shape, model, dt
     prepare(model, dataset(pixels.astype(np.float32)))
 
 
+def test_bytes_are_pixels_whoever_multiplies_them_unless_they_are_embedded():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x.reshape(len(x), -1) @ self.param("w", nn.initializers.normal(), (5, 3))
+
+    class Tokens(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.Embed(256, 2)(x).mean(1))
+
+    bytes_ = RNG.integers(0, 256, (N, 5)).astype(np.uint8)
+    refused(r"dataset\.train\.x: expected floating inputs, got uint8; scale them first", Own(), dataset(bytes_))
+    prepare(Own(), dataset(bytes_ / np.float32(255)))
+    prepare(Tokens(), dataset(bytes_))
+
+
 # Targets
 
 WRONG_LABELS = {

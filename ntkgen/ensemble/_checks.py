@@ -187,6 +187,7 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
         evaluation mode; a collection that changes its shapes in a step; integer inputs that a layer multiplies.
     """
     raw: list[str] = []
+    embedded: list[str] = []
     dropout: list[str] = []
     norms: list[str] = []
 
@@ -196,6 +197,8 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
         if context.method_name == "__call__":
             if isinstance(layer, _ARITHMETIC) and args and _is_integer_array(args[0]):
                 raw.append(kind)
+            if isinstance(layer, nn.Embed):
+                embedded.append(kind)
             if _dropout_rate(layer) > 0:
                 dropout.append(kind)
             if isinstance(layer, nn.BatchNorm):
@@ -223,6 +226,8 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
             f"dataset.train.x: expected floating inputs, got {x.dtype}, which {raw[0]} multiplies; "
             "scale them first, such as x / 255"
         )
+    if x.dtype == jnp.uint8 and not embedded:  # bytes are pixels, whoever multiplies them
+        raise ValueError("dataset.train.x: expected floating inputs, got uint8; scale them first, such as x / 255")
     statistics = ["BatchNorm"] if "batch_stats" in variables else norms
     can_train = functions.switches(model, True) or isinstance(
         functions.bare(model), Linearized
