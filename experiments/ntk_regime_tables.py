@@ -17,7 +17,7 @@ ALPHA = 0.05
 # Fixed before the runs: what counts as no difference.
 EXPONENT_MARGIN = 0.1  # a fifth of the distance between the two lines
 LEVEL_MARGIN = 0.05  # of log10 of a movement: twelve percent
-ACCURACY_MARGIN = 0.5  # points
+ACCURACY_MARGIN = stats.ACCURACY
 GIVEN = "at the given rate and ridge"  # which nobody tuned for accuracy
 SMALL_DRIFT = 0.1  # relative kernel drift below which a network counts as training as a kernel
 ALIGNMENT_MARGIN = 0.02
