@@ -206,6 +206,7 @@ def test_a_run_writes_these_files_and_no_others(whole):
     tables = [
         "comparison.csv",
         "config.json",
+        "correct.csv",
         "finished.json",
         "layout.json",
         "runs.csv",

@@ -69,7 +69,7 @@ def test_published_numbers_stand_beside_their_protocol_alone(changed, known):
     ours = {"diverged": "0", "train_acc": "37", "test_acc": "33", "gap": "4"}
     trained = [arm for arm in arms.build(config, 0.1) if arm.name != "adam"]
     runs = [{"arm": arm.name, "seed": seed, **arm.describe(), **ours} for arm in trained for seed in range(2)]
-    rows = {(row["setting"], row["metric"]): row for row in tables.Study(config, [], [], [], runs).comparison()}
+    rows = {(row["setting"], row["metric"]): row for row in tables.Study(config, [], [], [], [], runs).comparison()}
     published = {key: row["published"] for key, row in rows.items() if row["ours"] is not None}
     assert {name for (name, _), value in published.items() if value is not None} == known
     for name in known & {"gd", "gd_plain"}:

@@ -77,7 +77,7 @@ def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
     for width in WIDTHS:
         for seed in range(num_seeds):
             moved, norm = 5 * width**absolute * np.exp(noise * rng.normal()), width**0.5
-            row = {**arm._asdict(), "width": str(width), "seed": str(seed), "norm_initial": norm}
+            row = {**arm._asdict(), "width": str(width), "seed": str(seed), "diverged": "0", "norm_initial": norm}
             row |= {"absolute_movement": moved, "relative_movement": moved / norm, "misalignment": width**-1.0,
                     "drift": 0.5 * width**drift * np.exp(noise * rng.normal())}  # fmt: skip
             row |= {f"matched_{name}": row[name] for name in study_tables.ALONG}
@@ -261,7 +261,8 @@ def test_snapshots_begin_and_end_where_training_does():
 
 def small_study(tmp_path, test_y=None):
     """A study of one tiny network on 100 digits; test_y replaces the test labels."""
-    config = {"dataset": "digits", "num_train": 100, "label_noise": 0.0, "seed": 3, "subset": "random", "depth": 2}
+    config = {"dataset": "digits", "num_train": 100, "label_noise": 0.0, "seed": 3, "subset": "random"}
+    config |= {"data_seed": 3, "depth": 2}
     config |= {"loss": "cross_entropy", "num_seeds": 2, "widths": [8], "batch_size": 20, "lr": 0.05, "epochs": 4}
     config |= {"optimizer": "sgd", "schedule": "cosine", "momentum": None, "vary": "both", "strategy": "auto"}
     config |= {"probe_images": 10, "kernel_test": 10, "linearised_widths": [], "extras": False, "extra_seeds": 1}
