@@ -45,11 +45,13 @@ def test_the_table_counts_rejections(monkeypatch):
     assert reliability.worst(rows).count("\n") == 2
 
 
-def test_the_published_table_has_no_rate_above_the_level_beyond_chance():
+def test_the_published_table_has_no_rate_above_the_level_beyond_chance_but_the_one_that_readme_names():
+    """Three seeds that are not normal, in arms that spread unequally: there a paired t-test rejects too often."""
     rows = records.read_table(ROOT / "figures" / "reliability.csv")
     numbers = [{**row, "rejections": int(row["rejections"]), "data_sets": int(row["data_sets"])} for row in rows]
     assert {row["test"] for row in numbers} == {truth.test for test in reliability.TESTS for truth in test()}
-    assert reliability.too_high(numbers) == []
+    high = {(row["test"], row["design"], row["truth"].rpartition(",")[0]) for row in reliability.too_high(numbers)}
+    assert high == {("paired", "3 seeds", "no difference, uniform, spreads 1 and 10")}
 
 
 # Correctness in tables
