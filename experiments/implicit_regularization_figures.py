@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from implicit_regularization_arms import SHARPNESS
 from implicit_regularization_tables import PRIMARY, Study
-from tables import curve, diverged, number
 
 from ntkgen import plotting
+from ntkgen.studies.tables import curve, diverged, number
 
 PANELS = 4  # arms that the figure along training shows
 NAMES = {

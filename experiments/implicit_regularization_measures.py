@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tables as common_tables
 from implicit_regularization_arms import SHARPNESS, Arm
 
 from ntkgen import landscape, measure, models, train
 from ntkgen.measure import correct, each_seed
+from ntkgen.studies import tables as common_tables
 
 TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "correct.csv", "runs.csv")
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tables
 from implicit_regularization_arms import SHARPNESS
 from scipy import stats as scipy_stats
 
 from ntkgen import paper, stats
+from ntkgen.studies import tables
 
 # Fixed before any run; part of its config.
 FIXED: dict[str, Any] = {

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import tables
 from implicit_regularization_arms import SHARPNESS
 from implicit_regularization_tables import FORMS, MATCHED, PRIMARY, Study, over_targets
 
 from ntkgen import stats
+from ntkgen.studies import tables
 
 SEEN, NOT_SEEN = "seen", "not seen"
 FORM_WORDS = {"raw": "", "loss": " at matched training loss", "temperature": " at matched logit temperature"}

@@ -24,7 +24,6 @@ from typing import Any
 import common
 import loss_landscape_rows
 import loss_landscape_tables as study
-import tables
 from absl import flags
 from loss_landscape_measure import Instruments, Network, Settings, networks, take
 from loss_landscape_report import draw, same_protocol, show
@@ -33,6 +32,7 @@ from ntkgen import data, ensemble, landscape, models, paper, records, train
 from ntkgen.data import SOURCES
 from ntkgen.measure import correct
 from ntkgen.records import Progress
+from ntkgen.studies import tables
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))

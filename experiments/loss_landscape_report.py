@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import loss_landscape_tables as study
-import tables
 
 from ntkgen import paper, plotting, train
 from ntkgen.plotting import loss_landscape as figures
+from ntkgen.studies import tables
 
 
 def same_protocol(config: dict[str, Any]) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tables
-from tables import number
 
 from ntkgen import paper, plotting, spectrum, stats
+from ntkgen.studies import tables
+from ntkgen.studies.tables import number
 
 ARMS = ("small_batch", "large_batch")
 ALPHA = 0.05

@@ -20,7 +20,6 @@ from typing import Any
 
 import common
 import numpy as np
-import tables as common_tables
 from absl import flags
 from lottery_ticket_arms import Lab, Trained, begins, train_all, trainings
 from lottery_ticket_config import define_flags, prepare, resolve, stem
@@ -45,6 +44,7 @@ from lottery_ticket_verdict import by_level, curvature, mask_or_values, one_chan
 from ntkgen import data, models, pruning, records, train
 from ntkgen.measure import correct
 from ntkgen.records import Progress
+from ntkgen.studies import tables as common_tables
 
 FLAGS = flags.FLAGS
 define_flags()

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tables
 from lottery_ticket_config import same_protocol
 from lottery_ticket_controls import ARMS
 from lottery_ticket_report import PUBLISHED_FOR, published_losses
 from lottery_ticket_tables import MARGIN, WHOLE, summarise_overlaps, values
 
 from ntkgen import paper, plotting, records
+from ntkgen.studies import tables
 
 # Column of the tables, title, label of the axis; as trained above, at equal loss below.
 MEASURES = (

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tables
 from lottery_ticket_config import same_protocol
 from lottery_ticket_controls import ARMS
 from lottery_ticket_tables import ALPHA
 from lottery_ticket_verdict import RELATIONS
 
 from ntkgen import paper
+from ntkgen.studies import tables
 
 PUBLISHED_FOR = "CNN on CIFAR-10"
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tables
 from lottery_ticket_controls import COMPARISONS
 from scipy import stats as scipy_stats
 
 from ntkgen import measure, stats
+from ntkgen.studies import tables
 
 ALPHA = 0.05
 MARGIN = stats.ACCURACY

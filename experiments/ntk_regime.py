@@ -36,10 +36,10 @@ from ntk_regime_tables import (
 )
 from ntk_regime_tuned_tables import KINDS, summarise_tuned, tuned_tests, who_predicts_better
 from ntk_regime_tuning import measure as tune
-from tables import cell, summarise
 
 from ntkgen import ensemble, models, paper, records, train
 from ntkgen.data import SOURCES
+from ntkgen.studies.tables import cell, summarise
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from ntk_regime_measure import KERNEL_SEEDS_UP_TO, LIMITS, LOSSES, Arm
 from ntk_regime_tables import LINES, Runs
-from tables import curve, diverged, number
 
 from ntkgen import plotting
+from ntkgen.studies.tables import curve, diverged, number
 
 PLOTTED = {
     "relative movement": "relative_movement",

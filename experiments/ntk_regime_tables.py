@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tables
 from ntk_regime_measure import Arm
-from tables import number
 
 from ntkgen import measure, paper, stats
+from ntkgen.studies import tables
+from ntkgen.studies.tables import number
 
 ALPHA = 0.05
 # Fixed before the runs: what counts as no difference.

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tables
 from ntk_regime_measure import Arm
 from ntk_regime_tables import ACCURACY_MARGIN, ARM, Runs, make_test
-from tables import number
+
+from ntkgen.studies import tables
+from ntkgen.studies.tables import number
 
 KINDS = ("initial", "final", "infinite")  # of kernels; the last is the analytic one
 TUNED = "tuned on held-out images"

@@ -28,10 +28,10 @@ from ntk_regime_measure import (
     rows_of,
 )
 from ntk_regime_tuned_tables import KINDS
-from tables import number
 
 from ntkgen import data, ensemble, kernels, ntk, records, train, tree
 from ntkgen.records import Progress
+from ntkgen.studies.tables import number
 from ntkgen.typing import PyTree
 
 Kernel = Callable[[jax.Array, jax.Array | None], Any]  # kernel(x1, x2) -> (n1, n2); x2 of None means x1

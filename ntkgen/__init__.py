@@ -10,6 +10,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 __all__ = [
+    "cli",
     "curvature",
     "data",
     "ensemble",
@@ -28,6 +29,7 @@ __all__ = [
     "roles",
     "spectrum",
     "stats",
+    "studies",
     "train",
     "tree",
     "typing",

@@ -21,7 +21,11 @@ import numpy as np
 
 
 class LockedError(ValueError):
-    """The folder cannot be held: another process does, or its lock is no file of its own."""
+    """The folder cannot be held: its lock is no file of its own, or another process holds it (`HeldError`)."""
+
+
+class HeldError(LockedError):
+    """Another process holds the folder."""
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
@@ -146,8 +150,8 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
       Nothing.
 
     Raises:
-      LockedError: somebody else holds it, or `.lock` is a link, or another thing than a file of its own, which would
-        be damaged elsewhere. Never waits.
+      HeldError: another process holds it. Never waits.
+      LockedError: `.lock` is a link, or another thing than a file of its own, which would be damaged elsewhere.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +160,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = file.read().strip() or "(not yet known)"
-            raise LockedError(f"{folder} is in use by process {pid}; wait for it or choose another") from None
+            raise HeldError(f"{folder} is in use by process {pid}; wait for it or choose another") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

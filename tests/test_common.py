@@ -14,7 +14,8 @@ EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import common  # noqa: E402
-import tables  # noqa: E402
+
+from ntkgen.studies import tables  # noqa: E402
 
 # A program whose main does what the first argument says.
 PROGRAM = r"""

@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 import implicit_regularization_arms as arms
 import implicit_regularization_tables as tables
-import tables as common
 from implicit_regularization_verdict import judge, show
 from test_experiments import DRIVER
 
 from ntkgen import ensemble, records
+from ntkgen.studies import tables as common
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "experiments" / "implicit_regularization.py"

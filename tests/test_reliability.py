@@ -10,9 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
 
 import reliability  # noqa: E402
-import tables  # noqa: E402
 
 from ntkgen import records, stats  # noqa: E402
+from ntkgen.studies import tables  # noqa: E402
 
 
 def test_every_test_has_twenty_truths_without_the_effect_and_some_with_it():

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 import ntkgen
-from ntkgen import io
 
 FOLDER = Path(ntkgen.__file__).resolve().parent
 CHECKOUT = FOLDER.parent
@@ -49,13 +48,6 @@ def numerics() -> dict[str, Any]:
     flags = dict(flag.partition("=")[::2] for flag in shlex.split(os.environ.get("XLA_FLAGS", "")))
     kept = {name: value for name, value in flags.items() if not name.startswith(HARMLESS)}
     return {**options, "xla_flags": kept, "nvidia_tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE")}
-
-
-def source(*modules: Path) -> str:
-    """Return a digest of the package's code and of other modules: two states of a checkout may share a commit."""
-    own = {path.relative_to(CHECKOUT).as_posix(): path for path in FOLDER.rglob("*.py")}
-    other = {f"{path.parent.name}/{path.name}": path for path in modules}
-    return io.config_hash({name: io.sha256_bytes(path.read_bytes()) for name, path in (own | other).items()})
 
 
 def commit() -> str | None:

@@ -20,29 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import io
-from ntkgen.records._checkpoints import SUMS, Checkpointer, DamagedError, StorageError, set_aside
-from ntkgen.records._provenance import commit, device, numerics, source, versions
-
-__all__ = [
-    "FINISHED",
-    "SUMS",
-    "Checkpointer",
-    "RecordError",
-    "Run",
-    "StorageError",
-    "check_writable",
-    "commit",
-    "device",
-    "numerics",
-    "open_run",
-    "read_table",
-    "source",
-    "versions",
-    "write_table",
-]
+from ntkgen import ensemble, io
+from ntkgen.records import _values
+from ntkgen.records._checkpoints import Checkpointer
+from ntkgen.records._identity import source
+from ntkgen.records._networks import Network, Networks, identity
+from ntkgen.records._provenance import commit, device, numerics, versions
 
 FINISHED = "finished.json"
+EVERY_SECONDS = 20.0  # between two checkpoints
 MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # no errors of the moment
 
 
@@ -56,11 +42,14 @@ class Run:
     Attributes:
       folder: where everything is written.
       finished: True if an earlier call completed the run.
+      networks: name -> entry in the store, of the networks that `fit` returned.
     """
 
-    def __init__(self, folder: Path, finished: bool) -> None:
+    def __init__(self, folder: Path, finished: bool, store: Networks) -> None:
         """Wrap a folder that `open_run` prepared."""
         self.folder, self.finished = folder, finished
+        self.networks: dict[str, Network] = {}
+        self._store = store
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
         """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
@@ -86,20 +75,36 @@ class Run:
         Raises:
           OSError: the file cannot be read or written at this moment.
         """
-        path = self.folder / "parts" / f"{name}.json"
-        try:
-            return _read_value(path, name)
-        except FileNotFoundError:
-            pass
-        except DamagedError as error:
-            set_aside(path, str(error))
-        value = work()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stored = {"sha256": _value_sum(name, value), "value": value}
-        io.atomic_write(path, (json.dumps(stored, indent=1) + "\n").encode())
-        return _read_value(path, name)
+        return _values.kept(self.folder / "parts" / f"{name}.json", name, work)
 
-    def checkpointer(self, name: str, every_seconds: float = 20.0) -> "Checkpointer":
+    def fit(self, name: str, model: Any, dataset: Any, config: Any, seeds: Sequence[int], **options: Any) -> Any:
+        """Return trained networks from the store, or train them; arguments and result as of `ensemble.fit`.
+
+        `checkpoints/<name>` in the run folder links to the network in the store. It is a folder of the run's own where
+        an argument cannot be described for other processes to find, or where the link was replaced by a copy.
+
+        Args:
+          name: of this network in the run.
+          model: the network.
+          dataset: what it learns.
+          config: how.
+          seeds: the seeds.
+          **options: more of `ensemble.fit`, but for `checkpoint`.
+        """
+        link = self.folder / "checkpoints" / name
+        try:
+            if link.is_dir() and not link.is_symlink():
+                raise TypeError("the run has its own copy")
+            made_by = identity(model, dataset, config, seeds, {k: v for k, v in options.items() if k != "progress"})
+        except TypeError:
+            return ensemble.fit(model, dataset, config, seeds, checkpoint=self.checkpointer(name), **options)
+        network = self.networks[name] = self._store.find(made_by)
+        _link(link, network.training)
+        with network.held():
+            checkpoint = Checkpointer(network.training, EVERY_SECONDS)
+            return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **options)
+
+    def checkpointer(self, name: str, every_seconds: float = EVERY_SECONDS) -> "Checkpointer":
         """Return the checkpoints of one part of the run."""
         return Checkpointer(self.folder / "checkpoints" / name, every_seconds)
 
@@ -129,22 +134,6 @@ def read_table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _read_value(path: Path, name: str) -> Any:
-    try:
-        stored = json.loads(path.read_bytes())
-        value, expected = stored["value"], stored["sha256"]
-    except (IsADirectoryError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(str(error)) from None
-    if expected != _value_sum(name, value):
-        raise DamagedError("its checksum does not match")
-    return value
-
-
-def _value_sum(name: str, value: Any) -> str:
-    """Return the checksum of a value and its name, so that one part's value does not pass for another's."""
-    return io.sha256_bytes(json.dumps([name, value]).encode())
-
-
 def _cell(value: Any) -> Any:
     return repr(float(value)) if isinstance(value, float | np.floating) else value
 
@@ -157,7 +146,7 @@ def open_run(
     config: dict[str, Any],
     *,
     force: bool = False,
-    code: Sequence[Path] = (),
+    code: Sequence[str | Path] = ("ntkgen.ensemble", "ntkgen.measure"),
     tables: Sequence[str] = (),
 ) -> Iterator[Run]:
     """Open the folder of a run, new or begun, and hold it.
@@ -169,7 +158,8 @@ def open_run(
       config: the complete resolved config, JSON types only. What rounding and random draws depend on is added to it:
         the device's platform and count, and the numerics of JAX and XLA.
       force: delete what an earlier call left, and begin anew.
-      code: modules of the study; they belong to the run's identity, as the package's own do.
+      code: modules and files whose code makes the numbers. They belong to the run's identity, with all of this
+        package that they import.
       tables: files without which the run is not finished.
 
     Yields:
@@ -199,7 +189,7 @@ def open_run(
             finished = _is_finished(folder, tables)
             if found is not None:
                 _check_source(folder, found, source(*code), finished)
-            run = Run(folder, finished)
+            run = Run(folder, finished, Networks(Path(out_dir), retrain=force))
             if found is None:
                 run.write_json(
                     "config.json",
@@ -311,11 +301,19 @@ def _has_sum(path: Path, expected: str) -> bool:
         return False
 
 
+def _link(link: Path, target: Path) -> None:
+    """Let a name in the run folder lead to a network in the store, by a relative link."""
+    if not link.is_symlink() or link.resolve() != target.resolve():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
+
+
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name == ".lock":
             continue
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import tables
 
 from ntkgen import stats
+from ntkgen.studies import tables
 
 NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
 ALPHA = 0.05
@@ -53,9 +53,10 @@ def summarise(table: Table) -> list[dict[str, Any]]:
             mean_by_epoch = (
                 table.error["test"][c, k][~table.diverged[c, k]].mean(0) if not row["num_diverged"] else None
             )
-            best = None if mean_by_epoch is None else int(mean_by_epoch.argmin())
-            row["best_epoch"] = None if best is None else table.epochs[best]
-            row["best_epoch_test_acc"] = None if best is None else float(100 - mean_by_epoch[best])
+            row |= {"best_epoch": None, "best_epoch_test_acc": None}
+            if mean_by_epoch is not None:
+                best = int(mean_by_epoch.argmin())
+                row |= {"best_epoch": table.epochs[best], "best_epoch_test_acc": float(100 - mean_by_epoch[best])}
             rows.append(row)
     return rows
 

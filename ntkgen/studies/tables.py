@@ -1,4 +1,4 @@
-"""Tables that all studies make: means with intervals, and families of tests between arms."""
+"""Tables that all studies make: means with intervals, families of tests between arms, which images are right."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ def number(cell: Any) -> float:
 def curve(x: Any, values: np.ndarray) -> plotting.Curve:
     """Mean and t-interval over seeds of values (k, seeds); NaN where no seed is left, a bare mean where one is."""
     points = [columns("y", each) for each in np.asarray(values, float)]
-    ends = [[np.nan if p[f"y_{end}"] is None else p[f"y_{end}"] for p in points] for end in ("mean", "t_low", "t_high")]
+    ends = ([number(p[f"y_{end}"]) for p in points] for end in ("mean", "t_low", "t_high"))
     return plotting.Curve(list(x), *ends)
 
 

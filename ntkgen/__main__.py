@@ -1,0 +1,5 @@
+"""`python -m ntkgen <study>`."""
+
+from ntkgen import cli
+
+cli.command()

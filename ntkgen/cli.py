@@ -1,0 +1,197 @@
+"""The command line: flags made from a study's settings, one line for every mistake, the console command `ntkgen`."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from ntkgen import studies
+from ntkgen.studies import base, options, runner
+
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force")
+
+
+class _Parser(flags.ArgumentParser):
+    """Parses a flag by a setting's check; absl puts the flag and what came before the message."""
+
+    def __init__(self, check: options.Check) -> None:
+        self.check, self.syntactic_help = check, check.expected
+
+    def parse(self, argument: Any) -> Any:
+        return self.check.parse(argument)
+
+    def flag_type(self) -> str:
+        return self.check.kind
+
+
+def define(study: base.Study, values: flags.FlagValues) -> None:
+    """Define the flags of a study: the shared ones and a flag for each of its settings, in groups."""
+    flags.DEFINE_enum(
+        "preset",
+        "paper",
+        base.PRESETS,
+        "quick: embedded data, about a minute on two cores. small: real data, reduced. paper: the published protocol.",
+        flag_values=values,
+        module_name="output",
+    )
+    flags.DEFINE_string("out_dir", "results", "Where run folders go.", values, module_name="output")
+    flags.DEFINE_string(
+        "figures_dir", None, "Where figures go, with the tables behind them. Default: the run folder.", values,
+        module_name="output",
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.", values,
+        module_name="data",
+    )  # fmt: skip
+    flags.DEFINE_boolean("force", False, "Repeat a run that is finished or begun.", values, module_name="output")
+    defaults = study.config()
+    for name, setting in options.settings(study.config).items():
+        default = getattr(defaults, name)
+        words = f"{setting.help}{f' In {setting.unit}.' if setting.unit else ''}"
+        if isinstance(setting.check, options.Switch):
+            flags.DEFINE_boolean(name, default, words, values, module_name=setting.group)
+        else:
+            flags.DEFINE(
+                _Parser(setting.check), name, default, words, values, flags.ArgumentSerializer(),
+                module_name=setting.group,
+            )  # fmt: skip
+
+
+def run_study(study: base.Study, argv: Sequence[str]) -> None:
+    """Parse the command line of a study and run it.
+
+    Exits with code 2 and one line on a mistake of the user, before anything is written.
+    """
+    values = flags.FlagValues()
+    define(study, values)
+    logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+    if any(argument in ("-h", "--h", "-help", "--help") for argument in argv[1:]):
+        print(f"{study.question}\n{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values(list(argv), known_only=False)
+    except (flags.Error, ValueError) as error:  # absl raises the latter for --noforce=1
+        fail(str(error))
+    if rest[1:]:
+        fail(f"expected flags only, got {rest[1]!r}")
+    given: dict[str, Any] = {name: values[name].value for name in SHARED}
+    given |= {name: values[name].value for name in options.settings(study.config) if values[name].present}
+    with contextlib.ExitStack() as stack:
+        with user_errors(values):
+            opened = stack.enter_context(runner.opened(study, **given))
+        runner.work(opened)
+
+
+@contextlib.contextmanager
+def user_errors(values: flags.FlagValues) -> Iterator[None]:
+    """Turn a ValueError of the preparations into one line and exit code 2.
+
+    Only preparations belong inside: a ValueError of the work itself is a bug and keeps its stack trace.
+    """
+    try:
+        yield
+    except ValueError as error:
+        name, colon, rest = str(error).partition(": ")
+        fail(f"--{name}{colon}{rest}" if name in values else str(error))
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Print one line and exit."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+class _Output:
+    """A standard stream whose reader may leave: what is written after that is dropped."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._unless_left(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._unless_left(self._stream.flush)
+
+    def _unless_left(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:  # takes what the buffer still holds, too
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Make standard output bear a reader that leaves and characters that it cannot write; warnings take one line."""
+    with contextlib.ExitStack() as stack:
+        for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
+            stream = getattr(sys, name)
+            if stream is not None:
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")
+                stack.enter_context(redirect(_Output(stream)))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = lambda message, category, *_: print(f"{category.__name__}: {message}", file=sys.stderr)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+
+
+@contextlib.contextmanager
+def _errors_of_the_moment() -> Iterator[None]:
+    """End with one line where the machine or the user stops the work; nothing that is stored is lost."""
+    on = "the same command goes on from what is stored"
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"interrupted; {on}", 130)
+    except MemoryError as error:
+        fail(f"out of memory ({error}); {on}", 1)
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        fail(f"{named}; {on}", 1)
+    except RuntimeError as error:  # JAX has no types of its own for these
+        words = str(error)
+        if "RESOURCE_EXHAUSTED" in words:
+            fail(f"out of memory ({words[:200]}); {on}", 1)
+        if "nable to initialize backend" not in words:
+            raise
+        fail(f"JAX_PLATFORMS: {words[:200]}", 1)
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Run what a script does with one line for every error of the moment, on streams that bear a reader that leaves."""
+    with _errors_of_the_moment(), _streams():
+        yield
+
+
+def main(study: base.Study) -> None:
+    """Run a study as a script."""
+    with guarded():
+        run_study(study, sys.argv)
+
+
+def command() -> None:
+    """Run the console command `ntkgen <study> [flags]`."""
+    with guarded():
+        if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
+            print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\nstudies: " + ", ".join(studies.NAMES))
+            sys.exit(0)
+        name = sys.argv[1]
+        if name not in studies.NAMES:
+            close = options.did_you_mean(name, studies.NAMES)
+            fail(f"expected a study, one of {', '.join(studies.NAMES)}{close}, got {name!r}")
+        run_study(getattr(studies, name).STUDY, sys.argv[1:])

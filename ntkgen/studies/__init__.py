@@ -1,0 +1,21 @@
+"""The studies. `studies.double_descent.run(preset="quick")` returns its tables, verdict and figures.
+
+Use `runner.run` for a study of your own; `base` and `options` say what one is made of.
+"""
+
+import importlib
+from types import ModuleType
+
+NAMES = ("double_descent",)
+__all__ = ["NAMES", *NAMES, "base", "options", "runner"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a study when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ntkgen.studies' has no attribute {name!r}")
+    return importlib.import_module(f"ntkgen.studies.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

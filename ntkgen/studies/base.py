@@ -1,0 +1,176 @@
+"""What a study is: a typed config and four pure steps.
+
+config -> prepared (data, networks, training) -> measured tables -> derived tables and a verdict -> figures. Only
+`measure` trains, measures and writes; it asks the run folder what is there already. `runner.run` walks the steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ntkgen
+from ntkgen import data, records, train
+from ntkgen.studies import options
+from ntkgen.studies.options import setting
+
+PRESETS = ("quick", "small", "paper")
+EMBEDDED = ("digits", "mnist1d")
+MOST_EPOCHS = 10**8  # of all seeds of a network; a number is kept for each
+
+Rows = list[dict[str, Any]]  # as measured or derived
+Tables = dict[str, list[dict[str, str]]]  # as read back from CSV: every cell is text
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings that all studies share. A study adds its own fields.
+
+    A default of None stands for the preset's value; `Study.resolve` returns a config where it is filled in.
+    """
+
+    dataset: str = setting(
+        options.Choice(tuple(data.SOURCES)), "What to train on. Default: mnist; digits with quick.", group="data"
+    )
+    num_train: Any = setting(
+        options.COUNT, "Training examples, a seeded random subset. Default: the preset's.", unit="images", group="data"
+    )
+    label_noise: float = setting(
+        options.PROBABILITY, "Probability that a training label is replaced by a wrong one.", group="data"
+    )
+    data_seed: int = setting(
+        options.SEED, "Seed of the data: subset, label noise, draws of test images.", default=0, group="data"
+    )
+    model: str = setting(
+        options.Choice(("mlp", "cnn")), "Network. Default: cnn for cifar10, else mlp.", group="network"
+    )
+    num_seeds: int = setting(options.SEEDS, "Seeds of every network. Default: the preset's.")
+    seed: int = setting(options.SEED, "First seed of the runs: initialisation, batch order, measurements.", default=0)
+    epochs: int = setting(options.EPOCHS, "Passes over the training set. Default: the preset's.", unit="epochs")
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds of the runs."""
+        return list(range(self.seed, self.seed + self.num_seeds))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A config with everything that was checked and loaded for it.
+
+    Attributes:
+      config: the complete config.
+      facts: what the data and networks add to the record, JSON types only (number of images, digest, parameters).
+      preset: the preset's name.
+      given: the settings that the user gave.
+      more: what the study itself needs (datasets, networks, training).
+    """
+
+    config: Any
+    facts: dict[str, Any]
+    preset: str
+    given: dict[str, Any]
+    more: Any
+
+    def record(self) -> dict[str, Any]:
+        """Return the resolved config as JSON types: what names the run folder."""
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self.config).items()}
+        return {name: value for name, value in {**plain, **self.facts}.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What follows from the measured tables by arithmetic.
+
+    Attributes:
+      tables: name -> rows; those without rows are not written.
+      verdict: what is decided, JSON types.
+      text: the answer as a terminal shows it.
+    """
+
+    tables: dict[str, Rows]
+    verdict: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study.
+
+    Attributes:
+      name: of folder, command and module.
+      question: in one line.
+      config: its settings.
+      resolve: (preset, given) -> the complete config.
+      prepare: (config, data_dir) -> (facts, more), see `Prepared`; finds everything that can be wrong.
+      measure: (run, prepared) -> name -> rows; trains and measures, keeping finished parts in the run.
+      derive: (prepared, tables) -> `Derived`; pure.
+      figures: (prepared, tables, derived) -> (name, figure) one by one.
+      tables: names of the measured tables.
+    """
+
+    name: str
+    question: str
+    config: type[Config]
+    resolve: Callable[[str, dict[str, Any]], Any]
+    prepare: Callable[[Any, Any], tuple[dict[str, Any], Any]]
+    measure: Callable[[records.Run, Prepared], Mapping[str, Rows]]
+    derive: Callable[[Prepared, Tables], Derived]
+    figures: Callable[[Prepared, Tables, Derived], Iterator[tuple[str, Any]]]
+    tables: tuple[str, ...]
+
+    @property
+    def code(self) -> list[str | Path]:
+        """Return the modules and files whose code makes the measured tables, for `records.open_run`."""
+        script = Path(ntkgen.__file__).parent.parent / "experiments" / f"{self.name}.py"
+        return [self.measure.__module__, *([script] if script.exists() else [])]
+
+
+def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
+    """Return the data set that was given, or the preset's; quick needs embedded data.
+
+    Raises:
+      ValueError: quick with data that are not embedded.
+    """
+    name = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
+    if preset == "quick" and name not in EMBEDDED:
+        raise ValueError(f"dataset: expected embedded data ({', '.join(EMBEDDED)}) with --preset=quick, got {name}")
+    return name
+
+
+def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
+    """Return the network that was given, or the data set's own."""
+    return given.get("model") or ("cnn" if dataset == "cifar10" else "mlp")
+
+
+def overlay(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Overlay a preset's values with what the user gave.
+
+    Raises:
+      ValueError: more seeds and epochs than a record can hold.
+    """
+    found = {**preset, **given}
+    most = MOST_EPOCHS // found["epochs"]
+    if found["num_seeds"] > most:
+        raise ValueError(f"num_seeds: expected at most {most} with {found['epochs']} epochs, got {found['num_seeds']}")
+    return found
+
+
+def foreign_to_optimizer(optimizer: str | None) -> dict[str, str]:
+    """Name the settings that mean nothing to an optimizer, for `options.refuse`."""
+    return {"adam": {"momentum": "--optimizer=adam"}, "gd": {"batch_size": "--optimizer=gd"}}.get(optimizer or "", {})
+
+
+def training(config: Any, **more: Any) -> train.Config:
+    """Return the training configuration of a study whose fields have the usual names.
+
+    Raises:
+      ValueError: a value is refused; the message names the setting.
+    """
+    names = ("epochs", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "vary")
+    given = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    try:
+        return train.Config(**{"learning_rate": config.lr, **given, **more})
+    except ValueError as error:
+        raise ValueError(str(error).replace("learning_rate:", "lr:", 1)) from None

@@ -1,0 +1,27 @@
+"""Does test error fall again beyond the interpolation threshold? Hypothesis H4; sections V-A and V-D.
+
+Trains every width (MLP) or channel count (CNN) for several seeds, finds the interpolation threshold from the *training*
+error, and tests whether test error peaks near it and falls beyond it. Model-wise and epoch-wise always; sample-wise
+when `num_train` is a list.
+"""
+
+import functools
+
+from ntkgen.studies import base, runner
+from ntkgen.studies.double_descent import _config, _measure, _report
+from ntkgen.studies.double_descent._config import Config
+
+__all__ = ["STUDY", "Config", "run"]
+
+STUDY = base.Study(
+    name="double_descent",
+    question="Does test error fall again beyond the interpolation threshold?",
+    config=Config,
+    resolve=_config.resolve,
+    prepare=_measure.prepare,
+    measure=_measure.measure,
+    derive=_report.derive,
+    figures=_report.figures,
+    tables=("runs", "correct"),
+)
+run = functools.partial(runner.run, STUDY)

@@ -1,0 +1,102 @@
+"""Data and networks of the double-descent study, and their training."""
+
+from typing import Any, NamedTuple
+
+from ntkgen import data, ensemble, models, records, train
+from ntkgen.measure import correct
+from ntkgen.studies import base, tables
+from ntkgen.studies.base import Prepared, Rows
+from ntkgen.studies.double_descent._config import Config
+from ntkgen.studies.double_descent._tables import arm_name
+
+
+class Sweep(NamedTuple):
+    """What is trained: training, number of examples -> data, size -> number of parameters."""
+
+    training: train.Config
+    datasets: dict[int, data.Dataset]
+    num_params: dict[int, int]
+
+
+def network(config: Config, size: int) -> Any:
+    """Make the network of one size."""
+    if config.model == "mlp":
+        return models.MLP(size, config.depth)
+    return models.CNN(size, affine_norm=bool(config.affine_norm))
+
+
+def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
+    """Load the data and check everything that can be wrong; returns what they add to the record, and the sweep.
+
+    Raises:
+      ValueError: a setting does not fit the data or the machine.
+    """
+    training = base.training(config)
+    loaded = [
+        data.load(
+            config.dataset, data_dir=data_dir, num_train=count, label_noise=config.label_noise, seed=config.data_seed
+        )
+        for count in config.num_train or (None,)
+    ]
+    datasets = {dataset.num_train: dataset for dataset in sorted(loaded, key=lambda each: each.num_train)}
+    params = {}
+    for size in config.sizes:
+        model = network(config, size)
+        params[size] = models.num_params(model, loaded[0].train.x.shape[1:])
+        ensemble.check_fits(params[size], f"{config.size_name}: {config.model} {size}")
+        for count in datasets:
+            train.Program.of(model, training, count)
+    facts = {
+        "num_train": list(datasets),
+        "momentum": training.momentum,
+        "data_digests": [dataset.digest for dataset in datasets.values()],
+    }
+    return facts, Sweep(training, datasets, params)
+
+
+def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
+    """Train every size on every number of examples.
+
+    Returns:
+      "runs", tidy rows by seed and epoch, accuracies in percent; "correct", the test images that the final networks
+      classify right.
+    """
+    config, sweep = prepared.config, prepared.more
+    rows, right, layouts = [], [], {}
+    arms = [(count, size) for count in sweep.datasets for size in config.sizes]
+    # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
+    costs = [count * (50_000 + sweep.num_params[size]) for count, size in arms]
+    with records.Progress(costs, len(config.seeds), config.epochs) as progress:
+        for index, (count, size) in enumerate(arms):
+            name = f"{config.model}{size}_n{count}"
+            model, dataset = network(config, size), sweep.datasets[count]
+            result = run.fit(
+                name,
+                model,
+                dataset,
+                sweep.training,
+                config.seeds,
+                strategy=config.strategy,
+                progress=progress.part(index, f"{config.model} {size}, {count} examples"),
+            )
+            layouts[name] = result.strategy
+            f = models.apply_fn(model, result.variables)
+            hits = correct(f, result.variables["params"], dataset.test.x, dataset.test.y)
+            right += tables.correct_rows(arm_name(count, size), config.seeds, hits, result.diverged)
+            about = {"num_train": count, "size": size, "num_params": sweep.num_params[size]}
+            rows += _rows(about, config.seeds, result)
+    run.write_json("layout.json", layouts)
+    return {"runs": rows, "correct": right}
+
+
+def _rows(about: dict[str, Any], seeds: list[int], result: ensemble.Result) -> Rows:
+    """Make the rows of one size, by seed and epoch."""
+    history, rows = result.history, []
+    for s, seed in enumerate(seeds):
+        for epoch in range(history["train_loss"].shape[1]):
+            at = {name: float(values[s, epoch]) for name, values in history.items()}
+            row = about | {"seed": seed, "epoch": epoch + 1, "learning_rate": at["learning_rate"]}
+            for split in ("train", "test"):
+                row |= {f"{split}_loss": at[f"{split}_loss"], f"{split}_acc": 100 * at[f"{split}_accuracy"]}
+            rows.append(row | {"diverged": int(result.diverged[s])})
+    return rows

@@ -1,0 +1,180 @@
+"""What the double-descent study prints and draws."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ntkgen import paper, plotting
+from ntkgen.studies import tables
+from ntkgen.studies.base import Derived, Prepared, Rows, Tables
+from ntkgen.studies.double_descent._config import Config
+from ntkgen.studies.double_descent._tables import Table, by_epoch, judge, summarise
+
+
+def derive(prepared: Prepared, found: Tables) -> Derived:
+    """Make summary, comparison, the table by epoch and the verdict from runs.csv."""
+    config, table = prepared.config, Table(found["runs"])
+    right = tables.correctness(found["correct"])
+    summary, verdicts = summarise(table), judge(table, config.criterion, right)
+    derived = {"summary": summary, "comparison": compare(config, summary, table.counts), "epochs": by_epoch(table)}
+    return Derived(derived, verdicts, words(config, summary, verdicts))
+
+
+def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
+    """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
+    key = config.model, config.dataset
+    other_network = config.depth not in (None, 4) or bool(config.affine_norm)
+    if config.label_noise or other_network or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
+        return {}
+    return paper.DOUBLE_DESCENT.get(key, {})
+
+
+def compare(config: Config, summary: Rows, counts: list[int]) -> Rows:
+    """Make comparison.csv: published accuracies beside ours, with t-intervals."""
+    rows = []
+    for count in counts:
+        ours = {
+            row["size"]: {
+                f"{split}_acc": tuple(row[f"{split}_acc_{end}"] for end in ("mean", "t_low", "t_high"))
+                for split in ("train", "test")
+            }
+            for row in summary
+            if row["num_train"] == count
+        }
+        known = {size: published(config, count).get(size, {}) for size in ours}
+        rows += [{"num_train": count, **row} for row in paper.compare(known, ours)]
+    return rows
+
+
+def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
+    """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
+    config, table = prepared.config, Table(found["runs"])
+    unit = config.size_name.removesuffix("s") if config.model == "mlp" else "channels"
+    noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
+    about = f"{config.model.upper()} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
+    about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
+    for c, count in enumerate(table.counts):
+        suffix = f"_n{count}" if len(table.counts) > 1 else ""
+        final = {split: tables.curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
+        threshold = derived.verdict[c].get("threshold", {})
+        line = None
+        if threshold.get("params") is not None:
+            low, high = (np.nan if threshold[end] is None else threshold[end] for end in ("low", "high"))
+            line = threshold["params"], low, high
+        yield (
+            f"model_wise{suffix}",
+            plotting.model_wise(
+                final["test"],
+                final["train"],
+                table.sizes,
+                unit,
+                f"{about}\n{count:,} examples",
+                line,
+                published_points(table, published(config, count)),
+            ),
+        )
+        curves = {
+            str(size): (
+                tables.curve(table.epochs, table.error["test"][c, k].T),
+                tables.curve(table.epochs, table.error["train"][c, k].T),
+            )
+            for k, size in enumerate(table.sizes)
+            if k in spread(len(table.sizes))
+        }
+        yield f"epoch_wise{suffix}", plotting.epoch_wise(curves, f"{about}, {count:,} examples", unit)
+    if len(table.counts) > 1:
+        by_count = {
+            str(size): tables.curve(table.counts, table.error["test"][:, k, :, -1])
+            for k, size in enumerate(table.sizes)
+        }
+        yield "sample_wise", plotting.sample_wise(by_count, about, unit)
+
+
+def lost(table: Table) -> Rows:
+    """Give a row for each size and seed that says whether it diverged."""
+    return [
+        {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
+        for c, _ in enumerate(table.counts)
+        for k, size in enumerate(table.sizes)
+        for s, seed in enumerate(table.seeds)
+    ]
+
+
+def published_points(table: Table, rows: dict[int, dict[str, float | None]]) -> dict[str, tuple[list, list]]:
+    """Give the published errors by split: numbers of parameters, errors in percent."""
+    points = {}
+    for split in ("test", "train"):
+        known = [
+            (params, 100 - value)
+            for params, size in zip(table.params, table.sizes, strict=True)
+            if (value := rows.get(size, {}).get(f"{split}_acc")) is not None
+        ]
+        points[split] = ([p for p, _ in known], [e for _, e in known])
+    return points
+
+
+def spread(count: int, most: int = 6) -> set[int]:
+    """Choose at most so many of 0 ... count - 1, the ends included."""
+    return {round(i) for i in np.linspace(0, count - 1, min(count, most))}
+
+
+def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
+    """Write the table and the verdicts as text."""
+    lines = []
+    unit = "width" if config.model == "mlp" else "channels"
+    for verdict in verdicts:
+        count = verdict["num_train"]
+        rows = published(config, count)
+        lines.append(f"\n{config.model.upper()} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
+        lines.append(
+            f"{unit:>8} {'parameters':>11} {'per example':>11} "
+            f"{'train':>21} {'published':>9} {'test':>21} {'published':>9}"
+        )
+        for row in (row for row in summary if row["num_train"] == count):
+            cells = []
+            for split in ("train", "test"):
+                known = rows.get(row["size"], {}).get(f"{split}_acc")
+                cells += [tables.cell(row, f"{split}_acc"), "-" if known is None else f"{known:.1f}"]
+            lost = f"  {row['num_diverged']} diverged" if row["num_diverged"] else ""
+            lines.append(
+                f"{row['size']:>8} {row['num_params']:>11,} {row['params_per_example']:>11.2f} "
+                f"{cells[0]:>21} {cells[1]:>9} {cells[2]:>21} {cells[3]:>9}{lost}"
+            )
+        found = verdict.get("threshold")
+        if found:
+            lines.append(
+                f"interpolation threshold (training error {100 * verdict['criterion']:g} %): {_threshold_words(found)}"
+            )
+        if "peak" in verdict:
+            peak = verdict["peak"]
+            lines.append(
+                f"peak near it: at {unit} {peak['size']} test error is {peak['rise']:+.2f} points against the best "
+                f"smaller and {peak['fall']:+.2f} against the largest network, p = {peak['pvalue']:.4f}, "
+                f"adjusted {peak['adjusted']:.4f}"
+            )
+        if "beyond" in verdict:
+            fall = verdict["beyond"]
+            lines.append(
+                f"beyond it: test error changes by {-fall['fall']:+.2f} points "
+                f"[{-fall['high']:+.2f}, {-fall['low']:+.2f}] from {unit} {fall['from_size']} to {fall['to_size']}, "
+                f"paired p = {fall['pvalue']:.2g}, adjusted {fall['adjusted']:.2g}"
+            )
+            if fall.get("crossed_low") is not None:
+                lines.append(
+                    f"  over seeds and test images [{-fall['crossed_high']:+.2f}, {-fall['crossed_low']:+.2f}]"
+                )
+        lines.append(f"verdict: {verdict['verdict']}")
+    return "\n".join(lines)
+
+
+def _threshold_words(found: dict[str, Any]) -> str:
+    words = []
+    if found["params"] is not None:
+        ends = "" if found["low"] is None else f" [{found['low']:,.0f}, {found['high']:,.0f}]"
+        words.append(f"{found['params']:,.0f}{ends} parameters, {found['params_per_example']:.2f} per example")
+    if found["num_at_smallest"]:
+        words.append(f"{found['num_at_smallest']} seeds are below it at the smallest size already")
+    if found["num_never"]:
+        words.append(f"{found['num_never']} seeds never reach it")
+    return "; ".join(words)

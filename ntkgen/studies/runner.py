@@ -1,0 +1,167 @@
+"""Walks one study from its settings to tables, verdict and figures, in a run folder that goes on after a kill."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ntkgen import plotting, records
+from ntkgen.studies import base, options
+from ntkgen.studies.base import Derived, Prepared, Rows, Study
+
+
+class Table(list):
+    """Rows of one table, each a dict of column -> cell; cells of measured tables are text."""
+
+    def to_rows(self) -> Rows:
+        """Return the rows as a plain list."""
+        return list(self)
+
+    def to_frame(self) -> Any:
+        """Return the rows as a pandas DataFrame.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a study found.
+
+    Attributes:
+      folder: the run folder.
+      tables: name -> table, measured and derived ones.
+      verdict: what is decided.
+      text: the answer as a terminal shows it.
+      figures: name -> PNG file.
+    """
+
+    folder: Path
+    tables: dict[str, Table]
+    verdict: Any
+    text: str
+    figures: dict[str, Path]
+
+    def __repr__(self) -> str:
+        """Name the folder and what there is, in one line."""
+        return f"Results({str(self.folder)!r}, tables: {', '.join(self.tables)}; figures: {', '.join(self.figures)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A study that may begin: everything the user can have got wrong was checked, and the run folder is held."""
+
+    study: Study
+    prepared: Prepared
+    run: records.Run
+    figures_dir: Path | None
+
+
+@contextlib.contextmanager
+def opened(
+    study: Study,
+    preset: str = "paper",
+    *,
+    out_dir: str | os.PathLike = "results",
+    figures_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+    force: bool = False,
+    **given: Any,
+) -> Iterator[Opened]:
+    """Check the settings, load the data and hold the run folder; arguments and errors as in `run`."""
+    if preset not in base.PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}")
+    values = options.checked(study.config, given)
+    config = study.resolve(preset, values)
+    for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
+        if folder is not None:
+            records.check_writable(folder, name)
+    facts, more = study.prepare(config, data_dir)
+    prepared = Prepared(config, facts, preset, values, more)
+    written = [f"{name}.csv" for name in study.tables]
+    with records.open_run(
+        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written
+    ) as run:
+        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir))
+
+
+def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
+    """Measure what is not there yet, derive, draw, and write everything.
+
+    Tables and figures that follow from the measured tables by arithmetic are made anew for a finished run too.
+    """
+    study, prepared, run = opened.study, opened.prepared, opened.run
+    if run.finished:
+        print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
+    else:
+        for name, rows in study.measure(run, prepared).items():
+            run.write_table(f"{name}.csv", rows)
+    tables = {
+        name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else [] for name in study.tables
+    }
+    derived = study.derive(prepared, tables)
+    for name, rows in derived.tables.items():
+        if rows:
+            run.write_table(f"{name}.csv", rows)
+    run.write_json("verdict.json", derived.verdict)
+    say(derived.text)
+    figures = draw(opened, tables, derived)
+    run.finish()
+    found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
+    say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
+    return Results(run.folder, found, derived.verdict, derived.text, figures)
+
+
+def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
+    """Draw the figures into the run folder, or into the figures folder with the derived tables beside them."""
+    folder, prefix = opened.run.folder, ""
+    if opened.figures_dir is not None:
+        folder, prefix = opened.figures_dir, f"{stem(opened)}_"
+        for name, rows in derived.tables.items():
+            if rows:
+                records.write_table(folder / f"{prefix}{name}.csv", rows)
+    drawn = opened.study.figures(opened.prepared, tables, derived)
+    return {name: plotting.save(figure, folder / f"{prefix}{name}.png") for name, figure in drawn}
+
+
+def stem(opened: Opened) -> str:
+    """Name the figures of a run: what a reader wants to tell apart, then the hash of its config."""
+    prepared = opened.prepared
+    parts = [opened.study.name, prepared.config.dataset, *([prepared.preset] if prepared.preset != "paper" else [])]
+    for name, value in prepared.given.items():
+        if name not in ("dataset",):
+            parts.append(f"{name}{_short(value)}")
+    return f"{'_'.join(parts)[:120]}_{opened.run.folder.name.rpartition('-')[2][:8]}"
+
+
+def _short(value: Any) -> str:
+    items = value if isinstance(value, tuple) else [value]
+    return "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+
+
+def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, **given: Any) -> Results:
+    """Run a study from Python, in a notebook too; a finished run is read, not repeated.
+
+    Args:
+      study: what to run, such as `studies.double_descent.STUDY`.
+      preset: "quick" (embedded data), "small" or "paper" (the published protocol).
+      say: receives the answer as text.
+      **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
+        `force` as on the command line.
+
+    Returns:
+      Tables, verdict and figures.
+
+    Raises:
+      ValueError: a setting is unknown or out of range; the message is one line that begins with its name.
+      ntkgen.records.RecordError: the run folder cannot be used.
+    """
+    with opened(study, preset, **given) as ready:
+        return work(ready, say)
