@@ -1,0 +1,62 @@
+"""Claims about two arms, each an object that holds its sides, margin and published value, and finds its own test.
+
+`test` tests many claims; a verdict looks its row up by the claim itself, never by a label put together from its parts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ntkgen import stats
+from ntkgen.studies import tables
+
+
+@dataclass(frozen=True)
+class Relation:
+    """The claim that a metric differs between two arms, in one direction.
+
+    Attributes:
+      claim: in words.
+      family: the tests within which false discoveries are controlled.
+      metric: what is compared.
+      first: one arm.
+      second: the other; differences are first - second.
+      sign: +1 where the claim says that first is higher, else -1.
+      margin: differences within it do not matter; fixed beforehand, in the metric's unit.
+      published: the published difference.
+    """
+
+    claim: str
+    family: str
+    metric: str
+    first: str
+    second: str
+    sign: int = +1
+    margin: float | None = None
+    published: float | None = None
+
+
+def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]]) -> dict[Relation, dict[str, Any]]:
+    """Test each claim by seeds; p-values are adjusted within each family.
+
+    Args:
+      relations: the claims.
+      values: metric -> arm -> (seeds,), NaN for a lost seed.
+
+    Returns:
+      For each claim the row of `tables.compare`, adjusted.
+    """
+    rows = []
+    for one in relations:
+        rows += tables.compare(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
+    return dict(zip(relations, tables.adjust_equivalence(tables.adjust(rows)), strict=True))
+
+
+def decide(relation: Relation, row: Mapping[str, Any], alpha: float) -> stats.Decision:
+    """Return what the test of a claim decides."""
+    if row["undecided"]:
+        return stats.Decision(stats.UNDECIDED, row["undecided"])
+    return stats.decide(
+        row["difference"], row["paired_adjusted"], sign=relation.sign, alpha=alpha,
+        equivalence_p=row["equivalence_adjusted"], margin=row["margin"], detectable=row["detectable"],
+    )  # fmt: skip
