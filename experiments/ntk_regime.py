@@ -39,7 +39,7 @@ from ntk_regime_tuning import measure as tune
 
 from ntkgen import ensemble, models, paper, records, train
 from ntkgen.data import SOURCES
-from ntkgen.studies.tables import cell, summarise
+from ntkgen.studies.tables import cell, correctness, cross, summarise
 
 FLAGS = flags.FLAGS
 common.define_shared(tuple(SOURCES))
@@ -214,7 +214,7 @@ def show(
 
 
 WRITTEN = ("runs.csv", "drift.csv", "analytic.csv", "summary.csv", "comparison.csv", "exponents.csv", "tests.csv")
-WRITTEN += ("verdict.json",)
+WRITTEN += ("correct.csv", "verdict.json")
 
 
 def written(config: dict[str, Any]) -> tuple[str, ...]:
@@ -233,11 +233,15 @@ def main() -> None:
         if run.finished:
             print(f"{run.folder} is finished; --force does it again")
         else:
-            for name, rows in zip(("runs.csv", "drift.csv", "analytic.csv"), measure(run, study), strict=True):
+            *measured, right = measure(run, study)
+            for name, rows in zip(("runs.csv", "drift.csv", "analytic.csv"), measured, strict=True):
                 run.write_table(name, rows)
             if config["tuned_widths"]:
-                for name, rows in zip(("tuning.csv", "tuned.csv"), tune(run, study), strict=True):
+                *compared, more = tune(run, study)
+                for name, rows in zip(("tuning.csv", "tuned.csv"), compared, strict=True):
                     run.write_table(name, rows)
+                right += more
+            run.write_table("correct.csv", right)
         tuned = records.read_table(run.folder / "tuned.csv") if config["tuned_widths"] else []
         rows, analytics = (records.read_table(run.folder / name) for name in ("runs.csv", "analytic.csv"))
         layered = [f"{name}_dense{i}" for i in range(config["depth"]) for name in LAYERED]
@@ -254,6 +258,8 @@ def main() -> None:
         )
         fits = fit_exponents(runs, analytics, narrower, known)
         tests = make_tests(runs, fits, study.main, analytics, tuned_tests(tuned))
+        right = correctness(records.read_table(run.folder / "correct.csv"))
+        cross(tests, right, metrics={row["metric"] for row in tests})  # the arms' names say what is compared
         fair = summarise_tuned(tuned, runs)
         said = judge(tests) + who_predicts_better(tests)
         if not run.finished:

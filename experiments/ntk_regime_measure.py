@@ -11,6 +11,8 @@ import numpy as np
 
 from ntkgen import data, ensemble, kernels, models, ntk, train, tree
 from ntkgen.linearize import Linearized
+from ntkgen.measure import correct
+from ntkgen.studies import tables
 from ntkgen.typing import PyTree
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
@@ -208,8 +210,26 @@ def targets_of(y: jax.Array, classes: int) -> np.ndarray:
     return np.eye(classes)[np.asarray(y)] - 1 / classes
 
 
-def regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, sample: Sample, ridge: float) -> float | None:
-    """Classify test images by kernel ridge regression -> accuracy in percent.
+def named(metric: str, width: int | str, tuned: bool = False) -> str:
+    """Name networks or regressions in correct.csv: their accuracy's column in runs.csv or tuned.csv, and the width."""
+    return f"{'tuned ' if tuned else ''}{metric} w{width}"
+
+
+def test_bits(model: Any, result: ensemble.Result, dataset: data.Dataset) -> list[str]:
+    """Say which test images each final network classifies right, by `tables.pack`; empty without an accuracy."""
+    f, test = models.apply_fn(model, result.variables), dataset.test
+    lost = ~np.isfinite(result.history["test_accuracy"][:, -1])
+    rows = tables.correct_rows("", range(len(lost)), correct(f, result.variables["params"], test.x, test.y), lost)
+    return [row["bits"] for row in rows]
+
+
+def accuracy(bits: str | None, images: int) -> float | None:
+    """Give the accuracy in percent of what `regress` found; None for None."""
+    return None if bits is None else float(100 * np.mean(tables.unpack(bits, images)))
+
+
+def regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, sample: Sample, ridge: float) -> str | None:
+    """Classify test images by kernel ridge regression -> which are right, by `tables.pack`.
 
     Args:
       gram: kernel of the training images (n, n).
@@ -219,7 +239,7 @@ def regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, sample: 
       ridge: in units of the mean of gram's diagonal.
 
     Returns:
-      The accuracy; None where the kernel with its ridge is not positive definite.
+      The digits; None where the kernel with its ridge is not positive definite.
     """
     try:
         predict = kernels.regression(
@@ -229,12 +249,12 @@ def regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, sample: 
         if "positive definite" not in str(error):
             raise
         return None
-    return float(100 * np.mean(np.argmax(predict(cross), 1) == np.asarray(sample.y)))
+    return tables.pack(np.argmax(predict(cross), 1) == np.asarray(sample.y))
 
 
-def empirical_accuracy(
+def empirical_regression(
     model: models.MLP, params: PyTree, dataset: data.Dataset, sample: Sample, ridge: float
-) -> float | None:
+) -> str | None:
     """Regress with a network's tangent kernel, averaged over outputs; None for a network that has diverged."""
     f = outputs(model)
     if not np.isfinite(np.asarray(f(params, sample.x))).all():
@@ -245,16 +265,16 @@ def empirical_accuracy(
     return regress(gram, cross, dataset, sample, ridge)
 
 
-def kernel_accuracies(
+def kernel_regressions(
     model: models.MLP, initial: PyTree, params: PyTree, dataset: data.Dataset, sample: Sample, ridge: float
-) -> dict[str, float | None]:
-    """Compare regression with a network's initial and final kernel, and the network itself, on the same images."""
+) -> dict[str, str | None]:
+    """Say which images regression with a network's initial and final kernel, and the network itself, classify right."""
     logits = np.asarray(outputs(model)(params, sample.x))
-    own = 100 * np.mean(np.argmax(logits, 1) == np.asarray(sample.y)) if np.isfinite(logits).all() else np.nan
+    own = tables.pack(np.argmax(logits, 1) == np.asarray(sample.y)) if np.isfinite(logits).all() else None
     return {
-        "kernel_acc_initial": empirical_accuracy(model, initial, dataset, sample, ridge),
-        "kernel_acc_final": empirical_accuracy(model, params, dataset, sample, ridge),
-        "kernel_acc_network": finite(own),
+        "kernel_acc_initial": empirical_regression(model, initial, dataset, sample, ridge),
+        "kernel_acc_final": empirical_regression(model, params, dataset, sample, ridge),
+        "kernel_acc_network": own,
     }
 
 
@@ -290,16 +310,16 @@ def analytic(
         of zero, for squared loss from random ones.
 
     Returns:
-      accuracy of the regression, mean_diagonal of the training images' kernel, lazy: {limit: {movement, loss}} and
+      right: what `regress` found, mean_diagonal of the training images' kernel, lazy: {limit: {movement, loss}} and
       matched: {loss: movement} of the targets, None where the loss is never reached.
     """
     options: dict[str, Any] = {"width": width, "depth": depth, "parametrization": name}
     train_x = np.asarray(dataset.train.x)
     both = kernels.infinite_mlp(train_x, **options)
-    found: dict[str, Any] = {"accuracy": None, "lazy": {}, "mean_diagonal": float(np.mean(np.diag(both.ntk)))}
+    found: dict[str, Any] = {"right": None, "lazy": {}, "mean_diagonal": float(np.mean(np.diag(both.ntk)))}
     if sample is not None:
         cross = kernels.infinite_mlp(np.asarray(sample.x), train_x, **options).ntk
-        found["accuracy"] = regress(both.ntk, cross, dataset, sample, ridge)
+        found["right"] = regress(both.ntk, cross, dataset, sample, ridge)
     one_hot = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)]  # what the squared loss is fitted to
     found["matched"] = dict.fromkeys(targets)
     if "cross_entropy" in targets:

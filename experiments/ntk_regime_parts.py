@@ -10,24 +10,29 @@ from ntk_regime_measure import (
     WIDE,
     Arm,
     Part,
+    accuracy,
     analytic,
     draw_test,
     final,
     fit,
     flow_time,
     follow,
-    kernel_accuracies,
+    kernel_regressions,
+    named,
     ntk_speed,
     parametrization,
     rate,
     rows_of,
     snapshots,
+    test_bits,
 )
 from ntk_regime_tables import ARM, matched
 from ntk_regime_tuning import hold_out
 
 from ntkgen import data, ensemble, models, records, train
+from ntkgen.linearize import Linearized
 from ntkgen.records import Progress
+from ntkgen.studies import tables
 
 KERNEL_SNAPSHOTS = 8
 
@@ -108,16 +113,19 @@ class Study:
         return (50_000 + self.num_params(part.width)) * (3 if part.linearised else 1)
 
 
-def measure(run: records.Run, study: Study) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Do every part that is not done yet; returns the rows of runs.csv, drift.csv and analytic.csv."""
+def measure(run: records.Run, study: Study) -> tuple[list[dict[str, Any]], ...]:
+    """Do every part that is not done yet; returns the rows of runs.csv, drift.csv, analytic.csv and correct.csv."""
     runs: dict[tuple, dict[str, Any]] = {}
     drift: list[dict[str, Any]] = []
     linear: dict[tuple, dict[str, Any]] = {}
+    right: dict[tuple[str, int], dict[int, str]] = {}
     costs, seeds = [study.cost(part) for part in study.parts], [len(part.seeds) for part in study.parts]
     with Progress(costs, seeds, study.config["epochs"]) as progress:
         for index, part in enumerate(study.parts):
             report = progress.part(index, f"{part.name}")
             found = do_part(run, study, part, report)
+            for metric, seed, bits in found["right"]:
+                right.setdefault((metric, part.width), {})[seed] = bits
             if part.linearised:
                 linear |= {(part.arm, part.width, row["seed"]): row for row in found["runs"]}
                 continue
@@ -128,7 +136,15 @@ def measure(run: records.Run, study: Study) -> tuple[list[dict[str, Any]], list[
         row |= {f"linear_{name}": linear.get(key, lost)[name] for name in lost}
         snaps = [each for each in drift if all(each[name] == row[name] for name in (*ARM, "width", "seed"))]
         row |= matched(snaps, study.config[f"target_{row['loss']}"])
-    return [tidy(row) for row in runs.values()], [tidy(row) for row in drift], analytic_rows(run, study)
+    analytics, infinite = analytic_rows(run, study)
+    for width, bits in infinite.items():
+        right["kernel_acc_infinite", width] = dict.fromkeys(study.seeds, bits)
+    correct = []
+    for (metric, width), own in right.items():
+        images = study.tests if metric.startswith("kernel_acc") else study.dataset.test
+        bits = [own.get(seed) or "" for seed in study.seeds]
+        correct += tables.packed_rows(named(metric, width), study.seeds, bits, len(images.y))
+    return [tidy(row) for row in runs.values()], [tidy(row) for row in drift], analytics, correct
 
 
 def tidy(row: dict[str, Any]) -> dict[str, Any]:
@@ -137,8 +153,13 @@ def tidy(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*first, *(name for name in row if name not in first))}
 
 
-def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str, list[dict[str, Any]]]:
-    """Train one part and measure its networks; what is there already is read."""
+def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str, list[Any]]:
+    """Train one part and measure its networks; what is there already is read.
+
+    Returns:
+      Rows of runs.csv and drift.csv as `runs` and `drift`, and as `right` (accuracy's column, seed, digits) of what the
+      main arm classifies right.
+    """
     config = study.config
     training = study.training(part.arm, part.width)
     snaps, kernel_snaps = snapshots(config["epochs"], KERNEL_SNAPSHOTS)
@@ -161,13 +182,18 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
 
     where = {**part.arm._asdict(), "width": part.width}
 
-    def rows() -> dict[str, list[dict[str, Any]]]:
+    def rows() -> dict[str, list[Any]]:
         result = trained()
+        right = []
+        if part.arm == study.main:
+            metric, own_model = ("linear_test_acc", Linearized(model)) if part.linearised else ("test_acc", model)
+            bits = test_bits(own_model, result, study.dataset)
+            right = [(metric, seed, each) for seed, each in zip(part.seeds, bits, strict=True)]
         about = {"learning_rate": training.learning_rate}
         finals = [where | {"seed": seed, "diverged": int(result.diverged[s])} | about | final(result, s)
                   for s, seed in enumerate(part.seeds)]  # fmt: skip
         if part.linearised:
-            return {"runs": finals, "drift": []}
+            return {"runs": finals, "drift": [], "right": right}
         path = follow(result, snaps, kernel_snaps, study.probes.y, study.dataset.num_classes)
         path = [where | row | {"seed": part.seeds[row["seed"]]} for row in path]
         for row in finals:
@@ -175,7 +201,7 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
             row["num_params"] = study.num_params(part.width)
             row |= {name: value for name, value in own[-1].items() if name not in (*row, "epoch")}
             row["label_alignment_initial"] = own[0]["label_alignment"]
-        return {"runs": finals, "drift": path}
+        return {"runs": finals, "drift": path, "right": right}
 
     found = run.kept(part.name, rows)
     names = ("kernel_acc_network", "kernel_acc_initial", "kernel_acc_final")
@@ -185,17 +211,24 @@ def do_part(run: records.Run, study: Study, part: Part, report: Any) -> dict[str
         if part.linearised or part.arm != study.main or part.width not in config["kernel_widths"] or first_only:
             continue
 
-        def regressions(s: int = s) -> dict[str, float | None]:
+        def regressions(s: int = s) -> dict[str, str | None]:
             before, after = (rows_of(tree["params"])[s] for tree in (trained().initial, trained().variables))
-            return kernel_accuracies(model, before, after, study.dataset, study.tests, config["ridge"])
+            return kernel_regressions(model, before, after, study.dataset, study.tests, config["ridge"])
 
-        row |= run.kept(f"kernels_{part.name}_{row['seed']}", regressions)
+        bits = run.kept(f"kernels_{part.name}_{row['seed']}", regressions)
+        row |= {name: accuracy(each, len(study.tests.y)) for name, each in bits.items()}
+        found["right"] += [(name, row["seed"], each) for name, each in bits.items()]
     return found
 
 
-def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
-    """Compute what the infinite-width kernels predict: accuracy, and the movement of lazy networks."""
+def analytic_rows(run: records.Run, study: Study) -> tuple[list[dict[str, Any]], dict[int, str | None]]:
+    """Compute what the infinite-width kernels predict: accuracy, and the movement of lazy networks.
+
+    Returns:
+      The rows of analytic.csv, and width -> which images the regression classifies right, by `tables.pack`.
+    """
     config, rows = study.config, []
+    right: dict[int, str | None] = {}
     names = ("flow_time", "ridge", "num_test", "kernel_acc_infinite", "lazy_movement", "lazy_train_loss")
     names += ("mean_diagonal", *(f"lazy_matched_{loss}" for loss in LOSSES))
     for name in ("standard", "ntk"):  # there is no kernel limit under muP
@@ -216,11 +249,13 @@ def analytic_rows(run: records.Run, study: Study) -> list[dict[str, Any]]:
                 analytic, name, width, config["depth"], study.dataset, sample, config["ridge"], times, targets
             )
             found = run.kept(f"analytic_{name}_w{width}", work)
+            if own:
+                right[width] = found["right"]
             for limit in limits if lazy else [study.main.limit]:
                 said = found["lazy"].get(limit, {"movement": None, "loss": None})
-                accuracy = found["accuracy"] if limit == study.main.limit else None
-                cells = (times.get(limit), config["ridge"], len(study.tests.y), accuracy)
+                acc = accuracy(found["right"], len(study.tests.y)) if limit == study.main.limit else None
+                cells = (times.get(limit), config["ridge"], len(study.tests.y), acc)
                 cells += (said["movement"], said["loss"], found["mean_diagonal"])
                 cells += tuple(found["matched"].get(loss) for loss in LOSSES)
                 rows.append({"limit": limit, "width": width} | dict(zip(names, cells, strict=True)))
-    return rows or [dict.fromkeys(("limit", "width", *names))]
+    return rows or [dict.fromkeys(("limit", "width", *names))], right

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from ntk_regime_measure import Arm
+from ntk_regime_measure import Arm, named
 
 from ntkgen import measure, paper, stats
 from ntkgen.studies import tables
@@ -25,6 +25,7 @@ ASKED = {"relative_movement": 4.0, "test_acc": 1.2}  # agreement with the paper:
 
 SCALED = ("relative_movement", "absolute_movement", "norm_initial", "drift", "misalignment")
 LAYERED = ("movement", "norm")  # of each layer: columns movement_dense0 ...
+MEASURED = ("measured", "reference")  # names of what is compared with a number
 ALONG = tuple(name for name in SCALED if name != "norm_initial")  # what training changes, and so has a matched loss
 ENDS = ("train_acc", "test_acc", "train_loss", "test_loss", *SCALED)
 BESIDE = ("label_alignment_initial", "label_alignment", "kernel_acc_network", "kernel_acc_initial", "kernel_acc_final")
@@ -191,11 +192,9 @@ def exponent_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def make_test(
     question: str, kind: str, values: Any, other: Any, margin: float | None, metric: str, family: str = "H3",
-    **where: Any,
+    names: tuple[str, str] = MEASURED, **where: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    (row,) = tables.compare(
-        family, metric, {"measured": values, "reference": other}, [("measured", "reference")], margin
-    )
+    (row,) = tables.compare(family, metric, dict(zip(names, (values, other), strict=True)), [names], margin)
     return {"question": question, "kind": kind, **where} | row
 
 
@@ -263,10 +262,14 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
     _, widths = runs.axis(main)
     everywhere = {"loss": main.loss, "limit": main.limit, "at": "end", "line": ""}
     found = []
+    infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
 
-    def add(question: str, kind: str, metric: str, other: Any, margin: float | None, log: bool = False) -> None:
+    def add(question: str, kind: str, metric: str, other: str | float, margin: float | None, log: bool = False) -> None:
         own = runs.values(main, metric)
-        beside = runs.values(main, other) if isinstance(other, str) else np.broadcast_to(other, own.shape)
+        if other == "kernel_acc_infinite":
+            beside = np.broadcast_to([infinite.get(width, np.nan) for width in widths], own.shape)
+        else:
+            beside = runs.values(main, other) if isinstance(other, str) else np.full(own.shape, other)
         own, beside = (np.log10(np.where(x > 0, x, np.nan)) if log else x for x in (own, beside))
         pairs = (~np.isnan(own - beside)).sum(0)
         at = max((i for i in range(len(widths)) if pairs[i] >= 2), default=None)
@@ -274,7 +277,8 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
             return
         where = everywhere | {"smallest": widths[at], "largest": widths[at]}
         name = f"log10 {metric}" if log else metric
-        found.append(make_test(question, kind, own[:, at], beside[:, at], margin, name, **where))
+        names = (named(metric, widths[at]), named(other, widths[at])) if isinstance(other, str) else MEASURED
+        found.append(make_test(question, kind, own[:, at], beside[:, at], margin, name, names=names, **where))
 
     add("the kernel moves by less than a tenth", "less", "drift", SMALL_DRIFT, None, log=True)
     add("training aligns the kernel with the labels", "greater", "label_alignment", "label_alignment_initial",
@@ -286,14 +290,14 @@ def _width_tests(runs: Runs, main: Arm, analytic: Sequence[dict[str, Any]]) -> l
             f"kernel_acc_{which}", "kernel_acc_network", ACCURACY_MARGIN)  # fmt: skip
     add("the final kernel predicts better than the initial one", "greater", "kernel_acc_final", "kernel_acc_initial",
         ACCURACY_MARGIN)  # fmt: skip
-    infinite = {int(row["width"]): number(row["kernel_acc_infinite"]) for row in analytic if row["limit"] == main.limit}
     add(f"regression with the infinite-width kernel is as accurate as the network, {GIVEN}", "equal",
-        "kernel_acc_network", np.array([infinite.get(width, np.nan) for width in widths]), ACCURACY_MARGIN)  # fmt: skip
+        "kernel_acc_network", "kernel_acc_infinite", ACCURACY_MARGIN)  # fmt: skip
     if len(widths) > 1:
         accuracy = runs.values(main, "test_acc")
         where = everywhere | {"smallest": widths[0], "largest": widths[-1]}
         found.append(make_test("test accuracy rises with width", "greater", accuracy[:, -1], accuracy[:, 0],
-                           ACCURACY_MARGIN, "test_acc", **where))  # fmt: skip
+                           ACCURACY_MARGIN, "test_acc",
+                           names=(named("test_acc", widths[-1]), named("test_acc", widths[0])), **where))  # fmt: skip
     return found
 
 

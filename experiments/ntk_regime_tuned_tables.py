@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ntk_regime_measure import Arm
+from ntk_regime_measure import Arm, named
 from ntk_regime_tables import ACCURACY_MARGIN, ARM, Runs, make_test
 
 from ntkgen.studies import tables
@@ -28,9 +28,19 @@ def tuned_tests(tuned: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                     f"network and regression with the {kind} kernel are equally accurate at width {width}, both tuned"
                 )
                 metric = f"test_acc - kernel_acc_{kind}"
+                names = named("test_acc", width, tuned=True), named(f"kernel_acc_{kind}", width, tuned=True)
                 found.append(
                     make_test(
-                        question, "equal", network, kernel, ACCURACY_MARGIN, metric, "H3, tuned", **where, line=""
+                        question,
+                        "equal",
+                        network,
+                        kernel,
+                        ACCURACY_MARGIN,
+                        metric,
+                        "H3, tuned",
+                        names,
+                        **where,
+                        line="",
                     )
                 )
     return found

@@ -19,19 +19,22 @@ from ntk_regime_measure import (
     TARGET_STREAM,
     WIDE,
     Sample,
+    accuracy,
     final,
     finite,
+    named,
     outputs,
     parametrization,
     rate,
     regress,
     rows_of,
+    test_bits,
 )
 from ntk_regime_tuned_tables import KINDS
 
 from ntkgen import data, ensemble, kernels, ntk, records, train, tree
 from ntkgen.records import Progress
-from ntkgen.studies.tables import number
+from ntkgen.studies.tables import number, packed_rows
 from ntkgen.typing import PyTree
 
 Kernel = Callable[[jax.Array, jax.Array | None], Any]  # kernel(x1, x2) -> (n1, n2); x2 of None means x1
@@ -79,8 +82,8 @@ class Trial(NamedTuple):
     """Networks of one width, trained at one rate.
 
     Attributes:
-      rows: final losses and accuracies (percent), one row for each seed; `test_acc` is of the held-out images when
-        the data set is that of `hold_out`.
+      rows: final losses and accuracies (percent), and which test images are right (`bits`), one row for each seed;
+        test images are the held-out ones when the data set is that of `hold_out`.
       params: params(s, start) -> parameters of the seed at index s, after training or at the start.
     """
 
@@ -128,9 +131,10 @@ def run_trial(
 
     def rows() -> list[dict[str, Any]]:
         result, found = trained(), []
+        bits = test_bits(study.network(study.main.limit, width), result, dataset)
         for s, seed in enumerate(seeds):
             row = {"width": width, "seed": seed, "learning_rate": training.learning_rate}
-            row |= {"diverged": int(result.diverged[s])} | final(result, s)
+            row |= {"diverged": int(result.diverged[s]), "bits": bits[s]} | final(result, s)
             start = params(s, True)
             moved = tree.norm(tree.axpy(-1.0, start, params(s, False))) / tree.norm(start)
             found.append(row | {"relative_movement": finite(moved)})
@@ -147,7 +151,7 @@ def training_at(study: Any, width: int, lr: float) -> train.Config:
 
 def ends(
     study: Any, width: int, trial: Trial, s: int, dataset: data.Dataset, ridges: dict[str, Sequence[float | None]]
-) -> dict[str, list[float | None]]:
+) -> dict[str, list[str | None]]:
     """Return `regressions` with the tangent kernel of one network, averaged over outputs, before and after training."""
     f, found = outputs(study.network(study.main.limit, width)), {}
     for kind, start in (("initial", True), ("final", False)):
@@ -168,8 +172,8 @@ def infinite(study: Any, width: int) -> Kernel:
     return kernel
 
 
-def regressions(kernel: Kernel, dataset: data.Dataset, ridges: Sequence[float | None]) -> list[float | None]:
-    """Return the accuracy on dataset.test, in percent, of regression with each ridge; None where it cannot be had.
+def regressions(kernel: Kernel, dataset: data.Dataset, ridges: Sequence[float | None]) -> list[str | None]:
+    """Return what `regress` finds on dataset.test with each ridge; None where it cannot be had.
 
     Args:
       kernel: that regresses.
@@ -182,23 +186,25 @@ def regressions(kernel: Kernel, dataset: data.Dataset, ridges: Sequence[float | 
     return [None if ridge is None else regress(gram, cross, dataset, sample, ridge) for ridge in ridges]
 
 
-def measure(run: records.Run, study: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Tune and compare at every width that is not done yet; returns the rows of tuning.csv and tuned.csv."""
+def measure(run: records.Run, study: Any) -> tuple[list[dict[str, Any]], ...]:
+    """Tune and compare at every width not done yet; returns the rows of tuning.csv, tuned.csv and correct.csv."""
     config, widths = study.config, study.config["tuned_widths"]
     held = hold_out(study.dataset)
     few = study.seeds[: config["tuning_seeds"]]
     trials = [(width, each) for width in widths for each in (*config["tuned_rates"], None)]
     costs = [study.num_params(width) + 50_000 for width, _ in trials]
     counts = [len(study.seeds if each is None else few) for _, each in trials]
-    tuning, tuned = [], []
+    tuning, tuned, correct = [], [], []
     with Progress(costs, counts, config["epochs"]) as progress:
         for width in widths:
             reports = {each: progress.part(trials.index((width, each)), f"tuning, width {width}")
                        for each in (*config["tuned_rates"], None)}  # fmt: skip
             choices, ridges, lr = tune(run, study, width, held, few, reports)
             tuning += choices
-            tuned += compare(run, study, width, lr, ridges, reports[None])
-    return tuning, tuned
+            compared, right = compare(run, study, width, lr, ridges, reports[None])
+            tuned += compared
+            correct += right
+    return tuning, tuned, correct
 
 
 def tune(
@@ -227,7 +233,7 @@ def tune(
     best: dict[str, float | None] = dict.fromkeys(KINDS)
     for kind, values in found.items():
         if values:
-            scores = np.array([[number(value) for value in row] for row in values])
+            scores = np.array([[number(accuracy(bits, len(held.test.y))) for bits in row] for row in values])
             best[kind] = choose(ridges, scores)
             rows += candidates(width, "ridge", f"{kind} kernel", ridges, scores, best[kind])
     return rows, best, lr
@@ -246,15 +252,15 @@ def candidates(
 
 def compare(
     run: records.Run, study: Any, width: int, lr: float | None, ridges: dict[str, float | None], report: Any
-) -> list[dict[str, Any]]:
-    """Train and regress on all training images with what was chosen -> rows of tuned.csv, one for each seed.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Train and regress on all training images with what was chosen -> rows of tuned.csv and correct.csv by seed.
 
     All accuracies are of all test images. The final kernel is the tuned network's.
     """
     blank = ("learning_rate", "diverged", "train_acc", "test_acc", "train_loss", "test_loss", "relative_movement")
-    rows = [{"width": width, "seed": seed} | dict.fromkeys(blank) for seed in study.seeds]
+    rows = [{"width": width, "seed": seed} | dict.fromkeys((*blank, "bits")) for seed in study.seeds]
     own_ridges: dict[str, Sequence[float | None]] = {kind: [ridge] for kind, ridge in ridges.items()}
-    unseen: dict[str, list[float | None]] = {kind: [None] for kind in KINDS}
+    unseen: dict[str, list[str | None]] = {kind: [None] for kind in KINDS}
     if study.main.limit != "mup":
         name = f"tuned_infinite_{study.main.limit}_w{width}"
         work = functools.partial(regressions, infinite(study, width), study.dataset, own_ridges["infinite"])
@@ -263,14 +269,20 @@ def compare(
     if lr is not None:
         trial = run_trial(run, study, width, lr, study.dataset, study.seeds, report)
         rows = trial.rows
-    found = []
+    images, found = len(study.dataset.test.y), []
+    right: dict[str, list[str]] = {name: [] for name in ("test_acc", *(f"kernel_acc_{kind}" for kind in KINDS))}
     for s, row in enumerate(rows):
         own = dict(unseen)
         if trial is not None and (width <= KERNEL_SEEDS_UP_TO or s == 0):
             work = functools.partial(ends, study, width, trial, s, study.dataset, own_ridges)
             own |= run.kept(f"{trial.name}_kernels_{row['seed']}", work)
-        cells = {f"ridge_{kind}": ridges[kind] for kind in KINDS} | {
-            f"kernel_acc_{kind}": own[kind][0] for kind in KINDS
-        }
+        bits = {f"kernel_acc_{kind}": own[kind][0] for kind in KINDS}
+        for name, each in ({"test_acc": row["bits"]} | bits).items():
+            right[name].append(each or "")
+        cells = {f"ridge_{kind}": ridges[kind] for kind in KINDS}
+        cells |= {name: accuracy(each, images) for name, each in bits.items()}
         found.append(study.main._asdict() | {name: row[name] for name in ("width", "seed", *blank)} | cells)
-    return found
+    correct = []
+    for name, own_bits in right.items():
+        correct += packed_rows(named(name, width, tuned=True), study.seeds, own_bits, images)
+    return found, correct

@@ -22,7 +22,8 @@ import ntk_regime_tables as study_tables  # noqa: E402
 import ntk_regime_tuned_tables as tuned_tables  # noqa: E402
 import ntk_regime_tuning as tuning  # noqa: E402
 
-from ntkgen import data, kernels, paper, records  # noqa: E402
+from ntkgen import data, kernels, paper, records, stats  # noqa: E402
+from ntkgen.studies import tables  # noqa: E402
 
 ARM = measure.Arm("cross_entropy", "fixed")
 LAZY = measure.Arm("mse", "fixed")
@@ -313,14 +314,14 @@ def test_regression_takes_each_ridge_in_units_of_the_mean_diagonal():
         weights = np.linalg.solve(gram + ridge * np.trace(gram) / 50 * np.eye(50), targets)
         expected.append(100 * np.mean(np.argmax(test_x @ train_x.T @ weights, 1) == np.asarray(dataset.test.y)))
     assert expected[0] != expected[1]
-    found = tuning.regressions(kernel, dataset, [1e-2, None, 10.0])
+    found = [measure.accuracy(bits, 40) for bits in tuning.regressions(kernel, dataset, [1e-2, None, 10.0])]
     assert found == [pytest.approx(expected[0]), None, pytest.approx(expected[1])]
 
 
 def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_path):
-    study, (chosen, compared) = small_study(tmp_path / "a")
+    study, (chosen, compared, _) = small_study(tmp_path / "a")
     other = (np.asarray(study.dataset.test.y) + 1) % 10
-    _, (again, different) = small_study(tmp_path / "b", other)
+    _, (again, different, _) = small_study(tmp_path / "b", other)
     assert again == chosen
     assert [row["test_acc"] for row in different] != [row["test_acc"] for row in compared]
 
@@ -339,11 +340,12 @@ def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_p
     result = tuning.ensemble.fit(study.network("fixed", 8), study.dataset, training, [3, 4])
     accuracy = 100 * result.history["test_accuracy"][:, -1]
     np.testing.assert_allclose([row["test_acc"] for row in compared], accuracy, atol=0.3)  # an image of 360
-    row = measure.kernel_accuracies(
+    row = measure.kernel_regressions(
         study.network("fixed", 8), *(measure.rows_of(v["params"])[0] for v in (result.initial, result.variables)),
         study.dataset, measure.Sample(*study.dataset.test), best["initial kernel"],
     )  # fmt: skip
-    assert compared[0]["kernel_acc_initial"] == pytest.approx(row["kernel_acc_initial"], abs=0.3)
+    accuracy = measure.accuracy(row["kernel_acc_initial"], len(study.dataset.test.y))
+    assert compared[0]["kernel_acc_initial"] == pytest.approx(accuracy, abs=0.3)
 
 
 def tuned_rows(network, initial, width):
@@ -447,7 +449,7 @@ def test_without_extras_the_main_arm_has_the_lazy_predictions_that_it_can_have(e
 def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout = whole
     assert sorted(files(folder)) == sorted([
-        "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "drift.csv", "exponents.csv",
+        "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "correct.csv", "drift.csv", "exponents.csv",
         "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv", "tuned.csv",
         "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
@@ -483,6 +485,23 @@ def test_a_run_writes_its_tables_and_figures(whole):
         own = [float(r["test_acc"]) for r in rows if r["width"] == row["width"] and (r["loss"], r["limit"]) == ARM]
         assert float(row["given_rate_test_acc_mean"]) == pytest.approx(np.mean(own))
         assert f"at {float(row['ridge_initial']):g}" in stdout
+    right = tables.correctness(records.read_table(folder / "correct.csv"))
+    columns = [("", "runs.csv", "8", "test_acc"), ("tuned ", "tuned.csv", "16", "test_acc")]
+    columns += [(tuned, name, "16", f"kernel_acc_{kind}") for kind in ("initial", "final")
+                for tuned, name in (("", "runs.csv"), ("tuned ", "tuned.csv"))]  # fmt: skip
+    columns += [("", "runs.csv", "16", name) for name in ("linear_test_acc", "kernel_acc_network")]
+    for tuned, name, width, column in columns:
+        own = [float(row[column]) for row in records.read_table(folder / name)
+               if row["width"] == width and (row["loss"], row["limit"]) == ARM]  # fmt: skip
+        assert 100 * right[f"{tuned}{column} w{width}"].mean(1) == pytest.approx(np.array(own), abs=1e-3)
+    crossed = [row for row in records.read_table(folder / "tests.csv") if row["crossed_low"]]
+    assert len(crossed) == 5 + 1 + 3  # of the kernels and the linearised network, of the widths, and after tuning
+    for row in crossed:
+        found = stats.crossed(right[row["first"]], right[row["second"]])
+        assert float(row["difference"]) == pytest.approx(100 * found.difference, abs=1e-3)
+        assert float(row["crossed_low"]) == pytest.approx(100 * found.low)
+        assert float(row["crossed_high"]) == pytest.approx(100 * found.high)
+        assert float(row["crossed_p"]) == pytest.approx(found.pvalue)
     verdict = json.loads((folder / "verdict.json").read_text())
     assert verdict and all(row["decision"] for row in verdict)
     for row in verdict:

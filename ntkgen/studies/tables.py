@@ -1,7 +1,7 @@
 """Tables that all studies make: means with intervals, families of tests between arms, which images are right."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,24 @@ def correct_rows(arm: str, seeds: Sequence[int], right: np.ndarray, lost: np.nda
       A row for each seed; `bits` has the images in order as hexadecimal digits, most significant bit first. It is empty
       for a lost seed.
     """
-    bits = ["" if gone else np.packbits(row).tobytes().hex() for row, gone in zip(right, lost, strict=True)]
-    about = {"arm": arm, "images": right.shape[1]}
+    bits = ["" if gone else pack(row) for row, gone in zip(right, lost, strict=True)]
+    return packed_rows(arm, seeds, bits, right.shape[1])
+
+
+def packed_rows(arm: str, seeds: Sequence[int], bits: Sequence[str], images: int) -> list[dict[str, Any]]:
+    """Make the rows of `correct_rows` of what `pack` wrote."""
+    about = {"arm": arm, "images": images}
     return [{**about, "seed": seed, "bits": text} for seed, text in zip(seeds, bits, strict=True)]
+
+
+def pack(right: np.ndarray) -> str:
+    """Write booleans (images,) as hexadecimal digits, most significant bit first."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpack(bits: str, images: int) -> np.ndarray:
+    """Read what `pack` wrote: 0 and 1 (images,)."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=images)
 
 
 def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
@@ -121,22 +136,25 @@ def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     arms: dict[str, list[np.ndarray]] = {}
     for row in rows:
         count = int(row["images"])
-        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["bits"]), np.uint8), count=count) if row["bits"] else None
-        arms.setdefault(row["arm"], []).append(np.full(count, np.nan) if bits is None else bits.astype(float))
+        right = unpack(row["bits"], count).astype(float) if row["bits"] else np.full(count, np.nan)
+        arms.setdefault(row["arm"], []).append(right)
     return {arm: np.stack(found) for arm, found in arms.items()}
 
 
-def cross(rows: Sequence[dict[str, Any]], right: Mapping[str, np.ndarray]) -> None:
+def cross(
+    rows: Sequence[dict[str, Any]], right: Mapping[str, np.ndarray], metrics: Collection[str] = ("test_acc",)
+) -> None:
     """Add to rows of `compare` of test accuracy in percent the interval over seeds and test images, in points.
 
     Args:
       rows: those of another metric get None.
       right: of `correctness`; an arm without it gets None.
+      metrics: that are differences of accuracy.
     """
     for row in rows:
         row |= dict.fromkeys(("crossed_low", "crossed_high", "crossed_p"))
         a, b = right.get(row["first"]), right.get(row["second"])
-        if row["metric"] != "test_acc" or a is None or b is None or row["difference"] is None:
+        if row["metric"] not in metrics or a is None or b is None or row["difference"] is None:
             continue
         found = stats.crossed(a, b)
         row |= {"crossed_low": 100 * found.low, "crossed_high": 100 * found.high, "crossed_p": found.pvalue}
