@@ -107,12 +107,13 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
         name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else [] for name in study.tables
     }
     derived = study.derive(prepared, tables)
+    say(derived.text)
+    figures = draw(opened, tables, derived)
+    # Last, and at once: a finished run whose files are changed without their checksums no longer is one.
     for name, rows in derived.tables.items():
         if rows:
             run.write_table(f"{name}.csv", rows)
     run.write_json("verdict.json", derived.verdict)
-    say(derived.text)
-    figures = draw(opened, tables, derived)
     run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
@@ -124,6 +125,7 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in derived.tables.items():
             if rows:
                 records.write_table(folder / f"{prefix}{name}.csv", rows)
