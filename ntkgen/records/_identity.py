@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,12 @@ def source(*code: str | Path) -> str:
     Args:
       code: dotted names of modules, such as "ntkgen.ensemble", and files.
     """
-    found: dict[str, str] = {}
+    return io.config_hash({name: io.sha256_bytes(content) for name, content in _files(code)})
+
+
+def _files(code: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file once."""
+    found: set[str] = set()
     waiting = list(code)
     while waiting:
         item = waiting.pop()
@@ -254,10 +259,10 @@ def source(*code: str | Path) -> str:
         name = f"{item.parent.name}/{item.name}" if isinstance(item, Path) else item
         if path is None or name in found:
             continue
+        found.add(name)
         content = path.read_bytes()
-        found[name] = io.sha256_bytes(content)
         waiting += _imported(content)
-    return io.config_hash(found)
+        yield name, content
 
 
 @functools.cache

@@ -78,7 +78,7 @@ def opened(
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`."""
     if preset not in base.PRESETS:
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}")
-    values = options.checked(study.config, given)
+    values = options.checked(study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "say"))
     config = study.resolve(preset, values)
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
