@@ -122,31 +122,33 @@ class _Describer:
 
     def _function(self, value: Any) -> Any:
         """Describe a function, or an object of JAX or Python around one (`jax.jit`, `jax.custom_jvp`)."""
-        function, rules = value, []
         if not inspect.isfunction(value):
-            if _installed(type(value).__module__):
-                function = getattr(value, "__wrapped__", value)
-                rules = [getattr(value, rule, None) for rule in RULES]
-            if function is value:
-                if _installed(value.__module__) and hasattr(value, "__qualname__"):
-                    return {"name": f"{value.__module__}.{value.__qualname__}"} | _release(value.__module__)
-                raise _no_description(value)
-            if not inspect.isfunction(function):
-                return {"around": self.of(function)}
+            return self._around(value)
         # Not `__module__`, which a decorator copies from the function within.
-        module = function.__globals__.get("__name__") or ""
-        found: dict[str, Any] = {"name": f"{module}.{function.__qualname__}"}
-        found["closure"] = [self._cell(cell) for cell in function.__closure__ or ()]
-        found["defaults"] = self.of([function.__defaults__, function.__kwdefaults__])
+        module = value.__globals__.get("__name__") or ""
+        found: dict[str, Any] = {"name": f"{module}.{value.__qualname__}"}
+        found["closure"] = [self._cell(cell) for cell in value.__closure__ or ()]
+        found["defaults"] = self.of([value.__defaults__, value.__kwdefaults__])
         if _installed(module):
             return found | _release(module)
-        names = _names(function.__code__)
-        used = {name: function.__globals__[name] for name in names if name in function.__globals__}
-        found["code"] = _bytecode(function.__code__)
+        names = _names(value.__code__)
+        used = {name: value.__globals__[name] for name in names if name in value.__globals__}
+        found["code"] = _bytecode(value.__code__)
         found["globals"] = {name: self._global(used[name], names) for name in sorted(used)}
-        if any(rule is not None for rule in rules):
-            found["rules"] = self.of(rules)
         return found
+
+    def _around(self, value: Any) -> Any:
+        """Describe an object that is called: by what it is around, by its name, or not at all."""
+        kind, module = type(value), getattr(value, "__module__", None)
+        if not _installed(kind.__module__):  # whose attributes may be copies of those of what it is around
+            raise _no_description(value)
+        if hasattr(value, "__wrapped__"):
+            own = () if _installed(module) else RULES
+            rules = {rule: self.of(getattr(value, rule)) for rule in own if hasattr(value, rule)}
+            return {"kind": f"{kind.__module__}.{kind.__qualname__}", "around": self.of(value.__wrapped__), **rules}
+        if _installed(module) and hasattr(value, "__qualname__"):
+            return {"name": f"{module}.{value.__qualname__}"} | _release(str(module))
+        raise _no_description(value)
 
     def _global(self, value: Any, names: set[str]) -> Any:
         """Describe what a function finds by name; of a module, what goes by the names that the function uses."""
