@@ -77,7 +77,8 @@ def opened(
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`."""
     if preset not in base.PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}")
+        hint = options.did_you_mean(preset, base.PRESETS)
+        raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
     values = options.checked(study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "say"))
     config = study.resolve(preset, values)
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
