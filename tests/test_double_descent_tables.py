@@ -1,16 +1,12 @@
 """The verdicts of the double-descent study: what they claim, when they refuse, and how often they are wrong."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-
-import double_descent_tables as tables
+from ntkgen.studies.double_descent import _tables as tables
 
 SIZES = [4, 8, 16, 32, 64, 128, 256, 512]
 PARAMS = np.array([100 * size for size in SIZES])
