@@ -166,7 +166,7 @@ def lanczos(
       vectors that v is put together from.
 
     Raises:
-      ValueError: k is no whole number in 1 ... d, num_iters none of at least k, `which` is unknown, the start is zero or
+      ValueError: k is no whole number in 1 ... d, num_iters none from k on, `which` is unknown, the start is zero or
         not finite, or the tolerance is negative.
     """
     if which not in WHICH:
