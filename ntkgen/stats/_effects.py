@@ -51,9 +51,9 @@ def effects(
     it. Groups are the units. With two replicates or more the interval is for new replicates as well: the differences
     form the two-way table groups x replicates, and the variance of their mean is
     (M_groups + max(M_replicates - M_rest, 0)) / (G R) with mean squares M, as in `crossed` (Searle, Casella &
-    McCulloch 1992, ch. 4). The degrees of freedom are Satterthwaite's for these two parts. ``pvalue_flips`` flips the signs of the groups: all flips up
-    to 12 groups, random ones beyond, where p = (1 + hits) / (1 + flips). It is about these replicates alone, and NaN
-    with fewer than six groups.
+    McCulloch 1992, ch. 4). The degrees of freedom are Satterthwaite's for these two parts. ``pvalue_flips`` flips the
+    signs of the groups: all flips up to 12 groups, random ones beyond, where p = (1 + hits) / (1 + flips). It is about
+    these replicates alone, and NaN with fewer than six groups.
 
     Example:
       >>> plan = [{"width": w, "rate": r} for w in (1, 2, 3) for r in (0.1, 0.2)]

@@ -128,4 +128,5 @@ def partial_association(
 
 
 def _statistic(r: np.ndarray, s: np.ndarray) -> np.ndarray:
-    return (s @ r) / np.sqrt((s**2) @ (r**2))
+    size = np.sqrt((s**2) @ (r**2))
+    return np.where(size > 0, s @ r / np.where(size > 0, size, 1), 0.0)
