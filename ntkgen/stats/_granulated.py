@@ -71,9 +71,9 @@ def granulated(
 
     The interval of psi is Student's over groups. Ten groups with tau = 1 do not show that psi is 1, so groups are added
     for it: two at +1 and two at -1 where all groups are pairs (Agresti & Coull 1998), one each where they are larger.
-    Pairs of different hyperparameters share arms.
-    The standard error of Psi therefore contains the covariances of all pairs with an arm in common (Aronow, Samii &
-    Assenova 2015); its p-value is Student's with A - 1 degrees of freedom and assumes psi = 0 for each hyperparameter.
+    Pairs of different hyperparameters share arms. The standard error of Psi therefore contains the covariances of all
+    pairs with an arm in common (Aronow, Samii & Assenova 2015); its p-value is Student's with A - 1 degrees of freedom
+    and assumes psi = 0 for each hyperparameter.
 
     Example:
       >>> plan = [{"width": w, "depth": d} for w in range(6) for d in (1, 2)]
