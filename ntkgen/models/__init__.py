@@ -12,6 +12,7 @@ from ntkgen.models._chain import (
     effective_layers,
     features_fn,
     has_effective_layers,
+    is_linen,
     is_relu_chain,
     rescaled,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "forward_train",
     "has_effective_layers",
     "init",
+    "is_linen",
     "is_relu_chain",
     "max_pool",
     "norm_relu",

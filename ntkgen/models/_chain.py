@@ -25,6 +25,11 @@ class Affine(NamedTuple):
     bias: Array
 
 
+def is_linen(model: Any) -> bool:
+    """Return whether a network is a Flax Linen module, also one that Python cannot hash (`functions.hashable`)."""
+    return isinstance(functions.bare(model), nn.Module)
+
+
 def is_relu_chain(model: Any) -> bool:
     """Return whether a network is a chain of Dense layers with ReLU between them: `MLP`, in any parametrisation."""
     return isinstance(model, _networks.MLP)
@@ -131,7 +136,7 @@ def features_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, A
       >>> features_fn(model, variables)(variables["params"], jnp.ones((5, 4))).shape
       (5, 3)
     """
-    if not isinstance(functions.bare(model), nn.Module):
+    if not is_linen(model):
         raise ValueError(f"model: expected a Flax Linen module, got {type(functions.bare(model)).__name__}")
     frozen = {name: value for name, value in variables.items() if name != "params"}
     return Partial(_Features(functions.hashable(model)), frozen)
