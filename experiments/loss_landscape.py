@@ -1,4 +1,6 @@
-"""Are the minima that large batches find sharper, and does that depend on how sharpness is measured? H1, H2; V-C.
+"""Are the minima that large batches find sharper, and does that depend on how sharpness is measured?
+
+Hypotheses H1 and H2; sections IV-E and V-C.
 
     python experiments/loss_landscape.py --preset=quick          # embedded digits, about a minute on two cores
     python experiments/loss_landscape.py --dataset=mnist         # MLP 128 on 10,000 images, some minutes

@@ -1,4 +1,6 @@
-"""Are the minima that large batches find sharper, and does that depend on how sharpness is measured? H1, H2; V-C.
+"""Are the minima that large batches find sharper, and does that depend on how sharpness is measured?
+
+Hypotheses H1 and H2; sections IV-E and V-C.
 
 Trains a small and a large batch for several seeds and measures every network: the top eigenvalue of the Hessian by the
 paper's 30 power iterations and by Lanczos, on the paper's 1,000 samples and on more; ten eigenpairs, trace and spectral
