@@ -124,6 +124,7 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in derived.tables.items():
             if rows:
                 records.write_table(folder / f"{prefix}{name}.csv", rows)
