@@ -5,7 +5,6 @@ from typing import Any
 
 from lottery_ticket_config import same_protocol
 from lottery_ticket_controls import ARMS
-from lottery_ticket_tables import ALPHA
 from lottery_ticket_verdict import RELATIONS
 
 from ntkgen import paper
@@ -152,7 +151,7 @@ def _show_level(name: str, row: Mapping[str, Any]) -> None:
 
 
 def _show_curvature(found: Mapping[str, Any]) -> None:
-    """Print both forms of a comparison in one line; those that the matched form does not decide are in verdict.json."""
+    """Print both forms of a comparison in one line, where the matched form was measured in two pairs."""
     if not found["comparisons"]:
         return
     forms = found["forms"]
@@ -160,11 +159,11 @@ def _show_curvature(found: Mapping[str, Any]) -> None:
     beside: dict[tuple, dict[str, Mapping[str, Any]]] = {}
     for row in found["comparisons"]:
         beside.setdefault((row["metric"], row["first"], row["second"]), {})[row["form"]] = row
-    undecided = 0
+    unmeasured = 0
     for (metric, first, second), both in beside.items():
         matched = both.get("matched")
-        if matched is None or matched["adjusted_p"] is None or matched["adjusted_p"] > ALPHA:
-            undecided += 1
+        if matched is None or matched["factor"] is None:
+            unmeasured += 1
             continue
         raw = both.get("as trained")
         before = "" if raw is None or raw["factor"] is None else (
@@ -172,6 +171,7 @@ def _show_curvature(found: Mapping[str, Any]) -> None:
         )  # fmt: skip
         print(
             f"{metric} of {first} over {second}: matched {matched['factor']:.2f} [{matched['low']:.2f}, "
-            f"{matched['high']:.2f}], adjusted p {matched['adjusted_p']:.2g}{before}"
+            f"{matched['high']:.2f}]{before}"
         )
-    print(f"{undecided} comparisons not decided at matched temperature; verdict.json has them")
+    if unmeasured:
+        print(f"{unmeasured} comparisons not measured at matched temperature in two pairs; verdict.json has them")

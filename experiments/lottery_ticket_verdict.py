@@ -259,8 +259,8 @@ def curvature(
       matched_loss: of the sample at the matched temperature, nats.
 
     Returns:
-      What the forms mean, and a row for each comparison: its factor (first over second) with interval and adjusted p,
-      None where not measured in two pairs; in the raw form with both mean losses of the sample.
+      What the forms mean, and a row for each comparison: its factor (first over second) with interval, None where not
+      measured in two pairs; in the raw form with adjusted p and both mean losses of the sample.
     """
     losses = {label(arm): each for arm, each in values(rows, "sample_loss").items()}
     found = []
@@ -272,7 +272,7 @@ def curvature(
         row = {"metric": metric, "form": "matched" if matched else "as trained"}
         row |= {name: test[name] for name in ("first", "second", "num_pairs")}
         row |= dict.fromkeys(("factor", "low", "high", "adjusted_p", "equivalence_p"))
-        if test["paired_p"] is not None:
+        if test["difference"] is not None:
             row |= {
                 "factor" if name == "difference" else name: 10 ** test[name] for name in ("difference", "low", "high")
             }
@@ -284,6 +284,6 @@ def curvature(
     forms = {
         "as trained": RAW_NOTE,
         "matched": f"logits at the temperature that brings the sample to {matched_loss:g} nats: numbers at this one "
-        "loss, no verdict on curvature at equal loss",
+        "loss, no test and no verdict on curvature at equal loss",
     }
     return {"forms": forms, "comparisons": found}

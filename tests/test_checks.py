@@ -113,6 +113,26 @@ def test_bytes_are_pixels_whoever_multiplies_them_unless_they_are_embedded():
     prepare(Tokens(), dataset(bytes_))
 
 
+def test_tokens_outside_the_table_that_they_are_looked_up_in_are_refused():
+    class Tokens(nn.Module):
+        shift: int = 0
+
+        @nn.compact
+        def __call__(self, x):
+            x = x + self.shift if self.shift else x
+            return nn.Dense(3)(nn.Embed(7, 2)(x).mean(1))
+
+    inside = RNG.integers(0, 7, (N, 5))
+    prepare(Tokens(), dataset(inside))
+    for wrong, span in ((7, "0 ... 7"), (-1, "-1 ... 6")):
+        outside = changed(inside, (3, 2), wrong)
+        outside[0, :2] = 0, 6
+        said = rf"expected tokens from 0 to 6, as num_embeddings, got {span}"
+        refused(rf"dataset\.train\.x: {said}", Tokens(), dataset(outside))
+        refused(rf"dataset\.test\.x: {said}", Tokens(), dataset(inside, test_x=outside))
+    prepare(Tokens(shift=1), dataset(inside - 1))  # what it makes of them is its own affair
+
+
 # Targets
 
 WRONG_LABELS = {

@@ -15,7 +15,7 @@ import pytest
 import reference
 
 import ntkgen
-from ntkgen import ensemble, models, train
+from ntkgen import data, ensemble, models, records, train
 
 # Tiny, with a last partial batch. Programs are compiled for a network, a batch size and a number of seeds: tests share
 # these as far as they can.
@@ -648,3 +648,63 @@ def test_four_devices_do_what_one_does(kind):
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
+
+
+# Stopping at a loss
+
+
+def stopping(stop, tmp=None, seeds=(0, 1, 2), **more):
+    config = train.Config(epochs=60, batch_size=32, learning_rate=0.05, schedule="constant", stop_loss=stop)
+    keeper = None if tmp is None else records.Checkpointer(tmp, 0.0)
+    dataset = data.load("digits", num_train=128)
+    return ensemble.fit(models.MLP(16, depth=2), dataset, config, list(seeds), checkpoint=keeper, **more)
+
+
+def test_a_seed_stops_after_the_first_epoch_at_the_loss_and_stays_as_it_is():
+    whole, stopped = stopping(None), stopping(0.1, probes=([0, 60], lambda params: params))
+    first = (whole.history["train_loss"] <= 0.1).argmax(1) + 1
+    assert len(set(first)) > 1 and stopped.epochs.tolist() == first.tolist() and (whole.epochs == 60).all()
+    for s, epoch in enumerate(first):
+        for name in ("train_loss", "test_loss", "test_accuracy"):
+            np.testing.assert_array_equal(stopped.history[name][s, :epoch], whole.history[name][s, :epoch])
+            assert (stopped.history[name][s, epoch - 1 :] == stopped.history[name][s, epoch - 1]).all()
+    for end, last in zip(jax.tree.leaves(stopped.probes), jax.tree.leaves(stopped.variables["params"]), strict=True):
+        np.testing.assert_array_equal(end[:, 1], last)  # the probe after the last epoch sees the stopped network
+    alone = stopping(0.1, seeds=[1], strategy="sequential")
+    assert alone.epochs[0] == pytest.approx(first[1], abs=1)  # rounding may move it by an epoch
+
+
+def test_a_stopped_run_resumes_to_the_same_result(tmp_path):
+    whole = stopping(0.1)
+    epochs, save = [], records.Checkpointer.save
+
+    class Killed(Exception):
+        pass
+
+    def dying(self, epoch, tree, *, final):
+        save(self, epoch, tree, final=final)
+        epochs.append(epoch)
+        if len(epochs) in (3, int(whole.epochs.min()) + 1):
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records.Checkpointer, "save", dying)
+        for _ in range(2):
+            with pytest.raises(Killed):
+                stopping(0.1, tmp_path)
+        resumed = stopping(0.1, tmp_path)
+    again = stopping(0.1, tmp_path)  # everything is there
+    assert epochs == list(range(1, int(whole.epochs.max()) + 1))
+    for other in (resumed, again):
+        for one, two in zip(jax.tree.leaves(whole[:6]), jax.tree.leaves(other[:6]), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_loss_that_is_not_reached_takes_all_epochs():
+    assert (stopping(1e-9).epochs == 60).all()
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), "low"])
+def test_a_loss_to_stop_at_is_a_positive_number(value):
+    with pytest.raises(ValueError, match=r"^stop_loss: expected a positive number, got"):
+        train.Config(1, stop_loss=value)

@@ -221,3 +221,32 @@ def test_the_passage_of_a_level_is_interpolated_in_log_loss():
     ):
         passed = measure.passage(losses, 0.2)
         assert passed[:2] == where and np.isnan(passed.share)
+
+
+def _scaled(f, params, x, y, *, loss):
+    return f(params, x)[0, 0] * measure.mean_loss(f, params, x, y, loss=loss)
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+def test_arrays_that_a_loss_or_a_network_closes_over_may_be_replaced(problem, strategy):
+    _, params, _, x, y = problem
+    held = {"weight": jnp.float32(1.0), "scale": jnp.float32(1.0)}
+
+    def loss(outputs, y):
+        return held["weight"] * LOSS(outputs, y)
+
+    def network(params, x):
+        return held["scale"] * MODEL.apply({"params": params}, x)
+
+    def found():
+        f = jax.tree_util.Partial(network)
+        return measure.each_seed(_scaled, (f, params), (x, y), {"loss": loss}, strategy=strategy)
+
+    first = found()
+    held["weight"] = jnp.float32(3.0)
+    np.testing.assert_allclose(found(), 3 * first, rtol=1e-5)
+    held |= {"weight": jnp.float32(1.0), "scale": jnp.float32(-1.0)}
+    own = [_scaled(lambda p, x: network(p, x), row(params, s), x, y, loss=loss) for s in range(SEEDS)]
+    np.testing.assert_allclose(found(), own, rtol=1e-5)
+    held["scale"] = jnp.float32(1.0)
+    np.testing.assert_array_equal(found(), first)

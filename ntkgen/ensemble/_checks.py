@@ -62,6 +62,9 @@ def prepare(
         given = {**shapes, "params": init.get("params", shapes["params"])}
     data, test = narrowed((data, test), given)
     seen = network(program.model, shapes, like(data.x, program.batch_size))
+    if seen.vocabulary is not None:
+        tokens("dataset.train.x", data.x, seen.vocabulary)
+        tokens("dataset.test.x", test.x, seen.vocabulary)
     data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
     test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
     loss(program, seen, data.y, program.batch_size)
@@ -148,11 +151,25 @@ class Network(NamedTuple):
       outputs: of one batch in evaluation mode, as shapes and dtypes.
       train_outputs: the same in training mode.
       rngs: names of the keys that it draws from in training.
+      vocabulary: rows of the smallest `nn.Embed` table that its inputs themselves, unchanged, are looked up in; None
+        where there is none.
     """
 
     outputs: PyTree
     train_outputs: PyTree
     rngs: tuple[str, ...]
+    vocabulary: int | None
+
+
+def tokens(name: str, x: Any, vocabulary: int) -> None:
+    """Refuse tokens outside a table: Flax gives NaN for them, and counts negative ones from its end.
+
+    Raises:
+      ValueError: naming the split and the range.
+    """
+    low, high = (int(f(x)) for f in (np.min, np.max)) if x.size else (0, 0)
+    if low < 0 or high >= vocabulary:
+        raise ValueError(f"{name}: expected tokens from 0 to {vocabulary - 1}, as num_embeddings, got {low} ... {high}")
 
 
 def call(model: Any) -> None:
@@ -188,6 +205,8 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
     """
     raw: list[str] = []
     embedded: list[str] = []
+    inputs: list[Any] = []
+    tables: list[int] = []
     dropout: list[str] = []
     norms: list[str] = []
 
@@ -199,6 +218,8 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
                 raw.append(kind)
             if isinstance(layer, nn.Embed):
                 embedded.append(kind)
+                if args and any(args[0] is own for own in inputs):
+                    tables.append(layer.num_embeddings)
             if _dropout_rate(layer) > 0:
                 dropout.append(kind)
             if isinstance(layer, nn.BatchNorm):
@@ -206,6 +227,7 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
         return next_call(*args, **kwargs)
 
     def evaluate(variables: PyTree, x: Any) -> Any:
+        inputs.append(x)
         return functions.Evaluation(model)(
             {k: v for k, v in variables.items() if k != "params"}, variables["params"], x
         )
@@ -239,7 +261,7 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
     for name, before in variables.items():
         if name != "params" and _shapes(before) != _shapes(state.get(name)):
             raise ValueError(f"model: expected collections of fixed shapes, got {name}, which a step changes")
-    return Network(outputs, train_outputs, rngs)
+    return Network(outputs, train_outputs, rngs, min(tables, default=None))
 
 
 def _is_integer_array(value: Any) -> bool:

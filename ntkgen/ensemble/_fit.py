@@ -101,6 +101,8 @@ class Result(NamedTuple):
         nothing was measured, and accuracies where targets are no class labels.
       probes: for each probe a pytree of arrays (S, len(epochs), ...).
       diverged: bool (S,), True where the training loss stopped being finite.
+      epochs: int (S,), those that were trained: fewer than config.epochs where `config.stop_loss` was reached before.
+        From there on history repeats the last values.
       strategy: how the seed axis was walked: {strategy, devices, seeds_per_chunk}.
       seconds: wall-clock {train, evaluate}, compilation included.
     """
@@ -110,6 +112,7 @@ class Result(NamedTuple):
     history: dict[str, np.ndarray]
     probes: Any
     diverged: np.ndarray
+    epochs: np.ndarray
     strategy: dict[str, Any]
     seconds: dict[str, float]
 
@@ -349,11 +352,19 @@ def _fit_chunk(
         state = place(layout, saved, seeds=True)
 
     seconds = {"train": 0.0, "evaluate": 0.0}
+    trained = _trained(history["train_loss"], config)
     for epoch in range(first, config.epochs):
         times = [time.perf_counter()]
         rate = jnp.asarray(config.rate(epoch))
+        if (trained <= epoch).all():  # all have stopped
+            for name in METRICS:
+                history[name][:, epoch:] = history[name][:, epoch - 1 : epoch]
+            for later in range(epoch + 1, config.epochs + 1):
+                run_probes(later)
+            break
+        active = None if config.stop_loss is None else place(layout, jnp.asarray(trained > epoch), seeds=True)
         state = jax.block_until_ready(
-            programs.train_epoch(layout, program, state, keys.order, jnp.asarray(epoch), rate, data, masks)
+            programs.train_epoch(layout, program, state, keys.order, jnp.asarray(epoch), rate, data, masks, active)
         )
         times.append(time.perf_counter())
         values = np.full((num_seeds, len(METRICS)), np.nan)
@@ -365,11 +376,22 @@ def _fit_chunk(
             history[name][:, epoch] = column
         for name, spent in zip(seconds, np.diff(times), strict=True):
             seconds[name] += float(spent)
+        trained = _trained(history["train_loss"], config)
         run_probes(epoch + 1)
         if checkpoint is not None:
-            checkpoint.save(epoch + 1, (state, history, probes), final=epoch + 1 == config.epochs)
+            last = epoch + 1 == config.epochs or bool((trained <= epoch + 1).all())
+            checkpoint.save(epoch + 1, (state, history, probes), final=last)
         if progress is not None:
             progress(epoch + 1, metrics)
 
     diverged = ~np.isfinite(history["train_loss"][:, [epoch - 1 for epoch in sorted(span.measured)]]).all(1)
-    return Result(trim(state.variables, num_seeds), trim(initial, num_seeds), history, probes, diverged, {}, seconds)
+    variables, initial = trim(state.variables, num_seeds), trim(initial, num_seeds)
+    return Result(variables, initial, history, probes, diverged, trained, {}, seconds)
+
+
+def _trained(losses: np.ndarray, config: train.Config) -> np.ndarray:
+    """Return after how many epochs each seed stops, given its losses (S, epochs) so far, NaN where not measured."""
+    if config.stop_loss is None:
+        return np.full(len(losses), config.epochs)
+    below = losses <= config.stop_loss
+    return np.where(below.any(1), below.argmax(1) + 1, config.epochs)

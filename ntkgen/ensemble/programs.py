@@ -41,6 +41,7 @@ def train_epoch(
     rate: Array,
     data: train.Batch,
     masks: PyTree | None,
+    active: Array | None = None,
 ) -> train.TrainState:
     """Train every seed for one epoch; the state's memory is given away.
 
@@ -53,11 +54,17 @@ def train_epoch(
       rate: learning rate of the epoch.
       data: training examples, the same for all seeds.
       masks: of all seeds, or None.
+      active: booleans (S,), False for seeds whose state is to stay; None trains all.
     """
-    axes = (0, 0, None, None, None, None if masks is None else 0)
-    return over_seeds(layout, functools.partial(train.train_epoch, program), axes)(
-        state, keys, epoch, rate, data, masks
-    )
+
+    def one(state: train.TrainState, *given: PyTree) -> train.TrainState:
+        trained = train.train_epoch(program, state, *given[:-1])
+        if active is None:
+            return trained
+        return jax.tree.map(lambda new, old: jnp.where(given[-1], new, old), trained, state)
+
+    axes = (0, 0, None, None, None, None if masks is None else 0, None if active is None else 0)
+    return over_seeds(layout, one, axes)(state, keys, epoch, rate, data, masks, active)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import ensemble
+from ntkgen import ensemble, functions
 from ntkgen.typing import PyTree
 
 
@@ -33,6 +33,8 @@ def each_seed(
     """Evaluate function(*own, *shared, **options) for every seed.
 
     A seed with a number that is not finite in what it is given is not measured: its results are NaN, False and 0.
+    The function is traced at each call, so that arrays that it or its options close over may be replaced: the values
+    are those of this call. That costs a compilation.
 
     Args:
       function: measures one seed; a function of a module, since compiled programs are found by it.
@@ -55,9 +57,9 @@ def each_seed(
     if strategy not in ensemble.STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(ensemble.STRATEGIES)}, got {strategy!r}")
     settings = tuple(sorted((options or {}).items()))
-    alive = _finite(seeded)
+    alive = alive_seeds(seeded)
     if not alive.any():
-        shapes = jax.eval_shape(partial(_vmapped, function, settings), seeded, shared)
+        shapes = jax.eval_shape(partial(_vmapped, function, settings, None), seeded, shared)
         return jax.tree.map(lambda s: _lost(np.zeros(s.shape, s.dtype), alive), shapes)
     # A lost seed's place is taken by one that lives, so that shapes, and with them compiled programs, stay.
     rows = np.where(alive, np.arange(len(alive)), int(np.argmax(alive)))
@@ -65,13 +67,18 @@ def each_seed(
         strategy = "sequential"
     elif strategy == "auto":
         strategy = ensemble.choose_strategy({"params": jax.tree.map(lambda leaf: leaf[0], seeded)})
+    identity = None if strategy == "sequential" and host_driven else _identity(function, settings, seeded, shared)
     if strategy == "vmap":
-        values = _vmapped(function, settings, jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], seeded), shared)
+        living = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], seeded)
+        values = _vmapped(function, settings, identity, living, shared)
         return jax.tree.map(lambda leaf: _lost(np.array(leaf), alive), values)
     found: dict[int, PyTree] = {}
     for row in sorted(set(rows.tolist())):
         own = jax.tree.map(lambda leaf, row=row: jnp.asarray(leaf[row]), seeded)
-        value = function(*own, *shared, **dict(settings)) if host_driven else _single(function, settings, own, shared)
+        if host_driven:
+            value = function(*own, *shared, **dict(settings))
+        else:
+            value = _single(function, settings, identity, own, shared)
         found[row] = jax.tree.map(np.asarray, value)
     return jax.tree.map(lambda *leaves: _lost(np.stack(leaves), alive), *(found[row] for row in rows.tolist()))
 
@@ -95,17 +102,27 @@ def _correct(f: Callable, params: PyTree, x: Any, y: Any) -> jax.Array:
     return jnp.argmax(f(params, x), axis=-1) == y
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _vmapped(function: Callable, settings: tuple, seeded: tuple, shared: tuple) -> PyTree:
+def _identity(function: Callable, settings: tuple, seeded: tuple, shared: tuple) -> Any:
+    """Tell what is measured now from what the same function measured with other constants."""
+    own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], jnp.result_type(leaf)), seeded)
+    return functions.fingerprint(lambda own, shared: function(*own, *shared, **dict(settings)), own, shared)
+
+
+# The identity is part of a program's key, and of nothing else.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _vmapped(function: Callable, settings: tuple, identity: Any, seeded: tuple, shared: tuple) -> PyTree:
+    del identity
     return jax.vmap(lambda own: function(*own, *shared, **dict(settings)))(seeded)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _single(function: Callable, settings: tuple, own: tuple, shared: tuple) -> PyTree:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _single(function: Callable, settings: tuple, identity: Any, own: tuple, shared: tuple) -> PyTree:
+    del identity
     return function(*own, *shared, **dict(settings))
 
 
-def _finite(seeded: tuple) -> np.ndarray:
+def alive_seeds(seeded: PyTree) -> np.ndarray:
+    """Return which seeds have finite numbers alone in all floating leaves, booleans (seeds,)."""
     leaves = [leaf for leaf in jax.tree.leaves(seeded) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     rows = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1) for leaf in leaves]
     return np.all(rows, axis=0)

@@ -1,11 +1,23 @@
 """Figures from tables. Nothing is computed while drawing.
 
 Use `save` to write a figure. The modules named like a study draw that study; double descent is drawn by `model_wise`,
-`epoch_wise` and `sample_wise`. Figures belong to no display: a notebook keeps its backend.
+`epoch_wise` and `sample_wise`; `panels` draws curves of anything. Figures belong to no display: a notebook keeps its
+backend.
 """
 
 from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, ntk_regime
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, band, epoch_wise, model_wise, sample_wise, save, subplots
+from ntkgen.plotting._style import (
+    COLOURS,
+    STYLE,
+    Curve,
+    band,
+    epoch_wise,
+    model_wise,
+    panels,
+    sample_wise,
+    save,
+    subplots,
+)
 
 __all__ = [
     "COLOURS",
@@ -18,6 +30,7 @@ __all__ = [
     "lottery_ticket",
     "model_wise",
     "ntk_regime",
+    "panels",
     "sample_wise",
     "save",
     "subplots",

@@ -15,6 +15,7 @@ from ntkgen import io
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = {"test": "#0072B2", "train": "#E69F00", "published": "#000000", "threshold": "#7F7F7F"}
+OTHERS = ("#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")  # of the same palette
 STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -183,6 +184,34 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
         ax.set_ylabel("test error (%)")
         figure.suptitle(title, fontsize=10.5)
         figure.legend(*ax.get_legend_handles_labels(), title=legend_title, loc="outside right upper")
+        return figure
+
+
+def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: Sequence[str] = ()) -> Figure:
+    """Draw panels side by side over one logarithmic axis.
+
+    Args:
+      curves: label of the vertical axis -> name -> curve; the same name has the same colour in every panel.
+      x_label: of the horizontal axis.
+      title: of the figure.
+      log: labels of the vertical axes that are logarithmic.
+    """
+    names = list(dict.fromkeys(name for panel in curves.values() for name in panel))
+    own = {"test": COLOURS["test"], "training": COLOURS["train"]}
+    colours = own | dict(zip([name for name in names if name not in own], OTHERS, strict=False))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(1, len(curves), figsize=(4.5 * len(curves), 3.8), squeeze=False)
+        for ax, (label, panel) in zip(axes[0], curves.items(), strict=True):
+            for name, curve in panel.items():
+                band(ax, curve, colours[name], name)
+                logarithmic(ax, curve.x)
+            ax.set_xlabel(x_label)
+            ax.set_ylabel(label)
+            if label in log:
+                ax.set_yscale("log")
+            if len(panel) > 1:
+                ax.legend()
+        figure.suptitle(title, fontsize=10.5)
         return figure
 
 

@@ -46,11 +46,11 @@ class Run:
         is the run's own, a folder below `own`.
     """
 
-    def __init__(self, folder: Path, finished: bool, store: Networks) -> None:
-        """Wrap a folder that `open_run` prepared."""
+    def __init__(self, folder: Path, finished: bool, store: Networks | None = None) -> None:
+        """Wrap a folder that `open_run` prepared; without a store, networks are kept in the folder itself."""
         self.folder, self.finished = folder, finished
         self.networks: dict[str, Network] = {}
-        self._store = store
+        self._store = Networks(folder) if store is None else store
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
         """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""

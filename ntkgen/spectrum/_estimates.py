@@ -122,7 +122,7 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
       One pair: the Rayleigh quotient of the last vector that was multiplied, and that vector.
 
     Raises:
-      ValueError: num_iters below 1, a start of zeros or not finite, a negative tolerance.
+      ValueError: num_iters is no whole number of at least 1, a start of zeros or not finite, a negative tolerance.
     """
     problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
     start = problem.start
@@ -166,16 +166,15 @@ def lanczos(
       vectors that v is put together from.
 
     Raises:
-      ValueError: k is not in 1 ... d, num_iters is below k, `which` is unknown, the start is zero or not finite, or
-        the tolerance is negative.
+      ValueError: k is no whole number in 1 ... d, num_iters none from k on, `which` is unknown, the start is zero or
+        not finite, or the tolerance is negative.
     """
     if which not in WHICH:
         raise ValueError(f"which: expected one of {', '.join(WHICH)}, got {which!r}")
     problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
-    if isinstance(k, bool) or not 1 <= k <= problem.start.size:
-        raise ValueError(f"k: expected 1 to {problem.start.size}, the number of parameters, got {k!r}")
-    if num_iters < k:
-        raise ValueError(f"num_iters: expected at least k = {k}, got {num_iters}")
+    size = problem.start.size
+    _krylov.check_count("k", k, f"1 to {size}, the number of parameters", 1, size)
+    _krylov.check_count("num_iters", num_iters, f"at least k = {k}", k)
     state = _krylov.iterate(problem, num_iters, k, which, tol)
     found = _multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
     value, vectors, residual, spent = found.value, found.vectors, found.residual, found.num_matvecs
@@ -215,11 +214,10 @@ def density(
       Nodes, weights, moments, histogram and standard errors; all normalised to one eigenvalue in total.
 
     Raises:
-      ValueError: fewer than 2 probes, num_iters below 1, bins below 1.
+      ValueError: fewer than 2 probes, num_iters below 1, bins below 1, or one of them is no whole number.
     """
     _check_probes(num_probes, 2)
-    if bins < 1:
-        raise ValueError(f"bins: expected at least 1, got {bins!r}")
+    _krylov.check_count("bins", bins, "at least 1", 1)
 
     def quadrature(key: Array) -> tuple[Array, Array, Array]:
         problem = _krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
@@ -263,7 +261,7 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
       The estimate; its standard error is over probes, for "hutch++" given the subspace.
 
     Raises:
-      ValueError: the method is unknown, or the probes are too few.
+      ValueError: the method is unknown, or the probes are too few or no whole number.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -319,8 +317,7 @@ def _judged(tol: float | None) -> float:
 
 
 def _check_probes(num_probes: int, least: int) -> None:
-    if isinstance(num_probes, bool) or num_probes < least:
-        raise ValueError(f"num_probes: expected at least {least}, for a standard error, got {num_probes!r}")
+    _krylov.check_count("num_probes", num_probes, f"at least {least}, for a standard error", least)
 
 
 def _mean_and_error(samples: Array) -> tuple[Array, Array]:

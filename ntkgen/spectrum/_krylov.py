@@ -5,6 +5,8 @@ and `vmap` the same steps run in a `lax` loop.
 """
 
 import functools
+import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,8 +37,7 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "Problem":
         """Flatten the operator and check what every iteration is given."""
-        if isinstance(num_iters, bool) or num_iters < 1:
-            raise ValueError(f"num_iters: expected at least 1, got {num_iters!r}")
+        check_count("num_iters", num_iters, "at least 1", 1)
         if tol is not None and not tol >= 0:
             raise ValueError(f"tol: expected None or a number of at least 0, got {tol!r}")
         tree.check_floating("v0", v0)
@@ -47,6 +48,16 @@ class Problem(NamedTuple):
             raise ValueError("v0: expected a start vector that is not zero, got zeros")
         rounds = any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(v0))
         return cls(flattened(matvec, v0), start / jnp.linalg.norm(start), unravel, rounds)
+
+
+def check_count(name: str, value: Any, expected: str, least: int, most: float = math.inf) -> None:
+    """Refuse what is no whole number from least to most; `expected` says it in words."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected a whole number, got {value!r}") from None
+    if isinstance(value, bool) or not least <= number <= most:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
 def measured(problem: Problem, vector: Array, like: PyTree) -> tuple[Array, Array]:

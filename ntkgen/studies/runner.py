@@ -105,7 +105,8 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
         for name, rows in study.measure(run, prepared).items():
             run.write_table(f"{name}.csv", rows)
     tables = {
-        name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else [] for name in study.tables
+        name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else []
+        for name in (*study.tables, *study.optional)
     }
     derived = study.derive(prepared, tables)
     say(derived.text)

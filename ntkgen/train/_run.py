@@ -44,6 +44,8 @@ class Config:
       loss: "cross_entropy" (class labels, or probabilities), "mse" (half the squared distance to real targets, or to
         the one-hot vectors of class labels), or a function (outputs, targets) -> (n,) of any outputs and targets.
       vary: what differs between seeds: "init", "order" (of the batches) or "both" (section IV-D).
+      stop_loss: a run ends after the first epoch whose training loss is at most this; None trains all epochs. Networks
+        are then compared at equal loss, not after equal epochs (Jiang et al. 2020, section 4).
 
     Raises:
       ValueError: a value is outside its range; the message names it.
@@ -58,6 +60,7 @@ class Config:
     weight_decay: float = 0.0
     loss: str | Loss = "cross_entropy"
     vary: str = "both"
+    stop_loss: float | None = None
 
     def __post_init__(self) -> None:
         """Check every value and resolve the default momentum."""
@@ -73,6 +76,9 @@ class Config:
         _check_number("learning_rate", self.learning_rate, "a positive number", lambda v: v > 0)
         _check_number("momentum", self.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
         _check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: v >= 0)
+        if self.stop_loss is not None:
+            _check_number("stop_loss", self.stop_loss, "a positive number", lambda v: v > 0)
+            object.__setattr__(self, "stop_loss", float(self.stop_loss))
         for name, kind in (
             ("epochs", int),
             ("batch_size", int),
