@@ -34,6 +34,13 @@ class _Parser(flags.ArgumentParser):
         return self.check.kind
 
 
+class _Serializer(flags.ArgumentSerializer):
+    """Writes a value as a flag takes it: lists with commas."""
+
+    def serialize(self, value: Any) -> str:
+        return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+
+
 def define(study: base.Study, values: flags.FlagValues) -> None:
     """Define the flags of a study: the shared ones and a flag for each of its settings, in groups."""
     define_flag(
@@ -80,7 +87,7 @@ def define_flag(
         flag: flags.Flag = flags.BooleanFlag(name, default, words)  # which --noNAME turns off
         flag.parser = _Parser(check)
     else:
-        flag = flags.Flag(_Parser(check), flags.ArgumentSerializer(), name, default, words)
+        flag = flags.Flag(_Parser(check), _Serializer(), name, default, words)
     flags.DEFINE_flag(flag, values, module_name=group)
 
 

@@ -570,7 +570,7 @@ def defined_flags(script: Path) -> set[str]:
     names = {}
     for call in calls:
         function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        if function.startswith("DEFINE_") or function == "define":
+        if function.startswith("DEFINE_") or function in ("define", "define_flag"):
             strings = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
             names[next(iter(strings), None)] = None
     return {name for name in names if isinstance(name, str)}
@@ -605,7 +605,8 @@ def test_every_setting_says_what_it_is(name):
         assert setting.help.endswith(".") and setting.group in options.GROUPS and setting.group != "output", field
         assert setting.check.kind and setting.check.expected and "\n" not in setting.help, field
         default = getattr(study.config(), field)
-        assert default is None or setting.check.parse(default) == setting.check.parse(str(default)) == default, field
+        written = ",".join(map(str, default)) or "none" if isinstance(default, tuple) else str(default)
+        assert default is None or setting.check.parse(default) == setting.check.parse(written) == default, field
 
 
 def command(environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
