@@ -7,7 +7,7 @@ import importlib
 from types import ModuleType
 
 NAMES = ("double_descent", "loss_landscape", "ntk_regime", "learning_rate")
-__all__ = ["NAMES", *NAMES, "base", "options", "runner"]
+__all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]
 
 
 def __getattr__(name: str) -> ModuleType:
