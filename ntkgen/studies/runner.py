@@ -111,10 +111,13 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
     for name, rows in derived.tables.items():
         if rows:
             run.write_table(f"{name}.csv", rows)
-    run.write_json("verdict.json", derived.verdict)
+    if derived.complete:
+        run.write_json("verdict.json", derived.verdict)
     say(derived.text)
-    figures = draw(opened, tables, derived)
-    run.finish()
+    figures = {}
+    if derived.complete:
+        figures = draw(opened, tables, derived)
+        run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
     return Results(run.folder, found, derived.verdict, derived.text, figures)
