@@ -1,10 +1,12 @@
 """Measurements of trained networks over a leading seed axis, as trained and at equal loss.
 
-Use `flatness` for the sharpness of trained networks and `track` along training. Use `at_loss` or
-`matching_temperature` to compare networks at equal loss, and `noise_scale` for gradient noise. `each_seed` lifts a
-measurement of one network over all seeds.
+Use `take` with the entries of `MEASUREMENTS` to measure everything that the package knows on the same networks.
+`rescaled` makes other weights of the same function, to see which measures depend on them. Use `flatness` for the
+sharpness of trained networks and `track` along training. Use `at_loss` or `matching_temperature` to compare networks at
+equal loss, and `noise_scale` for gradient noise. `each_seed` lifts a measurement of one network over all seeds.
 """
 
+from ntkgen.measure._battery import MEASUREMENTS
 from ntkgen.measure._equal_loss import (
     Matched,
     Passage,
@@ -14,7 +16,10 @@ from ntkgen.measure._equal_loss import (
     passage,
     tempered,
 )
+from ntkgen.measure._flat import perturbation_at
+from ntkgen.measure._flat_at_loss import sharpness_at
 from ntkgen.measure._gradient_noise import NoiseScale, noise_scale
+from ntkgen.measure._representation import linear_cka, prunability_at
 from ntkgen.measure._seeds import correct, each_seed
 from ntkgen.measure._sharpness import (
     Flatness,
@@ -29,27 +34,40 @@ from ntkgen.measure._sharpness import (
     track,
     warm_start,
 )
+from ntkgen.measure._take import Examples, Measurement, Network, Trained, take
+from ntkgen.models import rescaled
 
 __all__ = [
+    "MEASUREMENTS",
+    "Examples",
     "Flatness",
     "Matched",
+    "Measurement",
+    "Network",
     "NoiseScale",
     "Passage",
     "Spectral",
     "Track",
+    "Trained",
     "at_loss",
     "correct",
     "distance",
     "each_seed",
     "flatness",
+    "linear_cka",
     "matching_temperature",
     "mean_loss",
     "noise_scale",
     "outputs_temperature",
     "passage",
+    "perturbation_at",
     "power",
+    "prunability_at",
     "random_start",
+    "rescaled",
+    "sharpness_at",
     "spectral",
+    "take",
     "tempered",
     "track",
     "warm_start",

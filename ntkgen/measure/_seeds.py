@@ -57,7 +57,7 @@ def each_seed(
     if strategy not in ensemble.STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(ensemble.STRATEGIES)}, got {strategy!r}")
     settings = tuple(sorted((options or {}).items()))
-    alive = _finite(seeded)
+    alive = alive_seeds(seeded)
     if not alive.any():
         shapes = jax.eval_shape(partial(_vmapped, function, settings, None), seeded, shared)
         return jax.tree.map(lambda s: _lost(np.zeros(s.shape, s.dtype), alive), shapes)
@@ -121,7 +121,8 @@ def _single(function: Callable, settings: tuple, identity: Any, own: tuple, shar
     return function(*own, *shared, **dict(settings))
 
 
-def _finite(seeded: tuple) -> np.ndarray:
+def alive_seeds(seeded: PyTree) -> np.ndarray:
+    """Return which seeds have finite numbers alone in all floating leaves, booleans (seeds,)."""
     leaves = [leaf for leaf in jax.tree.leaves(seeded) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     rows = [np.isfinite(np.asarray(leaf)).reshape(len(leaf), -1).all(1) for leaf in leaves]
     return np.all(rows, axis=0)
