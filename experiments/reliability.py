@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import common
 import numpy as np
 from absl import flags
 from scipy import stats as scipy_stats
 
-from ntkgen import records, stats
+from ntkgen import cli, records, stats
+from ntkgen.studies import options
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("preset", "paper", ("quick", "paper"), "quick: 40 data sets a truth. paper: 1,000.")
-common.define(common.SEED, "seed", 0, "Of the simulations.")
+cli.define_flag("seed", options.SEED, 0, "Of the simulations.")
 flags.DEFINE_string("figures_dir", "figures", "Where the table goes.")
 
 ALPHA = 0.05
@@ -244,7 +244,7 @@ def too_high(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Simulate, print and write."""
-    with common.user_errors():
+    with cli.user_errors(FLAGS):
         records.check_writable(FLAGS.figures_dir, "figures_dir")
     rows = simulate(COUNTS[FLAGS.preset], FLAGS.seed)
     Path(FLAGS.figures_dir).mkdir(parents=True, exist_ok=True)
@@ -257,4 +257,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.script(main)

@@ -7,10 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 from ntkgen import studies
 from ntkgen.studies import base, options, runner
+
+flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
 SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force")
 
@@ -52,13 +54,31 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
         words = f"{setting.help}{f' In {setting.unit}.' if setting.unit else ''}"
-        if isinstance(setting.check, options.Switch):
-            flags.DEFINE_boolean(name, default, words, values, module_name=setting.group)
-        else:
-            flags.DEFINE(
-                _Parser(setting.check), name, default, words, values, flags.ArgumentSerializer(),
-                module_name=setting.group,
-            )  # fmt: skip
+        define_flag(name, setting.check, default, words, values, setting.group)
+
+
+def define_flag(
+    name: str,
+    check: options.Check,
+    default: Any,
+    words: str,
+    values: flags.FlagValues = flags.FLAGS,
+    group: str | None = None,
+) -> None:
+    """Define one flag; a script that is no study has its own.
+
+    Args:
+      name: of the flag.
+      check: what its value must be, such as `options.COUNT`.
+      default: its value where it is not given.
+      words: its help.
+      values: where it goes.
+      group: under which `--help` lists it. Default: the caller's module.
+    """
+    if isinstance(check, options.Switch):
+        flags.DEFINE_boolean(name, default, words, values, module_name=group)
+    else:
+        flags.DEFINE(_Parser(check), name, default, words, values, flags.ArgumentSerializer(), module_name=group)
 
 
 def run_study(study: base.Study, argv: Sequence[str]) -> None:
@@ -68,22 +88,28 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     """
     values = flags.FlagValues()
     define(study, values)
-    logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
     if any(argument in ("-h", "--h", "-help", "--help") for argument in argv[1:]):
         print(f"{study.question}\n{values.get_help()}")
         sys.exit(0)
-    try:
-        rest = values(list(argv), known_only=False)
-    except (flags.Error, ValueError) as error:  # absl raises the latter for --noforce=1
-        fail(str(error))
-    if rest[1:]:
-        fail(f"expected flags only, got {rest[1]!r}")
+    parse(values, argv)
     given: dict[str, Any] = {name: values[name].value for name in SHARED}
     given |= {name: values[name].value for name in options.settings(study.config) if values[name].present}
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
         runner.work(opened)
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parse a command line of flags only; exits with code 2 and one line on a mistake. Returns the program's name."""
+    logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
+    try:
+        rest = values(list(argv), known_only=False)
+    except (flags.Error, ValueError) as error:  # absl raises the latter for --noforce=1
+        fail(str(error))
+    if rest[1:]:
+        fail(f"expected flags only, got {rest[1]!r}")
+    return rest
 
 
 @contextlib.contextmanager
@@ -176,6 +202,12 @@ def guarded() -> Iterator[None]:
     """Run what a script does with one line for every error of the moment, on streams that bear a reader that leaves."""
     with _errors_of_the_moment(), _streams():
         yield
+
+
+def script(work: Callable[[], None]) -> None:
+    """Run a script that is no study: parse its flags (`define_flag`, or absl's own) and call work()."""
+    with guarded():
+        app.run(lambda _: work(), flags_parser=lambda argv: parse(flags.FLAGS, argv))
 
 
 def main(study: base.Study) -> None:

@@ -16,19 +16,19 @@ from test_experiments import DRIVER
 
 from ntkgen import data, ensemble, models, plotting, records, train, tree
 from ntkgen.plotting import Curve
+from ntkgen.studies import loss_landscape
+from ntkgen.studies.loss_landscape import _tables
+from ntkgen.studies.loss_landscape._config import ARMS
+from ntkgen.studies.loss_landscape._verdict import judge
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "loss_landscape.py"
 BENCH = ROOT / "experiments" / "bench_curvature.py"
-sys.path.insert(0, str(STUDY.parent))
-
-import loss_landscape_tables as study  # noqa: E402
-
+QUESTIONS, MATCHED = _tables.QUESTIONS, _tables.MATCHED
 EPOCHS, BATCHES, RATES = 60, (32, 100), (0.05, 0.1)
 TINY = ["--preset=quick", "--width=8", "--num_train=200", "--num_seeds=2", f"--epochs={EPOCHS}", "--line_points=5",
         "--plane_points=3", "--hessian_samples=100", "--large_batch=100", f"--small_lr={RATES[0]}",
         f"--large_lr={RATES[1]}", "--matched_loss=1.0,1.5"]  # fmt: skip
-ARMS = study.ARMS
 
 
 def test_refitted_statistics_are_those_of_the_batch():
@@ -55,7 +55,7 @@ def runs(small, large, **changes):
     rows = []
     for arm, values, batch in zip(ARMS, (small, large), (32, 1024), strict=True):
         for seed, value in enumerate(values):
-            columns = [column for column, *_ in study.QUESTIONS.values()]
+            columns = [question.column for question in QUESTIONS]
             row = {**dict.fromkeys(columns, value), "arm": arm, "batch_size": batch, "learning_rate": 0.1, "seed": seed}
             row |= {"train_loss": 0.01, "train_acc": 100.0, "test_loss": 0.1, "gap": 5.0, "steps": 10, "diverged": 0}
             row |= {"interpolates": 1, "inverse_temperature": 0.5, "test_acc": 95 + 0.01 * seed + 0.001 * batch / 1024}
@@ -76,10 +76,10 @@ def at_losses(small, large, losses=(0.1, 0.03, 0.01)):
 
 
 def answers(rows, matched=None):
-    found = study.tests(rows, PERTURBATION)
+    found = _tables.compare_arms(rows, PERTURBATION)
     if matched is None:
         matched = at_losses(*([row["top_value"] for row in rows if row["arm"] == arm] for arm in ARMS))
-    return study.judge(rows, found, study.equal_losses(matched)[0]), found
+    return judge(rows, found, _tables.compare_at_equal_loss(matched)[0]), found
 
 
 PERTURBATION = [
@@ -109,7 +109,7 @@ def test_no_difference_needs_an_equivalence_test():
     assert close["answers"]["matched"]["margin"] == close["answers"]["raw"]["margin"] == pytest.approx(10**0.1)
     wide, _ = answers(runs(small, small * np.array([2.0, 0.5, 1.5, 0.7, 1.0])))
     raw = wide["answers"]["raw"]
-    assert raw["answer"] == "undecided" and raw["detectable"] > study.FACTOR
+    assert raw["answer"] == "undecided" and raw["detectable"] > _tables.FACTOR
 
 
 def test_equal_loss_is_answered_from_all_losses():
@@ -125,7 +125,7 @@ def test_equal_loss_is_answered_from_all_losses():
     assert mixed["words"].startswith("undecided, ratios ") and mixed["highest"] == pytest.approx(2, abs=0.02)
     lone = answers(rows, at_losses(small, twice, (0.1,)))[0]["answers"]["matched"]
     assert lone["words"].startswith("undecided (1 of 1 losses reached by every seed of both; needs two")
-    points = study.equal_losses(at_losses(small, twice))[1]
+    points = _tables.compare_at_equal_loss(at_losses(small, twice))[1]
     assert [row["target"] for row in points if row["question"] == "matched"] == [0.1, 0.03, 0.01]
 
 
@@ -140,23 +140,23 @@ def test_lost_networks_are_counted_and_named():
     }  # fmt: skip
     assert verdict["answers"]["power_iteration"]["words"].endswith("1 of 6 networks not converged")
     assert verdict["below_interpolation"] == {"small_batch": 1, "large_batch": 0} and not verdict["comparable"]
-    summary = study.summarise(rows, at_losses(small, 3 * small))
+    summary = _tables.summarise(rows, at_losses(small, 3 * small))
     assert summary[1]["top_value_at_0.03_mean"] == pytest.approx(3 * small.mean())
     assert [row["num_diverged"] for row in summary] == [0, 1]
     assert [row["num_top_converged"] for row in summary] == [3, 2]
     assert summary[1]["top_value_mean"] == pytest.approx(3 * small[2])
     json.dumps(verdict, allow_nan=False)
-    assert len(found) == len(study.QUESTIONS) + 4
+    assert len(found.rows) == len(QUESTIONS) + 4
 
 
 def test_published_values_stand_only_beside_the_same_protocol():
     rows = runs(np.array([0.2, 0.21, 0.19]), np.array([2.0, 2.3, 2.1]))
-    found = study.tests(rows, PERTURBATION)
-    beside = {(r["setting"], r["metric"]): r for r in study.compare(rows, found, True)}
+    found = _tables.compare_arms(rows, PERTURBATION)
+    beside = {(r["setting"], r["metric"]): r for r in _tables.beside_published(rows, found, True)}
     assert beside[32, "top_eigenvalue"]["published"] == 0.19 and beside[1024, "test_acc"]["published"] == 84.17
     ratio = beside[1024, "eigenvalue_ratio"]
     assert ratio["published"] == 11.8 and 10 < ratio["ours"] < 11 and ratio["low"] < ratio["ours"] < ratio["high"]
-    alone = study.compare(rows, found, False)
+    alone = _tables.beside_published(rows, found, False)
     assert [r["published"] for r in alone] == [None] * 5
     assert {(r["setting"], r["metric"]): r["ours"] for r in alone} == {k: r["ours"] for k, r in beside.items()}
 
@@ -290,13 +290,13 @@ def test_what_is_printed_says_how_it_was_measured(whole):
     assert {path.stem for path in folder.glob("*.png")} == {"spectrum", "perturbation", "lines", "surfaces"}
     assert all(row["published"] == "" for row in table(folder, "comparison"))
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert set(verdict["answers"]) == {*study.QUESTIONS, *study.MATCHED}
+    assert set(verdict["answers"]) == {question.name for question in (*QUESTIONS, *MATCHED)}
     assert all(a["answer"] in ("seen", "not seen", "undecided") for a in verdict["answers"].values())
 
 
 def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, environment, tmp_path):
     folder, done, out = whole
-    shutil.copytree(out, tmp_path / "out")
+    shutil.copytree(out, tmp_path / "out", symlinks=True)
     copy = tmp_path / "out" / folder.relative_to(out)
     for path in [*copy.glob("*.csv"), *copy.glob("*.png"), copy / "verdict.json", copy / "finished.json"]:
         path.unlink()
@@ -327,8 +327,8 @@ def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environm
 
 
 REFUSED = [
-    ("--channels=4", "--channels", "expected no such flag with --model=mlp"),
-    ("--model=cnn --width=4", "--width", "expected no such flag with --model=cnn"),
+    ("--channels=4", "--channels", "expected no such setting with --model=mlp"),
+    ("--model=cnn --width=4", "--width", "expected no such setting with --model=cnn"),
     ("--small_batch=33", "--small_batch", "or --small_lr too", "got 33"),
     ("--small_batch=512 --large_batch=256", "--large_batch", "expected more than", "got 256"),
     ("--large_batch=2048", "--large_batch", "at most the 1297 training examples", "got 2048"),
@@ -339,7 +339,7 @@ REFUSED = [
     ("--matched_loss=0", "matched_loss", "a positive number", "0"),
     ("--hessian_samples=0", "hessian_samples", "a whole number from 1", "0"),
     ("--num_train=5000", "num_train", "at most 1297", "5000"),
-    ("--dataset=mnist", "--preset=quick", "--dataset=mnist"),
+    ("--dataset=mnist", "--dataset: expected embedded data", "--preset=quick", "got mnist"),
 ]
 
 
@@ -355,11 +355,58 @@ def test_bad_input_ends_in_one_line(environment, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# --- From Python
+
+
+def test_the_study_runs_from_python_and_trains_each_network_once(tmp_path, monkeypatch, capsys):
+    saved = []
+    save = records.Checkpointer.save
+    monkeypatch.setattr(
+        records.Checkpointer, "save", lambda self, *args, **more: saved.append(self.folder) or save(self, *args, **more)
+    )
+    settings = dict(width=4, num_train=100, num_seeds=1, epochs=2, small_batch=32, large_batch=64, large_lr=0.01)
+    settings |= dict(hessian_samples=20, many_samples=30, matched_loss=(2.0,), plane_points=3, out_dir=tmp_path)
+
+    def run(**more):
+        found = loss_landscape.run(preset="quick", say=lambda text: None, **settings, **more)
+        return found, len(saved), capsys.readouterr().err
+
+    first, trained, said = run(line_points=5)
+    assert trained >= 2 and "measured small batch surface" in said
+    assert {*loss_landscape.STUDY.tables, "summary", "tests", "equal_loss", "comparison"} <= set(first.tables)
+    assert set(first.figures) == {"spectrum", "perturbation", "lines", "surfaces"}
+    assert all(path.stat().st_size for path in first.figures.values())
+    again, count, said = run(line_points=5)
+    assert count == trained and "measured" not in said and "is finished" in said
+    assert again.folder == first.folder and again.verdict == first.verdict
+    assert str(again.tables) == str(first.tables)  # as text, because NaN differs from NaN
+    other, count, said = run(line_points=9)  # another study of the same networks
+    assert count == trained and "measured small batch surface" in said and other.folder != first.folder
+    assert len(other.tables["lines"]) == 9 / 5 * len(first.tables["lines"])
+    for mine, theirs in zip(other.tables["runs"], first.tables["runs"], strict=True):
+        assert mine["train_loss"] == theirs["train_loss"] and mine["top_value"] == theirs["top_value"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"small_batch": 33}, "^small_batch: expected one of the table's .*, or --small_lr too, got 33$"),
+        ({"lr": 0.1}, "^lr: expected a setting of this study"),
+        ({"matched_loss": (0.1, 0.1)}, "^matched_loss: expected distinct numbers"),
+    ],
+)
+def test_mistakes_from_python_name_the_setting_and_write_nothing(given, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        loss_landscape.run(preset="quick", out_dir=tmp_path / "out", **given)
+    assert not list(tmp_path.iterdir())
+
+
 # --- The benchmark
 
 
-def test_weights_carried_to_torch_give_the_same_outputs(tmp_path):
+def test_weights_carried_to_torch_give_the_same_outputs(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(BENCH.parent)
     import bench_curvature_torch
 
     model, x = models.CNN(2), np.random.default_rng(0).normal(size=(5, 16, 8, 3)).astype(np.float32)

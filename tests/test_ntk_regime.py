@@ -11,22 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntkgen import data, ensemble, kernels, paper, plotting, records, stats, studies, train
+from ntkgen.studies import tables
+from ntkgen.studies.ntk_regime import (
+    _claims,
+    _config,
+    _figures,
+    _kernels,
+    _materials,
+    _paths,
+    _probes,
+    _report,
+    _tables,
+    _tuning,
+    _verdict,
+)
+from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, WidthSeries
+
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "ntk_regime.py"
-sys.path.insert(0, str(STUDY.parent))
 
-import ntk_regime_figures  # noqa: E402
-import ntk_regime_measure as measure  # noqa: E402
-import ntk_regime_parts as parts  # noqa: E402
-import ntk_regime_tables as study_tables  # noqa: E402
-import ntk_regime_tuned_tables as tuned_tables  # noqa: E402
-import ntk_regime_tuning as tuning  # noqa: E402
-
-from ntkgen import data, kernels, paper, records, stats  # noqa: E402
-from ntkgen.studies import tables  # noqa: E402
-
-ARM = measure.Arm("cross_entropy", "fixed")
-LAZY = measure.Arm("mse", "fixed")
+MAIN = WidthSeries("cross_entropy", "fixed")
+LAZY = WidthSeries("mse", "fixed")
 WIDTHS = (32, 64, 128, 256)
 
 
@@ -44,23 +50,23 @@ def path_of(losses, start=1):
 
 
 def test_matching_the_loss_interpolates_power_laws_exactly():
-    found = study_tables.matched(path_of([2.0, 1.0, 0.4, 0.5]), 0.6)
+    found = _paths.matched(path_of([2.0, 1.0, 0.4, 0.5]), 0.6)
     assert found["matched_absolute_movement"] == pytest.approx(1 / 0.6)
     assert found["matched_drift"] == pytest.approx(0.6**-2)
     assert found["matched_misalignment"] == pytest.approx(0.6**-2 / 7)
     assert 2 < found["matched_epoch"] < 3
-    assert study_tables.matched(path_of([2.0, 0.6]), 0.6)["matched_epoch"] == pytest.approx(2)
+    assert _paths.matched(path_of([2.0, 0.6]), 0.6)["matched_epoch"] == pytest.approx(2)
 
 
 def test_kernels_with_fewer_snapshots_are_matched_between_their_own():
     rows = path_of([4.0, 2.0, 1.0, 0.4])
     for row in (rows[2], rows[3]):
         row["drift"] = row["misalignment"] = None
-    found = study_tables.matched(rows, 0.6)
+    found = _paths.matched(rows, 0.6)
     assert found["matched_absolute_movement"] == pytest.approx(1 / 0.6)
     assert found["matched_drift"] == pytest.approx(0.6**-2)  # a power law, so that it may be taken from further away
     rows[1]["drift"] = None
-    assert study_tables.matched(rows, 0.6)["matched_drift"] is None  # reached at its first snapshot: not known before
+    assert _paths.matched(rows, 0.6)["matched_drift"] is None  # reached at its first snapshot: not known before
 
 
 @pytest.mark.parametrize("losses", [[2.0, 1.0, 0.7], [0.5, 0.4, 0.3], [2.0, None, None]])
@@ -68,21 +74,21 @@ def test_a_loss_that_is_never_reached_or_was_at_once_is_marked(losses):
     rows = path_of([2.0 if v is None else v for v in losses])
     for row, loss in zip(rows[1:], losses, strict=True):
         row["train_loss"] = loss
-    assert set(study_tables.matched(rows, 0.6).values()) == {None}
+    assert set(_paths.matched(rows, 0.6).values()) == {None}
 
 
-def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
+def made_up(absolute, drift, num_seeds=5, noise=0.002, series=MAIN):
     """Rows of runs.csv with given exponents of absolute movement and drift, the norm like sqrt(width)."""
     rng = np.random.default_rng(0)
     rows = []
     for width in WIDTHS:
         for seed in range(num_seeds):
             moved, norm = 5 * width**absolute * np.exp(noise * rng.normal()), width**0.5
-            row = {**arm._asdict(), "width": str(width), "seed": str(seed), "diverged": "0", "norm_initial": norm}
+            row = {**series._asdict(), "width": str(width), "seed": str(seed), "diverged": "0", "norm_initial": norm}
             row |= {"absolute_movement": moved, "relative_movement": moved / norm, "misalignment": width**-1.0,
                     "drift": 0.5 * width**drift * np.exp(noise * rng.normal())}  # fmt: skip
-            row |= {f"matched_{name}": row[name] for name in study_tables.ALONG}
-            row |= {f"{name}_dense{i}": (moved, norm)[name == "norm"] / (i + 1) for name in study_tables.LAYERED
+            row |= {f"matched_{name}": row[name] for name in _paths.ALONG}
+            row |= {f"{name}_dense{i}": (moved, norm)[name == "norm"] / (i + 1) for name in _tables.LAYERED
                     for i in range(2)}  # fmt: skip
             row |= {"label_alignment_initial": 0.2, "label_alignment": 0.4 + 0.01 * rng.normal()}
             row |= {"linear_test_acc": None, "test_acc": 90 + np.log2(width) + 0.1 * rng.normal()}
@@ -92,23 +98,29 @@ def made_up(absolute, drift, num_seeds=5, noise=0.002, arm=ARM):
     return rows
 
 
+def all_tested(networks, fits, main, analytic=(), tuned=()):
+    claims = _claims.exponent_claims(fits, main) | _claims.level_claims(networks, analytic)
+    claims |= _claims.main_claims(networks, main, analytic) | _claims.tuned_claims(tuned)
+    return _claims.test_claims(claims)
+
+
 def judged(rows, main, analytic=()):
-    runs = study_tables.Runs(rows)
-    fits = study_tables.fit_exponents(runs, analytic, {}, {})
-    tests = study_tables.make_tests(runs, fits, main, analytic)
-    return fits, tests, study_tables.judge(tests)
+    networks = _tables.NetworkTable(rows)
+    fits = _tables.fit_exponents(networks, analytic, {}, {})
+    tested = all_tested(networks, fits, main, analytic)
+    return fits, _claims.test_rows(tested), _verdict.judge(tested)
 
 
 def lazy_rows(exponent, level=5.0):
     """Rows of analytic.csv: lazy movement with an exponent, to the matched losses like width^-1/4."""
     return [{"limit": "fixed", "width": w, "lazy_movement": level * w**exponent, "kernel_acc_infinite": 94,
-             "mean_diagonal": w**0.5} | {f"lazy_matched_{loss}": level * w**-0.25 for loss in measure.LOSSES}
+             "mean_diagonal": w**0.5} | {f"lazy_matched_{loss}": level * w**-0.25 for loss in LOSSES}
             for w in WIDTHS]  # fmt: skip
 
 
 def test_a_lazy_network_whose_movement_is_constant_at_these_widths_is_not_called_either():
     """Where the prediction for these widths and this time is itself constant, the asymptotic lines decide nothing."""
-    rows = made_up(0.0, -0.5, arm=LAZY)
+    rows = made_up(0.0, -0.5, series=LAZY)
     _, _, said = judged(rows, LAZY, lazy_rows(0.0))
     both = "cannot be told apart: constant movement, lazy at these widths and this time"
     for metric in ("absolute_movement", "relative_movement"):
@@ -124,8 +136,8 @@ def decisions(said, **where):
 
 
 def test_constant_movement_and_a_lazy_network_are_told_apart():
-    rows = made_up(0.0, -0.5) + made_up(-0.5, 0.0, arm=LAZY)
-    fits, _, said = judged(rows, ARM, lazy_rows(-0.5))
+    rows = made_up(0.0, -0.5) + made_up(-0.5, 0.0, series=LAZY)
+    fits, _, said = judged(rows, MAIN, lazy_rows(-0.5))
     lazy = {(row["loss"], row["metric"]): row["exponent"] for row in fits if row["at"] == "lazy"}
     assert lazy == pytest.approx({
         ("cross_entropy", "absolute_movement"): -0.25, ("cross_entropy", "relative_movement"): -0.75,
@@ -137,8 +149,8 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     own = decisions(said, loss="mse", at="end")
     assert own["absolute movement is that of a lazy network of this width and time"] == "seen"
     to_loss = "absolute movement is that of a lazy network of this width and loss"  # lazily 5 width^-1/4
-    assert {decisions(said, loss=loss, at="matched loss")[to_loss] for loss in measure.LOSSES} == {"not seen"}
-    _, _, quarter = judged(made_up(-0.25, -0.5), ARM, lazy_rows(-0.5))
+    assert {decisions(said, loss=loss, at="matched loss")[to_loss] for loss in LOSSES} == {"not seen"}
+    _, _, quarter = judged(made_up(-0.25, -0.5), MAIN, lazy_rows(-0.5))
     assert decisions(quarter, at="matched loss")[to_loss] == "seen"
     own = decisions(said, loss="cross_entropy", at="end")
     assert own["relative movement goes like width^-0.50 (constant movement)"] == "seen"
@@ -158,10 +170,10 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
 
 
 def test_between_the_lines_is_neither_and_noise_is_undecided():
-    _, _, said = judged(made_up(-0.25, 0.3), ARM)
+    _, _, said = judged(made_up(-0.25, 0.3), MAIN)
     assert decisions(said, at="end", metric="relative_movement") == {"which line does it follow?": "neither"}
     assert decisions(said, at="end")["drift falls with width (fitted exponent below zero)"] == "not seen"
-    _, _, said = judged(made_up(-0.25, -0.3, num_seeds=3, noise=1.0), ARM)
+    _, _, said = judged(made_up(-0.25, -0.3, num_seeds=3, noise=1.0), MAIN)
     rows = [row for row in said if row["question"].startswith("relative movement goes")]
     assert {row["decision"] for row in rows} == {"undecided"} and all(row["detectable"] > 0.1 for row in rows)
 
@@ -171,27 +183,27 @@ def test_lost_seeds_and_widths_are_counted_not_hidden():
     for row in rows:
         if row["width"] == "256" or (row["width"], row["seed"]) == ("64", "3"):
             row["matched_drift"] = None
-    runs = study_tables.Runs(rows)
-    (fit,) = [row for row in study_tables.fit_exponents(runs, [], {}, {})
+    runs = _tables.NetworkTable(rows)
+    (fit,) = [row for row in _tables.fit_exponents(runs, [], {}, {})
               if (row["at"], row["metric"]) == ("matched loss", "drift")]  # fmt: skip
     assert (fit["num_widths"], fit["num_widths_lost"], fit["exponent"]) == (2, 2, None)  # no width of some seeds only
     for row in rows:
         if row["width"] == "64" or row["seed"] == "2":  # a seed that diverged everywhere costs no width
             row["matched_drift"] = None if row["seed"] == "2" else row["drift"]
-    (fit,) = [row for row in study_tables.fit_exponents(study_tables.Runs(rows), [], {}, {})
+    (fit,) = [row for row in _tables.fit_exponents(_tables.NetworkTable(rows), [], {}, {})
               if (row["at"], row["metric"]) == ("matched loss", "drift")]  # fmt: skip
     assert (fit["num_widths"], fit["num_widths_lost"], fit["num_seeds"], fit["num_seeds_lost"]) == (3, 1, 4, 1)
     assert fit["largest"] == 128 and fit["exponent"] == pytest.approx(-0.5, abs=0.01)
-    (table,) = [row for row in study_tables.exponent_table([fit])]
+    (table,) = [row for row in _tables.exponent_rows([fit])]
     assert len(table["per_seed"].split()) == 4 and "num_nan" not in table
-    _, tests, said = judged([row for row in made_up(0.0, -0.5) if row["width"] in ("32", "64")], ARM)
+    _, tests, said = judged([row for row in made_up(0.0, -0.5) if row["width"] in ("32", "64")], MAIN)
     assert {row["decision"] for row in tests if row["metric"] == "drift" and row["kind"] == "less"} == {"undecided"}
     json.dumps(said, allow_nan=False)
 
 
 def test_the_published_table_is_constant_movement_over_the_norm():
     """Section V-E against itself: the published column falls a little faster than -1/2, nowhere near -1."""
-    (fit,) = [row for row in study_tables.fit_exponents(study_tables.Runs(made_up(0, 0)), [], {}, paper.NTK)
+    (fit,) = [row for row in _tables.fit_exponents(_tables.NetworkTable(made_up(0, 0)), [], {}, paper.NTK)
               if row["at"] == "published"]  # fmt: skip
     assert -0.53 < fit["low"] < fit["exponent"] < fit["high"] < -0.46
 
@@ -200,22 +212,21 @@ def test_comparison_with_the_paper_asks_for_what_was_asked():
     ours = {"relative_movement": 0.9356 * 1.05, "test_acc": 92.0}
     ends = ("mean", "t_low", "t_high")
     summary = [{"width": 32} | {f"{name}_{end}": value for name, value in ours.items() for end in ends}]
-    movement, accuracy = sorted(study_tables.compare_with_paper(summary, paper.NTK), key=lambda row: row["metric"])
+    movement, accuracy = sorted(_tables.compare_with_paper(summary, paper.NTK), key=lambda row: row["metric"])
     assert movement["deviation"] == pytest.approx(5) and movement["within"] is False and movement["unit"] == "percent"
     assert accuracy["deviation"] == pytest.approx(0.4) and accuracy["within"] is True
 
 
 def test_every_figure_is_drawn_from_the_tables(tmp_path):
     analytic = lazy_rows(-0.5)
-    runs = study_tables.Runs(made_up(0.0, -0.5) + made_up(-0.5, -1.0, arm=LAZY))
-    fits = study_tables.fit_exponents(runs, analytic, {}, paper.NTK)
-    config = {"num_train": 5000, "dataset": "mnist", "lr": 0.005, "extras": True, "extra_widths": list(WIDTHS)}
-    config |= {"depth": 2, "kernel_test": 2000, "kernel_widths": list(WIDTHS)}
-    fair = tuned_tables.summarise_tuned(tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64), runs)
-    paths = ntk_regime_figures.draw(
-        tmp_path, "x_", config, "a random 5,000 images", ARM, runs, fits, analytic, paper.NTK, fair
-    )
-    assert [path.name for path in paths] == ["x_movement.png", "x_layers.png", "x_accuracy.png", "x_exponents.png"]
+    networks = _tables.NetworkTable(made_up(0.0, -0.5) + made_up(-0.5, -1.0, series=LAZY))
+    fits = _tables.fit_exponents(networks, analytic, {}, paper.NTK)
+    config = _config.resolve("paper", {"depth": 2, "widths": WIDTHS})
+    fair = _tables.summarise_tuned(tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64), networks)
+    found = _report.Findings(networks, fits, paper.NTK)
+    drawn = dict(_figures.figures_of(config, "a random 5,000 images", 2000, found, analytic, fair))
+    assert list(drawn) == ["movement", "layers", "accuracy", "exponents"]
+    paths = [plotting.save(figure, tmp_path / f"{name}.png") for name, figure in drawn.items()]
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 20_000 for path in paths)
 
 
@@ -224,60 +235,58 @@ def test_every_figure_is_drawn_from_the_tables(tmp_path):
 
 def test_rates_agree_at_the_base_width_and_kernels_begin_equally_fast():
     x = np.random.default_rng(0).normal(size=(20, 50))
-    speed = measure.ntk_speed(x, 3)
-    assert [measure.rate(0.1, limit, 32, speed) for limit in ("fixed", "mup")] == [0.1] * 2
-    assert measure.rate(0.1, "over_width", 512, speed) == pytest.approx(0.025)
+    speed = _materials.ntk_speed(x, 3)
+    assert [_materials.rate(0.1, limit, 32, speed) for limit in ("fixed", "mup")] == [0.1] * 2
+    assert _materials.rate(0.1, "over_width", 512, speed) == pytest.approx(0.025)
     traces = [rate * np.trace(kernels.infinite_mlp(x, width=32, depth=3, parametrization=name).ntk)
-              for name, rate in (("standard", 0.1), ("ntk", measure.rate(0.1, "ntk", 512, speed)))]  # fmt: skip
+              for name, rate in (("standard", 0.1), ("ntk", _materials.rate(0.1, "ntk", 512, speed)))]  # fmt: skip
     assert traces[0] == pytest.approx(traces[1])
 
 
 def test_flow_time_counts_the_remaining_batch_and_momentum():
-    training = measure.train.Config(2, 4, 0.1, schedule="constant", momentum=0.5)
-    assert measure.flow_time(training, 9) == pytest.approx(0.1 * 2 * 3 / 0.5)
-    full = measure.train.Config(2, 4, 0.1, schedule="constant", optimizer="gd")
-    assert measure.flow_time(full, 9) == pytest.approx(0.2)
+    training = train.Config(2, 4, 0.1, schedule="constant", momentum=0.5)
+    assert _materials.flow_time(training, 9) == pytest.approx(0.1 * 2 * 3 / 0.5)
+    full = train.Config(2, 4, 0.1, schedule="constant", optimizer="gd")
+    assert _materials.flow_time(full, 9) == pytest.approx(0.2)
 
 
 def test_kernels_of_diverged_and_of_dead_networks_are_marked():
     alive, targets = np.array([[2.0, 0.5], [0.5, 1.0]]), np.eye(2)
-    assert measure.changes(np.full((2, 2), np.nan), alive, targets) == dict.fromkeys(
+    assert _paths.changes(np.full((2, 2), np.nan), alive, targets) == dict.fromkeys(
         ("drift", "misalignment", "label_alignment"))  # fmt: skip
-    dead = measure.changes(np.ones((2, 2)), alive, targets)
+    dead = _paths.changes(np.ones((2, 2)), alive, targets)
     assert dead["drift"] == kernels.drift(np.ones((2, 2)), alive) and dead["misalignment"] is None
-    scaled = measure.changes(3 * alive, alive, targets)
+    scaled = _paths.changes(3 * alive, alive, targets)
     assert scaled["drift"] == pytest.approx(2) and scaled["misalignment"] == pytest.approx(0, abs=1e-12)
     assert scaled["label_alignment"] == pytest.approx(1)  # centred, two samples leave one direction
 
 
 def test_snapshots_begin_and_end_where_training_does():
-    movement, kernel = measure.snapshots(60, 8)
+    movement, kernel = _materials.snapshots(60, 8)
     assert kernel == (1, 2, 3, 6, 10, 19, 33, 60)
     assert movement == (1, 2, 3, 4, 6, 8, 10, 14, 19, 25, 33, 45, 60) and set(kernel) < set(movement)
-    assert measure.snapshots(1, 8) == ((1,), (1,))
+    assert _materials.snapshots(1, 8) == ((1,), (1,))
 
 
 # Rate and ridge chosen on held-out training images
 
 
 def small_study(tmp_path, test_y=None):
-    """A study of one tiny network on 100 digits; test_y replaces the test labels."""
-    config = {"dataset": "digits", "num_train": 100, "label_noise": 0.0, "seed": 3, "subset": "random"}
-    config |= {"data_seed": 3, "depth": 2}
-    config |= {"loss": "cross_entropy", "num_seeds": 2, "widths": [8], "batch_size": 20, "lr": 0.05, "epochs": 4}
-    config |= {"optimizer": "sgd", "schedule": "cosine", "momentum": None, "vary": "both", "strategy": "auto"}
-    config |= {"probe_images": 10, "kernel_test": 10, "linearised_widths": [], "extras": False, "extra_seeds": 1}
-    config |= {"tuned_widths": [8], "tuned_rates": [0.01, 0.3], "tuned_ridges": [1e-3, 10.0], "tuning_seeds": 2}
-    study = parts.Study(config, "fixed", None)
+    """One tiny network on 100 digits; test_y replaces the test labels."""
+    given = {"dataset": "digits", "num_train": 100, "seed": 3, "data_seed": 3, "depth": 2, "num_seeds": 2}
+    given |= {"widths": (8,), "batch_size": 20, "lr": 0.05, "epochs": 4, "probe_images": 10, "kernel_test": 10}
+    given |= {"extras": False, "tuned_rates": (0.01, 0.3), "tuned_ridges": (1e-3, 10.0), "tuning_seeds": 2}
+    _, found = _materials.prepare(_config.resolve("small", given), None)
     if test_y is not None:
-        study.dataset = dataclasses.replace(study.dataset, test=data.Split(study.dataset.test.x, test_y))
-    with records.open_run(tmp_path, "tuning", "digits", config) as run:
-        return study, tuning.measure(run, study)
+        dataset = dataclasses.replace(found.dataset, test=data.Split(found.dataset.test.x, test_y))
+        found = dataclasses.replace(found, dataset=dataset, held=_materials.hold_out(dataset))
+    with records.open_run(tmp_path, "tuning", "digits", given | {"widths": [8]}) as run:
+        return found, _tuning.measure_tuned(run, found)
 
 
 def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     dataset = data.load("digits", num_train=101, seed=1)
-    held = tuning.hold_out(dataset)
+    held = _materials.hold_out(dataset)
     assert held.test.y.shape == (20,) and held.train.y.shape == (81,) == (held.num_train,)
     pieces = [np.asarray(part.x).reshape(-1, 64) for part in (held.train, held.test)]
     rows, whole = np.concatenate(pieces), np.asarray(dataset.train.x).reshape(-1, 64)
@@ -285,18 +294,19 @@ def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     place = np.lexsort(rows.T), np.lexsort(whole.T)
     np.testing.assert_array_equal(rows[place[0]], whole[place[1]])  # every training image once
     np.testing.assert_array_equal(labels[place[0]], np.asarray(dataset.train.y)[place[1]])
-    assert not np.array_equal(held.test.x, tuning.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
-    np.testing.assert_array_equal(held.test.x, tuning.hold_out(dataset).test.x)
-    with pytest.raises(ValueError, match="--num_train: expected at least 5"):
-        tuning.hold_out(data.load("digits", num_train=4))
+    assert not np.array_equal(held.test.x, _materials.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
+    np.testing.assert_array_equal(held.test.x, _materials.hold_out(dataset).test.x)
+    assert len({each.digest for each in (dataset, held)}) == 2  # the store must tell their networks apart
+    with pytest.raises(ValueError, match=r"^num_train: expected at least 5"):
+        _materials.hold_out(data.load("digits", num_train=4))
 
 
 def test_the_highest_mean_is_chosen_the_smaller_of_equals_and_no_candidate_that_lost_a_seed():
     rates = [0.1, 0.2, 0.3, 0.4]
-    assert tuning.choose(rates, np.array([[90.0, 91.0, 93.0, 80.0], [90.0, 94.0, 93.0, 80.0]])) == 0.3
-    assert tuning.choose(rates, np.array([[90.1, 90.3, 90.2, 80.0], [90.2, 90.0, 90.1, 80.0]])) == 0.1  # 0.3 equals it
-    assert tuning.choose(rates, np.array([[90.0, 91.0, 99.0, 80.0], [90.0, 91.0, np.nan, 80.0]])) == 0.2
-    assert tuning.choose(rates, np.full((2, 4), np.nan)) is None
+    assert _tuning.choose(rates, np.array([[90.0, 91.0, 93.0, 80.0], [90.0, 94.0, 93.0, 80.0]])) == 0.3
+    assert _tuning.choose(rates, np.array([[90.1, 90.3, 90.2, 80.0], [90.2, 90.0, 90.1, 80.0]])) == 0.1  # 0.3 equals it
+    assert _tuning.choose(rates, np.array([[90.0, 91.0, 99.0, 80.0], [90.0, 91.0, np.nan, 80.0]])) == 0.2
+    assert _tuning.choose(rates, np.full((2, 4), np.nan)) is None
 
 
 def test_regression_takes_each_ridge_in_units_of_the_mean_diagonal():
@@ -314,16 +324,20 @@ def test_regression_takes_each_ridge_in_units_of_the_mean_diagonal():
         weights = np.linalg.solve(gram + ridge * np.trace(gram) / 50 * np.eye(50), targets)
         expected.append(100 * np.mean(np.argmax(test_x @ train_x.T @ weights, 1) == np.asarray(dataset.test.y)))
     assert expected[0] != expected[1]
-    found = [measure.accuracy(bits, 40) for bits in tuning.regressions(kernel, dataset, [1e-2, None, 10.0])]
+    found = [
+        _kernels.accuracy(bits, 40)
+        for bits in _kernels.regressions(kernel, dataset, _materials.Images(*dataset.test), [1e-2, None, 10.0])
+    ]
     assert found == [pytest.approx(expected[0]), None, pytest.approx(expected[1])]
 
 
 def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_path):
-    study, (chosen, compared, _) = small_study(tmp_path / "a")
-    other = (np.asarray(study.dataset.test.y) + 1) % 10
-    _, (again, different, _) = small_study(tmp_path / "b", other)
-    assert again == chosen
-    assert [row["test_acc"] for row in different] != [row["test_acc"] for row in compared]
+    materials, first = small_study(tmp_path / "a")
+    chosen, compared = first["tuning"], first["tuned"]
+    other = (np.asarray(materials.dataset.test.y) + 1) % 10
+    _, second = small_study(tmp_path / "b", other)
+    assert second["tuning"] == chosen
+    assert [row["test_acc"] for row in second["tuned"]] != [row["test_acc"] for row in compared]
 
     best = {}
     for of in dict.fromkeys(row["of"] for row in chosen):
@@ -334,18 +348,18 @@ def test_choices_do_not_depend_on_the_test_images_and_are_what_is_compared(tmp_p
     assert [row["seed"] for row in compared] == [3, 4]
     for row in compared:
         assert row["learning_rate"] == best["network"]
-        assert [row[f"ridge_{kind}"] for kind in tuned_tables.KINDS] == list(best.values())[1:]
+        assert [row[f"ridge_{kind}"] for kind in _kernels.KINDS] == list(best.values())[1:]
     # All training images, the chosen rate: the same networks as the study's own at that rate.
-    training = dataclasses.replace(study.training(study.main, 8), learning_rate=best["network"])
-    result = tuning.ensemble.fit(study.network("fixed", 8), study.dataset, training, [3, 4])
+    training = materials.training(MAIN, 8, best["network"])
+    result = ensemble.fit(materials.network(8), materials.dataset, training, [3, 4])
     accuracy = 100 * result.history["test_accuracy"][:, -1]
     np.testing.assert_allclose([row["test_acc"] for row in compared], accuracy, atol=0.3)  # an image of 360
-    row = measure.kernel_regressions(
-        study.network("fixed", 8), *(measure.rows_of(v["params"])[0] for v in (result.initial, result.variables)),
-        study.dataset, measure.Sample(*study.dataset.test), best["initial kernel"],
-    )  # fmt: skip
-    accuracy = measure.accuracy(row["kernel_acc_initial"], len(study.dataset.test.y))
-    assert compared[0]["kernel_acc_initial"] == pytest.approx(accuracy, abs=0.3)
+    start = _probes.by_seed(result.initial["params"])[0]
+    images = _materials.Images(*materials.dataset.test)
+    (bits,) = _kernels.tangent_regressions(
+        materials.network(8), start, materials.dataset, images, [best["initial kernel"]]
+    )
+    assert compared[0]["kernel_acc_initial"] == pytest.approx(_kernels.accuracy(bits, len(images.y)), abs=0.3)
 
 
 def tuned_rows(network, initial, width):
@@ -354,28 +368,55 @@ def tuned_rows(network, initial, width):
     return [{"loss": "cross_entropy", "limit": "fixed", "width": str(width), "seed": str(seed), "learning_rate": "0.1",
              "train_acc": "100.0", "test_acc": str(network + 0.05 * rng.normal()), "relative_movement": "0.5",
              "kernel_acc_initial": str(initial + 0.05 * rng.normal()), "kernel_acc_final": "",
-             "kernel_acc_infinite": str(network - 0.1)} | {f"ridge_{kind}": "0.001" for kind in tuned_tables.KINDS}
+             "kernel_acc_infinite": str(network - 0.1)} | {f"ridge_{kind}": "0.001" for kind in _kernels.KINDS}
             for seed in range(5)]  # fmt: skip
 
 
 def test_who_predicts_better_after_tuning_is_said_for_every_width_in_a_family_of_its_own():
     tuned = tuned_rows(95.0, 93.0, 32) + tuned_rows(96.0, 96.1, 64) + tuned_rows(96.0, 97.0, 128)
     rows = made_up(0.0, -0.5)
-    runs = study_tables.Runs(rows)
-    fits = study_tables.fit_exponents(runs, [], {}, {})
-    tests = study_tables.make_tests(runs, fits, ARM, [], tuned_tables.tuned_tests(tuned))
-    without = study_tables.make_tests(runs, fits, ARM, [])
-    assert tests[: len(without)] == without and len(tests) == len(without) + 6
-    said = tuned_tables.who_predicts_better(tests)
+    networks = _tables.NetworkTable(rows)
+    fits = _tables.fit_exponents(networks, [], {}, {})
+    tested = all_tested(networks, fits, MAIN, tuned=tuned)
+    without = all_tested(networks, fits, MAIN)
+    assert {claim: tested[claim] for claim in without} == without and len(tested) == len(without) + 6
+    said = _verdict.who_predicts_better(tested)
     assert [(row["metric"], row["decision"]) for row in said] == [
         ("test_acc - kernel_acc_initial",
          "network better at 32; equivalent within 0.5 points at 64; kernel better at 128"),
         ("test_acc - kernel_acc_infinite", "equivalent within 0.5 points at 32, 64, 128"),
     ]  # fmt: skip
-    fair = tuned_tables.summarise_tuned(tuned, runs)
+    fair = _tables.summarise_tuned(tuned, networks)
     own = [float(row["test_acc"]) for row in rows if row["width"] == "64"]
     assert fair[1]["given_rate_test_acc_mean"] == pytest.approx(np.mean(own)) and fair[1]["width"] == "64"
     assert fair[1]["test_acc_mean"] == pytest.approx(96.0, abs=0.1) and fair[1]["kernel_acc_final_mean"] is None
+
+
+# The study from Python
+
+
+def test_a_run_returns_tables_and_figures_a_second_one_reads_and_another_study_trains_nothing(tmp_path, capfd):
+    given = {"widths": (8,), "depth": 2, "num_seeds": 2, "epochs": 2, "num_train": 100, "batch_size": 50}
+    given |= {"probe_images": 10, "kernel_test": 20, "out_dir": tmp_path}
+    first = studies.ntk_regime.run(preset="quick", **given)
+    measured = {"runs", "drift", "analytic", "correct", "tuning", "tuned"}
+    assert set(first.tables) == measured | {"summary", "tuned_summary", "comparison", "exponents", "tests"}
+    assert {row["width"] for row in first.tables["runs"]} == {"8"} and not first.tables["tuned"]
+    assert set(first.figures) == {"movement", "layers", "accuracy"} and first.verdict
+    assert "seeds x epochs" in capfd.readouterr().err
+    before = files(first.folder)
+    again = studies.ntk_regime.run(preset="quick", **given)
+    assert again.tables == first.tables and again.verdict == first.verdict and files(first.folder) == before
+    assert "is finished" in capfd.readouterr().err
+
+    def stored():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "networks").rglob("*") if path.name != ".lock"}
+
+    networks = stored()
+    other = studies.ntk_regime.run(preset="quick", **given, ridge=0.1)
+    assert other.folder != first.folder and stored() == networks
+    assert "seeds x epochs" not in capfd.readouterr().err
+    assert other.tables["drift"] == first.tables["drift"]
 
 
 # The script
@@ -454,7 +495,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
         "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
     arms = {(row["loss"], row["limit"]) for row in rows}
-    assert arms == {(loss, limit) for loss in measure.LOSSES for limit in measure.LIMITS}
+    assert arms == {(loss, limit) for loss in LOSSES for limit in LIMITS}
     assert len(rows) == 2 * (3 + 7)
     for row in rows:
         assert row["diverged"] == "0"
@@ -462,7 +503,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
         assert float(row["absolute_movement"]) == pytest.approx(np.hypot(*layers))
         moved, norm = float(row["absolute_movement"]), float(row["norm_initial"])
         assert float(row["relative_movement"]) == pytest.approx(moved / norm)
-        main = (row["loss"], row["limit"]) == ARM
+        main = (row["loss"], row["limit"]) == MAIN
         assert (row["kernel_acc_initial"] != "") == (main and row["width"] == "16")
         assert (row["linear_test_acc"] != "") == (main and row["width"] == "16")
     drift = records.read_table(folder / "drift.csv")
@@ -477,12 +518,12 @@ def test_a_run_writes_its_tables_and_figures(whole):
         for cell, value in (("lazy_movement", lazy["movement"]), ("lazy_train_loss", lazy["loss"])):
             assert row[cell] == ("" if value is None else repr(value))
         assert float(row["mean_diagonal"]) == kept["mean_diagonal"] > 0
-        for loss in measure.LOSSES:
+        for loss in LOSSES:
             assert row[f"lazy_matched_{loss}"] == repr(kept["matched"][loss]) and kept["matched"][loss] > 0
     fair = records.read_table(folder / "tuned_summary.csv")
     assert [row["width"] for row in fair] == ["16"]
     for row in fair:
-        own = [float(r["test_acc"]) for r in rows if r["width"] == row["width"] and (r["loss"], r["limit"]) == ARM]
+        own = [float(r["test_acc"]) for r in rows if r["width"] == row["width"] and (r["loss"], r["limit"]) == MAIN]
         assert float(row["given_rate_test_acc_mean"]) == pytest.approx(np.mean(own))
         assert f"at {float(row['ridge_initial']):g}" in stdout
     right = tables.correctness(records.read_table(folder / "correct.csv"))
@@ -492,7 +533,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     columns += [("", "runs.csv", "16", name) for name in ("linear_test_acc", "kernel_acc_network")]
     for tuned, name, width, column in columns:
         own = [float(row[column]) for row in records.read_table(folder / name)
-               if row["width"] == width and (row["loss"], row["limit"]) == ARM]  # fmt: skip
+               if row["width"] == width and (row["loss"], row["limit"]) == MAIN]  # fmt: skip
         assert 100 * right[f"{tuned}{column} w{width}"].mean(1) == pytest.approx(np.array(own), abs=1e-3)
     crossed = [row for row in records.read_table(folder / "tests.csv") if row["crossed_low"]]
     assert len(crossed) == 5 + 1 + 3  # of the kernels and the linearised network, of the widths, and after tuning
@@ -514,7 +555,7 @@ def test_networks_of_one_seed_begin_as_one_function_in_both_kernel_limits(whole)
     for seed in ("0", "1"):
         same = [float(rows["mse", limit, "16", seed]["norm_initial"]) for limit in ("fixed", "over_width")]
         assert same[0] == same[1]
-        starts = {rows[loss, "fixed", "16", seed]["label_alignment_initial"] for loss in measure.LOSSES}
+        starts = {rows[loss, "fixed", "16", seed]["label_alignment_initial"] for loss in LOSSES}
         assert len(starts) == 1
 
 
@@ -532,7 +573,7 @@ def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tm
     assert done.returncode == 0 and f"{changed} is damaged (its checksum does not match)" in done.stderr, done.stderr
     assert files(folder) == before
     again = call(environment, folder.parent.parent, *TINY)
-    assert "is finished" in again.stdout and files(folder) == before
+    assert "is finished" in again.stderr and files(folder) == before
 
 
 def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
@@ -557,7 +598,7 @@ REFUSED = [
     (["--tuned_rates=0,0.1"], "tuned_rates"),
     (["--tuned_rates=0.1,0.1"], "tuned_rates"),
     (["--tuned_ridges=-0.1"], "tuned_ridges"),
-    (["--notune", "--tuned_rates=0.1"], "--tuned_rates: expected no such flag with no --tune"),
+    (["--notune", "--tuned_rates=0.1"], "--tuned_rates: expected no such setting with no --tune"),
     (["--preset=quick", "--tuning_seeds=2"], "--tuning_seeds"),
     (["--widths=2048,4096", "--noextras", "--tune"], "--tune: expected some --widths of up to 1024"),
     (["--batch_size=180"], "batch_size: expected at most the 160"),
@@ -577,7 +618,6 @@ import json, os, runpy, sys, contextlib, io
 import absl.flags
 from ntkgen import data, ensemble, ntk, plotting, records
 script, found = sys.argv[1], []
-sys.path[0] = os.path.dirname(script)
 for argv in json.load(sys.stdin):
     read, write = os.pipe()
     pid = os.fork()

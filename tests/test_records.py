@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkgen import io, records
-from ntkgen.records import _checkpoints, _provenance, _run_folder
+from ntkgen import ensemble, io, records
+from ntkgen.linearize import linearize
+from ntkgen.records import _checkpoints, _identity, _provenance, _run_folder
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -677,3 +678,15 @@ def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with
         records.open_run(tmp_path, "study", "data", {"a": 1}) as run,
     ):
         assert run.finished
+
+
+def test_a_probe_is_known_by_the_source_of_its_function_and_what_it_returns(monkeypatch):
+    """A function of this package may lie outside of what trains: its name alone would hide that it changed."""
+    probe = ensemble.OnHost(linearize, {"norm": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
+    before = _identity.describe(probe)
+    assert json.loads(json.dumps(before)) == before == _identity.describe(probe)
+    wider = ensemble.OnHost(linearize, {"norm": jax.ShapeDtypeStruct((2, 4), jnp.float32)})
+    assert _identity.describe(wider) != before
+    source = _identity.source
+    monkeypatch.setattr(_identity, "source", lambda *code: "changed" if "ntkgen.linearize" in code else source(*code))
+    assert _identity.describe(probe) != before

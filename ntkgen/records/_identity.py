@@ -26,7 +26,8 @@ def describe(value: Any) -> Any:
     """Return a value as JSON types that tell it apart from every other.
 
     Arrays become digests. A function or class of an installed package is its name; that package's version says the
-    rest. Other functions are their bytecode, with what they close over and the globals that they use.
+    rest. A function of this package is its name and the digest of its source: what trains does not import every probe.
+    Other functions are their bytecode, with what they close over and the globals that they use.
 
     Args:
       value: numbers, text, arrays, functions, dataclasses (Flax modules too), in containers of any depth.
@@ -58,6 +59,8 @@ class _Describer:
             return {"partial": [self.of(part) for part in (value.func, value.args, value.keywords)]}
         if isinstance(value, np.dtype):
             return {"dtype": str(value)}
+        if isinstance(value, jax.ShapeDtypeStruct):
+            return {"shape": list(value.shape), "dtype": str(value.dtype)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
             return {"class": self.of(type(value)), "fields": {name: self.of(getattr(value, name)) for name in names}}
@@ -88,6 +91,8 @@ class _Describer:
             raise TypeError(f"describe: {type(value).__name__} {name} has no description that lasts")
         found: dict[str, Any] = {"name": name, "closure": [self._cell(cell) for cell in function.__closure__ or ()]}
         found["defaults"] = self.of([function.__defaults__, function.__kwdefaults__])
+        if function.__module__.partition(".")[0] == PACKAGE:
+            found["source"] = source(function.__module__)
         if not _installed(function.__module__):
             found["code"] = _bytecode(function.__code__)
             used = {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}

@@ -17,7 +17,6 @@ from ntkgen.stats._check import check
 from ntkgen.stats._design import Factor, Settings, design
 
 MOST_EXACT = 6  # arms in a group; 720 orders
-PSEUDO = 2  # groups added at +1 and at -1 for the interval
 
 
 class Granule(NamedTuple):
@@ -70,10 +69,11 @@ def granulated(
     any measure. Other hyperparameters may drive both. If the hyperparameter itself drives measure and outcome, psi is
     not null, and the test finds that: psi does not say that the measure explains the outcome.
 
-    The interval of psi is Student's over groups, with two groups added at +1 and two at -1 (Agresti & Coull 1998, for
-    pairs), because ten groups with tau = 1 do not show that psi is 1. Pairs of different hyperparameters share arms.
-    The standard error of Psi therefore contains the covariances of all pairs with an arm in common (Aronow, Samii &
-    Assenova 2015); its p-value is Student's with A - 1 degrees of freedom and assumes psi = 0 for each hyperparameter.
+    The interval of psi is Student's over groups. Ten groups with tau = 1 do not show that psi is 1, so groups are added
+    for it: two at +1 and two at -1 where all groups are pairs (Agresti & Coull 1998), one each where they are larger.
+    Pairs of different hyperparameters share arms. The standard error of Psi therefore contains the covariances of all
+    pairs with an arm in common (Aronow, Samii & Assenova 2015); its p-value is Student's with A - 1 degrees of freedom
+    and assumes psi = 0 for each hyperparameter.
 
     Example:
       >>> plan = [{"width": w, "depth": d} for w in range(6) for d in (1, 2)]
@@ -132,7 +132,8 @@ def _granule(psi: float, taus: np.ndarray, num_pairs: int, null: tuple, level: f
     pvalue = min(1.0, float(chances[reached].sum()) + extra)
     smallest = min(1.0, float(chances[largest].sum()) + extra)
     undecided = "" if smallest <= 0.05 else f"{len(taus)} groups, {num_pairs} pairs; the smallest p is {smallest:.2g}"
-    padded = np.concatenate([taus, np.repeat([1.0, -1.0], PSEUDO)])
+    added = 2 if num_pairs == len(taus) else 1
+    padded = np.concatenate([taus, np.repeat([1.0, -1.0], added)])
     half = float(stats.t.ppf((1 + level) / 2, len(padded) - 1) * padded.std(ddof=1) / math.sqrt(len(padded)))
     low, high = max(padded.mean() - half, -1.0), min(padded.mean() + half, 1.0)
     shown = math.nan if undecided else pvalue

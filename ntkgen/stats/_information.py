@@ -92,7 +92,8 @@ def conditional_information(
     kept = ~np.isnan(signs) & (signs != 0)
     first, second, signs = first[kept], second[kept], signs[kept].astype(np.float32)
     sets, cells, flips, equal, owner = _tables(plan, most)
-    cells, flips = cells[:, kept], flips[:, kept]
+    if not kept.all():
+        cells, flips = (matrix.tocsc()[:, kept].tocsr() for matrix in (cells, flips))
     rng = np.random.default_rng(seed)
     orders = np.concatenate([arms[None], rng.permuted(np.tile(arms, (num_permutations, 1)), axis=1)])
     given = []
@@ -140,14 +141,14 @@ def _tables(plan: Design, most: int) -> tuple[list, sparse.csr_matrix, sparse.cs
         where = (np.concatenate(rows), columns)
         shape = (total, len(first))
         ones, turned = (x.astype(np.float32) for x in (np.ones(len(columns)), np.concatenate(flips)))
-        cells, flipped = (sparse.csr_matrix((x, where), shape=shape).tocsc() for x in (ones, turned))
+        cells, flipped = (sparse.csr_matrix((x, where), shape=shape) for x in (ones, turned))
         plan.__dict__[key] = (sets, cells, flipped, np.concatenate(equal), np.concatenate(owner))
     return plan.__dict__[key]
 
 
 def _information(
-    cells: sparse.csc_matrix,
-    flips: sparse.csc_matrix,
+    cells: sparse.csr_matrix,
+    flips: sparse.csr_matrix,
     equal: np.ndarray,
     owner: np.ndarray,
     others: np.ndarray,
@@ -156,7 +157,6 @@ def _information(
 ) -> np.ndarray:
     """Return the normalised information, shape (sets, permutations), from signs (pairs, permutations) and (pairs,)."""
     untied = np.abs(others)
-    cells, flips = cells.tocsr(), flips.tocsr()
     products = cells @ (others * signs[:, None])
     others_sum = np.where(equal[:, None], 0, flips @ others)
     if untied.all():  # these two are the same in all permutations

@@ -62,6 +62,7 @@ def mediation(
     groups, which takes out everything that a group has in common. For one mediator, a is the slope of the mediator on
     x, b that of the outcome on the mediator with x fixed. For two, the chain is x to the first, the first to the second
     with x fixed, the second to the outcome with x and the first fixed. Intervals are percentiles over resampled groups.
+    In simulations the nominal 95 % cover the indirect effect in 86 to 100 % with 8 groups, in 90 to 100 % with 40.
 
     The path is refuted if the interval of a step holds zero, or if the indirect effect has the opposite sign of the
     total effect. A path that is not refuted is not proved: a common cause of mediator and outcome within groups (any

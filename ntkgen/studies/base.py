@@ -107,7 +107,8 @@ class Study:
       measure: (run, prepared) -> name -> rows; trains and measures, keeping finished parts in the run.
       derive: (prepared, tables) -> `Derived`; pure.
       figures: (prepared, tables, derived) -> (name, figure) one by one.
-      tables: names of the measured tables.
+      tables: names of the measured tables, without which a run is not finished.
+      optional: names of measured tables that only some settings make.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Study:
     derive: Callable[[Prepared, Tables], Derived]
     figures: Callable[[Prepared, Tables, Derived], Iterator[tuple[str, Any]]]
     tables: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
     @property
     def code(self) -> list[str | Path]:

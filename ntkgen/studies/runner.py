@@ -104,7 +104,8 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
         for name, rows in study.measure(run, prepared).items():
             run.write_table(f"{name}.csv", rows)
     tables = {
-        name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else [] for name in study.tables
+        name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else []
+        for name in (*study.tables, *study.optional)
     }
     derived = study.derive(prepared, tables)
     for name, rows in derived.tables.items():
@@ -124,6 +125,7 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in derived.tables.items():
             if rows:
                 records.write_table(folder / f"{prefix}{name}.csv", rows)

@@ -91,8 +91,8 @@ class Config(base.Config):
 EVERYTHING = tuple(measure.MEASUREMENTS)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(
-        num_train=300, replicates=2, num_seeds=2, label_noise=(0.0, 0.9), widths=(16, 64), depths=(2,),
-        batch_sizes=(16, 100), rates=(0.05, 0.2), optimizers=("sgd",), weight_decays=(0.0,), stop_loss=0.01, epochs=400,
+        num_train=200, replicates=2, num_seeds=2, label_noise=(0.0, 0.9), widths=(32, 128), depths=(2,),
+        batch_sizes=(16, 100), rates=(0.02, 0.1), optimizers=("sgd",), weight_decays=(0.0,), stop_loss=0.01, epochs=400,
         measures=("fit", "sharpness", "movement", "kernel", "norms", "margins", "capacity", "prunability"),
         calibrations=50,
     ),

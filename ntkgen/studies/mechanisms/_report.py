@@ -134,7 +134,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     by = {(row["measure"], row["kind"]): row for row in found["associations"]}
     order = [row["measure"] for row in derived.tables["answer"] if row["measure"] in SHOWN]
     factors = [name for name in NAMES if any(row["kind"] == name for row in found["associations"])]
-    columns = {OVERALL: "overall", PSI: "mean, others\nfixed", PARTIAL: "beyond main\neffects"}
+    columns = {OVERALL: "overall", PSI: "mean, others\nfixed", PARTIAL: "beyond the\nsettings"}
     columns |= {name: NAMES[name] for name in factors}
     cells = []
     for name in order:

@@ -8,25 +8,30 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from loss_landscape_measure import Instruments, Network
 
 from ntkgen import measure
+from ntkgen.studies.base import Rows
+from ntkgen.studies.loss_landscape._instruments import Instruments, Solutions
 
-Rows = list[dict[str, Any]]
 
-
-def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+def curvature_rows(instruments: Instruments, arm: str, seeds: Sequence[int], solutions: Solutions) -> dict[str, Rows]:
     """Measure eigenvalues, density, trace and adaptive sharpness, also at the matched temperatures."""
-    s = instruments.settings
+    s = instruments.sizes
     slices = (instruments.whole.x[i : i + s.chunk] for i in range(0, len(instruments.whole.y), s.chunk))
-    logits = np.concatenate([instruments.logits(nets, x) for x in slices], axis=1)
-    tops = {"power": instruments.power(nets, instruments.few), "power_many": instruments.power(nets, instruments.many)}
-    tops |= {"top": instruments.top(nets, instruments.few), "top_many": instruments.top(nets, instruments.many)}
-    sharp = instruments.sharpness(nets, instruments.few)
-    pairs, density = instruments.pairs(nets, instruments.few), instruments.density(nets, instruments.few)
+    logits = np.concatenate([instruments.logits(solutions, x) for x in slices], axis=1)
+    tops = {
+        "power": instruments.power(solutions, instruments.few),
+        "power_many": instruments.power(solutions, instruments.many),
+    }
+    tops |= {
+        "top": instruments.top(solutions, instruments.few),
+        "top_many": instruments.top(solutions, instruments.many),
+    }
+    sharp = instruments.sharpness(solutions, instruments.few)
+    pairs, density = instruments.pairs(solutions, instruments.few), instruments.density(solutions, instruments.few)
     tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}
     tables["matched"] = [
-        row for target in s.matched_losses for row in _matched(instruments, arm, seeds, nets, logits, target)
+        row for target in s.matched_losses for row in _matched_rows(instruments, arm, seeds, solutions, logits, target)
     ]
     for i, seed in enumerate(seeds):
         who = {"arm": arm, "seed": seed}
@@ -37,7 +42,7 @@ def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Ne
         row["trace"] = instruments.dim * float(density.moments[i][0])
         row["trace_error"] = instruments.dim * float(density.moment_errors[i][0])
         row["trace_matvecs"] = int(density.num_matvecs[i])
-        row |= _adaptive(sharp, i)
+        row |= _adaptive_cells(sharp, i)
         tables["runs"].append(row)
         tables["eigenvalues"] += [
             {
@@ -59,23 +64,23 @@ def curvature(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Ne
     return tables
 
 
-def _matched(
-    instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network, logits: np.ndarray, target: float
+def _matched_rows(
+    instruments: Instruments, arm: str, seeds: Sequence[int], solutions: Solutions, logits: np.ndarray, target: float
 ) -> Rows:
     """Measure top eigenvalue and adaptive sharpness at the temperature that brings the whole training set to a loss."""
     labels = jnp.asarray(instruments.whole.y)
     betas = [1 / float(measure.outputs_temperature(one, labels, target=target)) for one in logits]
-    matched = nets._replace(beta=jnp.asarray(betas, nets.beta.dtype))
+    matched = solutions._replace(beta=jnp.asarray(betas, solutions.beta.dtype))
     top, sharp = instruments.top(matched, instruments.few), instruments.sharpness(matched, instruments.few)
     rows = []
     for i, seed in enumerate(seeds):
         row: dict[str, Any] = {"arm": arm, "seed": seed, "target": target, "inverse_temperature": betas[i]}
         row |= {f"top_{part}": float(values[i].item()) for part, values in top.items()}
-        rows.append(row | _adaptive(sharp, i) | {"samples": instruments.settings.samples})
+        rows.append(row | _adaptive_cells(sharp, i) | {"samples": instruments.sizes.samples})
     return rows
 
 
-def _adaptive(sharp: dict[str, Any], i: int) -> dict[str, float]:
+def _adaptive_cells(sharp: dict[str, Any], i: int) -> dict[str, float]:
     columns = {}
     for kind, result in sharp.items():
         columns[f"adaptive_{kind}"] = float(result.increase[i])
@@ -83,16 +88,13 @@ def _adaptive(sharp: dict[str, Any], i: int) -> dict[str, float]:
     return columns
 
 
-def around(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+def around_rows(instruments: Instruments, arm: str, seeds: Sequence[int], solutions: Solutions) -> dict[str, Rows]:
     """Measure perturbation curves (frozen statistics) and the loss along a filter-normalised line (refitted)."""
-    sensitivity = instruments.perturbed(nets, instruments.whole)
-    line = instruments.line(nets, (instruments.splits, instruments.few))
+    sensitivity = instruments.perturbed(solutions, instruments.whole)
+    line = instruments.line(solutions, (instruments.splits, instruments.few))
     tables: dict[str, Rows] = {"perturbation": [], "lines": []}
     for i, seed in enumerate(seeds):
-        for kind, sigmas in (
-            ("absolute", instruments.settings.sigmas),
-            ("filter_relative", instruments.settings.relative_sigmas),
-        ):
+        for kind, sigmas in instruments.sizes.strengths.items():
             found = sensitivity[kind]
             tables["perturbation"] += [
                 {
@@ -107,33 +109,33 @@ def around(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Netwo
                     "batch_norm": "frozen" if instruments.has_state else "none",
                 }
                 for k, sigma in enumerate(sigmas)
-                for draw in range(instruments.settings.draws)
+                for draw in range(instruments.sizes.draws)
             ]
-        tables["lines"] += _points(instruments, "line", arm, seed, instruments.line_steps, line[i])
+        tables["lines"] += _point_rows(instruments, "line", arm, seed, instruments.line_steps, line[i])
     return tables
 
 
-def surface(instruments: Instruments, arm: str, seeds: Sequence[int], nets: Network) -> dict[str, Rows]:
+def surface_rows(instruments: Instruments, arm: str, seeds: Sequence[int], solutions: Solutions) -> dict[str, Rows]:
     """Measure the loss over a filter-normalised plane, statistics refitted at every point."""
-    values = instruments.plane(nets, (instruments.splits, instruments.few))
+    values = instruments.plane(solutions, (instruments.splits, instruments.few))
     rows = []
     for i, seed in enumerate(seeds):
         for a, line in zip(instruments.plane_steps, values[i], strict=True):
-            points = _points(instruments, "plane", arm, seed, instruments.plane_steps, line)
+            points = _point_rows(instruments, "plane", arm, seed, instruments.plane_steps, line)
             rows += [{"first": float(a)} | point for point in points]
     return {"plane": rows}
 
 
-def between(instruments: Instruments, seeds: Sequence[int], small: Network, large: Network) -> dict[str, Rows]:
+def between_rows(instruments: Instruments, seeds: Sequence[int], small: Solutions, large: Solutions) -> dict[str, Rows]:
     """Measure the loss from the small-batch to the large-batch solution of a seed, statistics refitted."""
     values = instruments.between((small.params, large.params), (instruments.splits, instruments.few))
     rows = []
     for i, seed in enumerate(seeds):
-        rows += _points(instruments, "interpolation", "between", seed, instruments.between_steps, values[i])
+        rows += _point_rows(instruments, "interpolation", "between", seed, instruments.between_steps, values[i])
     return {"lines": rows}
 
 
-def _points(instruments: Instruments, kind: str, arm: str, seed: int, steps: np.ndarray, values: Any) -> Rows:
+def _point_rows(instruments: Instruments, kind: str, arm: str, seed: int, steps: np.ndarray, values: Any) -> Rows:
     """Make rows from (steps, 4): loss and accuracy on training and test examples."""
     return [
         {

@@ -1,0 +1,30 @@
+"""Do wide networks train as kernels? Hypothesis H3; section V-E.
+
+Trains MLPs of growing width and measures relative parameter movement (the paper's proxy), and what it stands for: how
+far the tangent kernel itself moves, its alignment with the labels, and how well kernels and the linearised network
+predict, each beside the network. With `tune` networks and kernel regression are compared once more, with a rate and a
+ridge chosen on held-out training images at every width. The extras fit the exponents in other limits of the width and
+with squared loss.
+"""
+
+import functools
+
+from ntkgen.studies import base, runner
+from ntkgen.studies.ntk_regime import _config, _figures, _materials, _measure, _report
+from ntkgen.studies.ntk_regime._config import Config
+
+__all__ = ["STUDY", "Config", "run"]
+
+STUDY = base.Study(
+    name="ntk_regime",
+    question="Do wide networks train as kernels?",
+    config=Config,
+    resolve=_config.resolve,
+    prepare=_materials.prepare,
+    measure=_measure.measure,
+    derive=_report.derive,
+    figures=_figures.figures,
+    tables=("runs", "drift", "analytic", "correct"),
+    optional=("tuning", "tuned"),
+)
+run = functools.partial(runner.run, STUDY)
