@@ -12,6 +12,7 @@ NAMES = (
     "loss_landscape",
     "ntk_regime",
     "lottery_ticket",
+    "mechanisms",
     "learning_rate",
 )
 __all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]
