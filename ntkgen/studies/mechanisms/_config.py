@@ -102,8 +102,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         stop_loss=0.01, epochs=600, measures=EVERYTHING, calibrations=200,
     ),
     "paper": dict(
-        num_train=10_000, replicates=3, num_seeds=5, label_noise=(0.0, 0.2, 0.9), widths=(32, 128, 512), depths=(2, 4),
-        batch_sizes=(32, 128, 512), rates=(0.02, 0.05, 0.1), optimizers=("sgd", "adam"), weight_decays=(0.0, 0.0003),
+        num_train=10_000, replicates=3, num_seeds=5, label_noise=(0.0, 0.2, 0.9), widths=(32, 128, 512),
+        depths=(2, 4), batch_sizes=(32, 128, 512), rates=(0.02, 0.05, 0.1), optimizers=("sgd", "adam"), weight_decays=(0.0, 0.0003),
         stop_loss=0.01, epochs=1_000, measures=EVERYTHING, calibrations=200,
     ),
 }  # fmt: skip
