@@ -7,10 +7,11 @@ import numpy as np
 
 from ntkgen import plotting
 from ntkgen.studies.base import Derived, Prepared, Tables
+from ntkgen.studies.curves import curve
 from ntkgen.studies.implicit_regularization import _claims, _tables
 from ntkgen.studies.implicit_regularization._config import PRIMARY, PROTOCOL, SHARPNESS, SHOWN
 from ntkgen.studies.implicit_regularization._tables import ArmTables
-from ntkgen.studies.tables import curve, diverged, number
+from ntkgen.studies.tables import diverged, number
 
 PANELS = 4  # arms that the figure along training shows
 NAMES = {

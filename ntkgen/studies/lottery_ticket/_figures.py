@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import paper, plotting
-from ntkgen.studies import tables
+from ntkgen.studies import curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.lottery_ticket._comparisons import MARGIN
 from ntkgen.studies.lottery_ticket._controls import ARMS, LAYER_COUNTS, TOTAL, WHOLE, ArmAtLevel
@@ -112,7 +112,7 @@ def difference_curve(rows: Rows, arm: str) -> plotting.Curve:
     """Return an arm's test accuracy less the whole network's of the same seed, with the intervals of the pairs."""
     found = by_arm(rows, "test_acc")
     own = sorted((at for at in found if at.arm == arm and at.keep < 100), key=lambda at: -at.keep)
-    return tables.curve([at.keep for at in own], np.array([found[at] - found[WHOLE] for at in own]))
+    return curves.curve([at.keep for at in own], np.array([found[at] - found[WHOLE] for at in own]))
 
 
 def arm_curve(rows: Rows, metric: str, arm: str, whole: bool = True) -> plotting.Curve:
@@ -122,7 +122,7 @@ def arm_curve(rows: Rows, metric: str, arm: str, whole: bool = True) -> plotting
     if whole:
         own[100] = found[WHOLE]
     if measured := [keep for keep in sorted(own, reverse=True) if whole or np.isfinite(own[keep]).any()]:
-        return tables.curve(measured, np.stack([own[keep] for keep in measured]))
+        return curves.curve(measured, np.stack([own[keep] for keep in measured]))
     return plotting.Curve([], [], [], [])
 
 
@@ -152,4 +152,4 @@ def profile(sparsity: Sequence[Mapping[str, str]]) -> dict[str, plotting.Curve]:
         if row["arm"] == "ticket":
             own = kept.setdefault(row["layer"], {}).setdefault(float(row["keep_percent"]), [])
             own.append(float(row["kept_percent"]))
-    return {layer: tables.curve(list(own), np.stack(list(own.values()))) for layer, own in kept.items()}
+    return {layer: curves.curve(list(own), np.stack(list(own.values()))) for layer, own in kept.items()}
