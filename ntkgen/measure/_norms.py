@@ -42,7 +42,7 @@ def spectral_norm(kernel: Array) -> Array:
     The Gram matrix G is squared `SQUARINGS` times, M = G^p with p = 2^20, and sigma^2 = tr(G M) / tr(M): the mean of
     the eigenvalues with weights lambda^p. It is too small by at most d / (e p) of itself for G of shape (d, d), 2e-4
     for d = 500. Only products are needed: on two cores a program with several of LAPACK's decompositions beside
-    products never ended (XLA:CPU).
+    products stood still for minutes (XLA:CPU).
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
