@@ -26,10 +26,10 @@ def by_epoch(table: Table) -> Rows:
     rows = []
     for c, count in enumerate(table.counts):
         for k, size in enumerate(table.sizes):
-            curves = {split: curves.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
+            errors = {split: curves.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
             for e, epoch in enumerate(table.epochs):
                 row = {"num_train": count, "size": size, "epoch": epoch}
-                for split, values in curves.items():
+                for split, values in errors.items():
                     row |= {
                         f"{split}_error_{end}": round(getattr(values, end)[e], 4) for end in ("mean", "low", "high")
                     }
