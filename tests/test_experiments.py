@@ -570,7 +570,7 @@ def defined_flags(script: Path) -> set[str]:
     names = {}
     for call in calls:
         function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        if function.startswith("DEFINE_") or function == "define":
+        if function.startswith("DEFINE_") or function in ("define", "define_flag"):
             strings = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
             names[next(iter(strings), None)] = None
     return {name for name in names if isinstance(name, str)}
