@@ -1,6 +1,7 @@
 """Run folders, tidy tables and checkpoints, whole and damaged."""
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -19,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkgen import ensemble, io, records
+from ntkgen import data, ensemble, io, models, records, train
 from ntkgen.linearize import linearize
-from ntkgen.records import _checkpoints, _identity, _run_folder
+from ntkgen.records import _checkpoints, _identity, _networks, _run_folder
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -725,3 +726,13 @@ def test_a_probe_is_known_by_the_source_of_its_function_and_what_it_returns(monk
     source = _identity.source
     monkeypatch.setattr(_identity, "source", lambda *code: "changed" if "ntkgen.linearize" in code else source(*code))
     assert _identity.describe(probe) != before
+
+
+def test_networks_of_other_images_are_other_networks():
+    dataset = data.load("digits", num_train=20)
+    fewer = dataclasses.replace(dataset, train=data.Split(dataset.train.x[:10], dataset.train.y[:10]))
+    made_by = [_networks.identity(models.MLP(4, 2), each, train.Config(1), [0], {}) for each in (dataset, fewer)]
+    assert fewer.digest == dataset.digest and made_by[0] != made_by[1]
+    assert made_by[0] == _networks.identity(
+        models.MLP(4, 2), data.load("digits", num_train=20), train.Config(1), [0], {}
+    )

@@ -243,10 +243,10 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def source(*code: str | Path) -> str:
-    """Return a digest of the code of modules and files, and of all of this package that they import, recursively.
+    """Return a digest of the code of modules, of all of this package that they import, recursively, and of files.
 
     Args:
-      code: dotted names of modules, such as "ntkgen.ensemble", and files.
+      code: dotted names of modules, such as "ntkgen.ensemble"; files, which stand for themselves alone.
     """
     return io.config_hash({name: io.sha256_bytes(content) for name, content in _files(code)})
 
@@ -263,7 +263,7 @@ def _files(code: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
             continue
         found.add(name)
         content = path.read_bytes()
-        waiting += _imported(content)
+        waiting += () if isinstance(item, Path) else _imported(content)
         yield name, content
 
 
@@ -293,9 +293,10 @@ def _imported(content: bytes) -> tuple[str, ...]:
             packages = {alias.asname or alias.name for alias in node.names if alias.name == PACKAGE}
             found.update(f"{PACKAGE}.{n.attr}" for n in tree if isinstance(n, ast.Attribute) and _id(n) in packages)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE:
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-            if node.module != PACKAGE:
-                found.add(str(node.module))
+            within = str(node.module)
+            names = [f"{within}.{alias.name}" for alias in node.names]
+            # A name that is no module is made by the package's face, which then counts with all that it imports.
+            found.update(name if _file(name) else within for name in names)
     return tuple(sorted(found))
 
 

@@ -181,19 +181,25 @@ SWITCH = Switch()
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a field of a config: its check, help, unit ("" if it has none) and group in `--help`."""
+    """What is known of a field of a config: its check, help, unit ("" if it has none) and group in `--help`.
+
+    `identifies` is False where runs that differ in it share a folder, because the complete run's tables do not differ.
+    """
 
     check: Check
     help: str
     unit: str
     group: str
+    identifies: bool = True
 
 
-def setting(check: Check, help: str, *, default: Any = None, unit: str = "", group: str = "training") -> Any:
+def setting(
+    check: Check, help: str, *, default: Any = None, unit: str = "", group: str = "training", identifies: bool = True
+) -> Any:
     """Return a dataclass field of a study's config. A default of None leaves the value to the preset."""
     if group not in GROUPS:
         raise ValueError(f"group: expected one of {', '.join(GROUPS)}, got {group!r}")
-    return dataclasses.field(default=default, metadata={"setting": Setting(check, help, unit, group)})
+    return dataclasses.field(default=default, metadata={"setting": Setting(check, help, unit, group, identifies)})
 
 
 def settings(config: type) -> dict[str, Setting]:

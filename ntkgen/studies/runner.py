@@ -110,13 +110,14 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
     }
     derived = study.derive(prepared, tables)
     say(derived.text)
-    figures = draw(opened, tables, derived)
+    figures = draw(opened, tables, derived) if derived.complete else {}
     # Last, and at once: a finished run whose files are changed without their checksums no longer is one.
     for name, rows in derived.tables.items():
         if rows:
             run.write_table(f"{name}.csv", rows)
-    run.write_json("verdict.json", derived.verdict)
-    run.finish()
+    if derived.complete:
+        run.write_json("verdict.json", derived.verdict)
+        run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
     return Results(run.folder, found, derived.verdict, derived.text, figures)
