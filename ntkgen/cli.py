@@ -14,7 +14,7 @@ from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format")
 
 
 class _Parser(flags.ArgumentParser):
@@ -50,6 +50,7 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="data",
     )  # fmt: skip
     flags.DEFINE_boolean("force", False, "Repeat a run that is finished or begun.", values, module_name="output")
+    define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)

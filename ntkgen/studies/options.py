@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ntkgen import plotting
+
 GROUPS = ("data", "network", "training", "measurement", "output")
 
 
@@ -138,6 +140,26 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class AtLeastOne(Choices):
+    """Some of a set of names, and not none."""
+
+    @property
+    def expected(self) -> str:
+        """Return what is expected, in words."""
+        return f"a comma-separated list of {', '.join(self.choices)}"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        """Return the names as a tuple."""
+        try:
+            found = super().parse(value)
+        except (TypeError, ValueError):
+            found = ()
+        if not found:
+            raise ValueError(f"expected {self.expected}")
+        return found
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False."""
 
@@ -165,6 +187,7 @@ PROBABILITY = Number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = Number(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 COUNTS = Numbers(COUNT)
 SWITCH = Switch()
+FORMATS = AtLeastOne(plotting.FORMATS)  # of figures
 
 
 @dataclass(frozen=True)
