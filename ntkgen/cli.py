@@ -241,8 +241,8 @@ def run_report(argv: Sequence[str]) -> None:
         fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
     try:
         contents = report.collect(rest[0])
-        for difference in contents.mixed:
-            print(f"warning: mixed versions, {difference}", file=sys.stderr)
+        if contents.mixed:
+            print(f"warning: mixed versions; {'; '.join(contents.mixed)}", file=sys.stderr)
         kind, out = str(values["format"].value), values["out"].value
         write: Callable[..., Any] = {"html": report.html, "latex": report.latex, "csv": report.csv}[kind]
         written = write(contents, os.path.join(rest[0], REPORTS[kind]) if out is None else out)

@@ -181,7 +181,7 @@ def _title(files: dict[str, Path]) -> str:
 def _claims(whole: Run | None) -> tuple[Claim, ...]:
     if whole is None:
         return ()
-    return tuple(Claim(**row, details=()) for row in _verdicts.rows_of(whole.table("claims"), CLAIM))
+    return tuple(Claim(**row, equivalence_p="", details=()) for row in _verdicts.rows_of(whole.table("claims"), CLAIM))
 
 
 def _published(runs: list[Run]) -> tuple[Published, ...]:

@@ -23,7 +23,8 @@ class Claim:
       low: lower end of its interval.
       high: upper end.
       test: which test decided.
-      p: its p-value.
+      p: its p-value: of the test of a difference, where there is one of equivalence too.
+      equivalence_p: p-value of the test of equivalence; a claim that two arms are alike rests on it.
       control: what could have overturned the decision.
       run: the run behind it, `<study>/<folder>`.
       details: other facts, in order.
@@ -38,6 +39,7 @@ class Claim:
     high: str = ""
     test: str = ""
     p: str = ""
+    equivalence_p: str = ""
     control: str = ""
     run: str = ""
     details: tuple[tuple[str, str], ...] = ()
@@ -185,3 +187,8 @@ class Contents:
         for run in self.runs:
             found.setdefault(run.study, []).append(run)
         return found
+
+    def own_tables(self, run: Run) -> list[Table]:
+        """Return the tables of a run that its own section shows; those of `reproduce` that begin the report do not."""
+        quoted = ("claims", "published", "statements") if run is self.studies().get("reproduce", [None])[0] else ()
+        return [table for table in run.tables if table.name not in quoted]

@@ -83,19 +83,19 @@ def page(contents: Contents) -> str:
         claims=_headlines(contents),
         counts={name: sum(row.status == name for row in contents.published) for name in list(MARKS)[4:]},
         drawn=_draw(order),
-        tables=_tables(order),
+        tables=_tables(contents, order),
     )
 
 
-def _headlines(contents: Contents) -> list[tuple[str, list[Claim], int]]:
-    """Return what the report begins with: (heading, claims, number of claims that are left to the study)."""
+def _headlines(contents: Contents) -> list[tuple[str, str, list[Claim], int]]:
+    """Return what the report begins with: heading, study, claims, number of claims that are left to its section."""
     if contents.claims:
-        return [("Hypotheses and research questions", list(contents.claims), 0)]
+        return [("Hypotheses and research questions", "reproduce", list(contents.claims), 0)]
     found = []
     for study, runs in contents.studies().items():
         claims = list(runs[0].claims)
         if claims:
-            found.append((_protocol.about(study).title, claims[:6], max(0, len(claims) - 6)))
+            found.append((_protocol.about(study).title, study, claims[:6], max(0, len(claims) - 6)))
     return found
 
 
@@ -115,13 +115,13 @@ def _draw(runs: list[Run]) -> dict[str, list[Drawn]]:
     return found
 
 
-def _tables(runs: list[Run]) -> dict[str, list[Shown]]:
+def _tables(contents: Contents, runs: list[Run]) -> dict[str, list[Shown]]:
     """Return run -> its tables as they are printed; the longer the report, the fewer rows of each."""
     found: dict[str, list[Shown]] = {}
     left = MOST_TABLES
     for run in runs:
         found[run.name] = []
-        for table in run.tables:
+        for table in contents.own_tables(run):
             most = RAW_CELLS if table.name in LONG else 2_400
             found[run.name].append(shown(table, most_cells=min(most, max(0, left))))
             left -= len(found[run.name][-1].rows) * len(found[run.name][-1].columns)

@@ -11,7 +11,7 @@ import jinja2
 
 from ntkgen import io
 from ntkgen.report import _pictures, _protocol, _writing
-from ntkgen.report._contents import Contents, Run
+from ntkgen.report._contents import Claim, Contents, Run
 from ntkgen.report._shown import LONG, Shown, brief, interval, shown
 
 MOST_ROWS = 60
@@ -92,7 +92,7 @@ def latex(contents: Contents, folder: str | Path) -> Path:
 
         fronts = [write(grid) for grid in _fronts(contents) if grid.rows]
         parts = [
-            Part(run, [write(grid) for grid in _of_run(run)], _copy_pictures(run, folder / "figures"))
+            Part(run, [write(grid) for grid in _of_run(run, contents)], _copy_pictures(run, folder / "figures"))
             for run in contents.runs
         ]
         text = environment.get_template("report.tex").render(contents=contents, fronts=fronts, parts=parts)
@@ -135,7 +135,7 @@ def _fronts(contents: Contents) -> list[Grid]:
             claim.claim,
             claim.decision,
             f"{interval(brief(claim.effect), brief(claim.low), brief(claim.high))} {claim.unit}".strip(),
-            f"{claim.test}{f', p = {brief(claim.p)}' if claim.p else ''}",
+            _test(claim),
             claim.control,
         )
         for claim in claims
@@ -162,16 +162,21 @@ def _fronts(contents: Contents) -> list[Grid]:
     ]  # fmt: skip
 
 
+def _test(claim: Claim) -> str:
+    alike = f"; equivalence: p = {brief(claim.equivalence_p)}" if claim.equivalence_p else ""
+    return f"{claim.test}{f', p = {brief(claim.p)}' if claim.p else ''}{alike}"
+
+
 def _grid(name: str, caption: str, types: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
     types = types.replace("p{", ">{\\raggedright\\arraybackslash}p{")
     cells = tuple(tuple(_number(cell) for cell in row) for row in rows)
     return Grid(name, caption, types, tuple(map(escape, heads)), cells, "")
 
 
-def _of_run(run: Run) -> list[Grid]:
+def _of_run(run: Run, contents: Contents) -> list[Grid]:
     """Return the tables of a run that sum up others; wide ones in parts that repeat their first column."""
     grids = []
-    for table in run.tables:
+    for table in contents.own_tables(run):
         if table.name in LONG:
             continue
         printed = shown(table, MOST_ROWS, 10**6)

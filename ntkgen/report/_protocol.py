@@ -64,9 +64,9 @@ OWN: dict[tuple[str, str, str], dict[str, Any]] = {
     },
     ("lottery_ticket", "cnn", "cifar10"): {"epochs": paper.LOTTERY_TICKET_EPOCHS, "num_train": None},
 }  # fmt: skip
+LOST = "The paper's text does not give it, or lost it."
 NOTES = {
     "lr": "The appendix gives 0.01 at batch 128. With it the MLP studies miss the tables: their rates were searched.",
-    "num_train": "Lost in the paper's text where no value is shown.",
     "label_noise": "The paper trains on clean labels.",
     "epochs": "The paper says 60-80, depending on the experiment.",
 }
@@ -100,7 +100,7 @@ def settings(study: str, config: Mapping[str, Any]) -> tuple[Setting, ...]:
             continue
         ours = config[name]
         same = None if value is None else _same(value, ours)
-        note = NOTES.get(name, "") if same is not True else ""
+        note = (LOST if value is None else NOTES.get(name, "")) if same is not True else ""
         rows.append(Setting(name, "not given" if value is None else _words(value), _words(ours), same, note))
     rows.sort(key=lambda row: {False: 0, None: 1, True: 2}[row.same])
     return (*rows, *(Setting(name, theirs, ours, False) for name, theirs, ours in ALWAYS))

@@ -53,6 +53,9 @@ class _Column(NamedTuple):
 def shown(table: Table, most_rows: int = MOST_ROWS, most_cells: int = MOST_CELLS) -> Shown:
     """Return a table as it is printed."""
     columns, left = _fold(table.columns)
+    filled = [column for column in columns if any(row[column.parts[0]] for row in table.rows)] or columns
+    left += tuple(column.heading for column in columns if column not in filled)
+    columns = filled
     count = min(len(table.rows), most_rows, max(5, most_cells // max(1, len(columns))))
     rows = tuple(tuple(_cell([row[i] for i in column.parts]) for column in columns) for row in table.rows[:count])
     numeric = tuple(_numeric([row[column.parts[0]] for row in table.rows[:count]]) for column in columns)
@@ -61,6 +64,8 @@ def shown(table: Table, most_rows: int = MOST_ROWS, most_cells: int = MOST_CELLS
 
 def _numeric(cells: Sequence[str]) -> bool:
     known = [cell for cell in cells if cell not in ("", "nan", "inf", "-inf")]
+    if set(known) & {"True", "False"}:
+        return False
     return bool(known) and all(number(cell) is not None for cell in known)
 
 

@@ -16,6 +16,7 @@ TESTS = {
     "p": "test by seed",
     "pvalue": "test by seed",
 }
+EQUIVALENCE = ("equivalence_adjusted", "equivalence_p")
 SKIPPED = {"words", "low", "high", "unit", "test", "control", "id", "reason"}
 
 
@@ -78,8 +79,9 @@ def _claim(entry: Mapping[str, Any], path: str, run: str, question: str) -> Clai
     said = next((name for name in CLAIMS if entry.get(name)), "")
     effect = next((name for name in EFFECTS if isinstance(entry.get(name), int | float)), "")
     test = next((name for name in TESTS if entry.get(name) is not None), "")
+    same = next((name for name in EQUIVALENCE if entry.get(name) is not None), "")
     words = str(entry.get("words") or entry[named])
-    used = {named, said, effect, test, *SKIPPED}
+    used = {named, said, effect, test, same, *SKIPPED}
     rest = tuple((name.replace("_", " "), text(each)) for name, each in entry.items() if name not in used)
     id_ = path if path[:1] in ("H", "R") and path[-1:].isdigit() else ""
     return Claim(
@@ -92,6 +94,7 @@ def _claim(entry: Mapping[str, Any], path: str, run: str, question: str) -> Clai
         high=text(entry.get("high")),
         test=text(entry.get("test")) or TESTS.get(test, ""),
         p=text(entry.get(test)),
+        equivalence_p=text(entry.get(same)),
         control=text(entry.get("control")),
         run=run,
         details=tuple((name, words) for name, words in rest if words) + _reason(entry),

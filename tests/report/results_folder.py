@@ -49,7 +49,8 @@ PLAN = [{"study": "double_descent", "estimated_seconds": 60, "seconds": 75.5}]
 VERDICT = {
     "answers": {
         "top": {"about": "top eigenvalue", "unit": "ratio large / small", "difference": 2.5, "low": 1.5, "high": 4.0,
-                "paired_adjusted": 0.001, "answer": "seen", "words": "seen, 2.5 [1.5, 4] (larger for the large batch)",
+                "paired_adjusted": 0.001, "equivalence_adjusted": 0.9, "answer": "seen",
+                "words": "seen, 2.5 [1.5, 4] (larger for the large batch)",
                 "detectable": 1.5},
         "trace": {"about": "trace", "unit": "ratio", "answer": "undecided", "words": "undecided (one seed)"},
     },
@@ -68,7 +69,8 @@ def write_run(root, study, name, *, tables=None, verdict=None, formats=("png",),
     folder = Path(root) / study / name
     folder.mkdir(parents=True)
     config = {"dataset": name.split("-")[0], "model": "mlp", "epochs": 80, "num_seeds": 3, "lr": 0.05,
-              "num_train": 10_000, "widths": [8, 16, 32], "momentum": 0.9, "label_noise": 0.0, "numerics": {"xla_flags": {}}}  # fmt: skip
+              "num_train": 10_000, "widths": [8, 16, 32],
+              "momentum": 0.9, "label_noise": 0.0, "numerics": {"xla_flags": {}}}  # fmt: skip
     record = {"study": study, "dataset": config["dataset"], "config": config, "versions": VERSIONS,
               "device": {"platform": "cpu", "kind": "cpu", "count": 1}, "numerics": {}, "commit": "c" * 40,
               "source": "abc",
