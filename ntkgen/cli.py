@@ -24,7 +24,11 @@ class _Parser(flags.ArgumentParser):
         self.check, self.syntactic_help = check, check.expected
 
     def parse(self, argument: Any) -> Any:
-        return self.check.parse(argument)
+        try:
+            return self.check.parse(argument)
+        except ValueError as error:
+            hint = options.did_you_mean(argument, getattr(self.check, "choices", ()))
+            raise ValueError(f"{error}{hint}") from None
 
     def flag_type(self) -> str:
         return self.check.kind
@@ -32,14 +36,11 @@ class _Parser(flags.ArgumentParser):
 
 def define(study: base.Study, values: flags.FlagValues) -> None:
     """Define the flags of a study: the shared ones and a flag for each of its settings, in groups."""
-    flags.DEFINE_enum(
-        "preset",
-        "paper",
-        base.PRESETS,
+    define_flag(
+        "preset", options.Choice(base.PRESETS), "paper",
         "quick: embedded data, about a minute on two cores. small: real data, reduced. paper: the published protocol.",
-        flag_values=values,
-        module_name="output",
-    )
+        values, "output",
+    )  # fmt: skip
     flags.DEFINE_string("out_dir", "results", "Where run folders go.", values, module_name="output")
     flags.DEFINE_string(
         "figures_dir", None, "Where figures go, with the tables behind them. Default: the run folder.", values,
@@ -49,7 +50,7 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.", values,
         module_name="data",
     )  # fmt: skip
-    flags.DEFINE_boolean("force", False, "Repeat a run that is finished or begun.", values, module_name="output")
+    define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
     define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
@@ -77,9 +78,11 @@ def define_flag(
       group: under which `--help` lists it. Default: the caller's module.
     """
     if isinstance(check, options.Switch):
-        flags.DEFINE_boolean(name, default, words, values, module_name=group)
+        flag: flags.Flag = flags.BooleanFlag(name, default, words)  # which --noNAME turns off
+        flag.parser = _Parser(check)
     else:
-        flags.DEFINE(_Parser(check), name, default, words, values, flags.ArgumentSerializer(), module_name=group)
+        flag = flags.Flag(_Parser(check), flags.ArgumentSerializer(), name, default, words)
+    flags.DEFINE_flag(flag, values, module_name=group)
 
 
 def run_study(study: base.Study, argv: Sequence[str]) -> None:
@@ -264,5 +267,5 @@ def command() -> None:
             return
         if name not in studies.NAMES:
             close = options.did_you_mean(name, studies.NAMES)
-            fail(f"expected a study, one of {', '.join(studies.NAMES)}{close}, got {name!r}")
+            fail(f"expected a study, one of {', '.join(studies.NAMES)}, got {name!r}{close}")
         run_study(getattr(studies, name).STUDY, sys.argv[1:])

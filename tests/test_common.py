@@ -1,4 +1,4 @@
-"""What all studies share: how they end when the machine, the user or a reader stops them, and how figures are named."""
+"""What studies that are scripts share; it goes when `experiments/common.py` does. Packaged ones: `test_cli.py`."""
 
 import errno
 import os
@@ -14,8 +14,6 @@ EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
 
 import common  # noqa: E402
-
-from ntkgen.studies import tables  # noqa: E402
 
 # A program whose main does what the first argument says.
 PROGRAM = r"""
@@ -85,14 +83,6 @@ def test_a_warning_takes_one_line():
     assert program("warn").stderr == "UserWarning: something is damaged\nthe end\n"
 
 
-def test_a_platform_that_jax_does_not_have_is_said_in_one_line(tmp_path):
-    command = [sys.executable, EXPERIMENTS / "double_descent.py", "--preset=quick", f"--out_dir={tmp_path / 'out'}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "nothing"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "JAX_PLATFORMS" in done.stderr and done.stderr.count("\n") <= 2, done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_output_passes_other_errors_on():
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -106,11 +96,3 @@ def test_figures_of_two_configurations_have_two_names():
     assert common.figure_name(one, "study_digits_lr0.1") == "study_digits_lr0.1_01234567"
     assert common.figure_name(two, "study_digits_lr0.1") == "study_digits_lr0.1_11234567"
     assert len(common.figure_name(one, "keep" * 100)) < 200  # names of files have an end
-
-
-def test_titles_name_the_arms_that_diverged():
-    rows = [{"arm": arm, "seed": seed, "diverged": int(arm == "a" or (arm == "b" and seed == 0))}
-            for arm in "abc" for seed in range(2)]  # fmt: skip
-    assert tables.diverged(rows, lambda row: row["arm"]) == "\ndiverged: a (2 of 2 seeds), b (1 of 2 seeds)"
-    assert tables.diverged(rows, lambda row: row["arm"], most=1) == "\ndiverged: a (2 of 2 seeds) and 1 more"
-    assert tables.diverged(rows[4:], lambda row: row["arm"]) == ""

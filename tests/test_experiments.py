@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkgen import io, paper, records, train
+from ntkgen import cli, io, paper, records, studies, train
+from ntkgen.studies import options
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "double_descent.py"
@@ -34,12 +35,14 @@ WRAPPER = """
 import os, runpy, signal, sys, time
 from pathlib import Path
 from ntkgen import ensemble, io, records
+from ntkgen.records import _run_folder
 from ntkgen.records._checkpoints import SUMS
 import orbax.checkpoint as ocp
 
 script, log, kill, hold = sys.argv[1], *(os.environ.get(name, "") for name in ("LOG", "KILL", "HOLD"))
+_run_folder.EVERY_SECONDS = 0.0
 records.Run.checkpointer.__defaults__ = (0.0,)
-saves = [0]
+saves, part = [0], [None]
 
 def event(name):
     if name == kill:
@@ -53,12 +56,16 @@ def note(text):
         with open(log, "a") as file:
             file.write(text + "\\n")
 
-save, write, replace = records.Checkpointer.save, io.atomic_write, os.replace
+fit, save, write, replace = records.Run.fit, records.Checkpointer.save, io.atomic_write, os.replace
 finalize = ocp.StandardCheckpointHandler.finalize
+
+def named_fit(self, name, *args, **kwargs):
+    part[0] = name
+    return fit(self, name, *args, **kwargs)
 
 def counted_save(self, epoch, tree, *, final):
     saves[0] += 1
-    note(f"{self.folder.name} {epoch}")
+    note(f"{part[0] or self.folder.name} {epoch}")
     event(f"before save {saves[0]}")
     save(self, epoch, tree, final=final)
     event(f"after save {saves[0]}")
@@ -77,7 +84,7 @@ def marked_replace(one, two, **kwargs):
     replace(one, two, **kwargs)
 
 records.Checkpointer.save, io.atomic_write, os.replace = counted_save, marked_write, marked_replace
-ocp.StandardCheckpointHandler.finalize = marked_finalize
+records.Run.fit, ocp.StandardCheckpointHandler.finalize = named_fit, marked_finalize
 sys.argv = sys.argv[1:]
 sys.path[0] = os.path.dirname(script)
 runpy.run_path(script, run_name="__main__")
@@ -167,7 +174,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def checkpoints(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of every checkpoint, by its place."""
+    """Every array of every checkpoint, by its place; links to the store are followed."""
     import orbax.checkpoint as ocp
 
     arrays = {}
@@ -207,6 +214,7 @@ def test_a_run_writes_these_files_and_no_others(whole):
         "comparison.csv",
         "config.json",
         "correct.csv",
+        "epochs.csv",
         "finished.json",
         "layout.json",
         "runs.csv",
@@ -220,12 +228,20 @@ def test_a_run_writes_these_files_and_no_others(whole):
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(
         f"mlp{size}_n{count}" for size in SIZES for count in COUNTS)  # fmt: skip
     assert all([p.name for p in path.iterdir()] == [str(EPOCHS)] for path in (folder / "checkpoints").iterdir())
+    # Each leads to a network of its own in the store, which says what made it.
+    store = folder.parent.parent / "networks"
+    trained = {path.resolve() for path in (folder / "checkpoints").iterdir()}
+    assert trained == {path / "training" for path in store.iterdir()} and len(trained) == len(SIZES) * len(COUNTS)
+    assert all(not os.path.isabs(os.readlink(path)) for path in (folder / "checkpoints").iterdir())
+    for path in store.iterdir():
+        assert sorted(p.name for p in path.iterdir()) == [".lock", "network.json", "training"]
+        assert path.name == io.config_hash(json.loads((path / "network.json").read_text()))
 
 
 def test_config_json_holds_every_setting(whole):
     config = json.loads((whole[0] / "config.json").read_text())["config"]
     assert config == {
-        "dataset": "digits", "model": "mlp", "sizes": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0,
+        "dataset": "digits", "model": "mlp", "widths": [4, 8, 16], "num_train": [150, 300], "num_seeds": 2, "seed": 0,
         "data_seed": 0,
         "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
         "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
@@ -297,10 +313,13 @@ def test_a_cnn_of_one_seed_draws_into_another_folder(run, tmp_path):
     stdout = succeeded(run(*flags, f"--figures_dir={figures}", out=tmp_path / "results", wrapped=False))
     folder = folder_of(tmp_path / "results")
     assert not list(folder.glob("*.png")) and "[one seed]" in stdout and "verdict: undecided" in stdout
-    stem = f"double_descent_digits_cnn_n128_epochs1_{folder.name.removeprefix('digits-')[:8]}"
-    assert sorted(path.name for path in figures.iterdir()) == [
-        f"{stem}.csv", f"{stem}_epoch_wise.png", f"{stem}_epochs.csv", f"{stem}_model_wise.png"]  # fmt: skip
-    assert (figures / f"{stem}.csv").read_bytes() == (folder / "summary.csv").read_bytes()
+    given = "num_train128_modelcnn_num_seeds1_epochs1_channels1"
+    stem = f"double_descent_digits_{given}_{folder.name.removeprefix('digits-')[:8]}"
+    tables = ("comparison", "epochs", "summary")
+    assert sorted(path.name for path in figures.iterdir()) == sorted([
+        *(f"{stem}_{name}.csv" for name in tables), f"{stem}_epoch_wise.png", f"{stem}_model_wise.png"])  # fmt: skip
+    for name in tables:
+        assert (figures / f"{stem}_{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
     (row,) = records.read_table(folder / "summary.csv")
     assert row["size"] == "1" and row["test_acc_t_low"] == "nan" and float(row["test_acc_mean"]) >= 0
 
@@ -393,33 +412,36 @@ RANGES = {
     "depth": "expected a whole number from 2 to 100",
     "num_seeds": "expected a whole number from 1 to 10000",
 }
+LISTED = f"each {WHOLE.removeprefix('expected ')}"
+RANGES |= {"widths": LISTED, "num_train": LISTED}
 NUMBERS = [(f"--{flag}={value}", flag, RANGES.get(flag, WHOLE), value)
            for flag in ("widths", "epochs", "num_seeds", "batch_size", "num_train", "depth")
            for value in ("0", "-1", "many", "1.5", "nan", "", "9" * 400)]  # fmt: skip
 # (flag, words that the line must hold); each is added to a command line that is fine without it.
 REFUSED = [
     *NUMBERS,
-    ("--dataset=imagenet", "dataset", "<mnist|fashion_mnist|cifar10|digits|mnist1d>", "imagenet"),
-    ("--preset=huge", "preset", "<quick|small|paper>", "huge"),
-    ("--model=resnet", "model", "<mlp|cnn>", "resnet"),
+    ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, digits, mnist1d", "imagenet"),
+    ("--preset=huge", "preset", "expected one of quick, small, paper", "huge"),
+    ("--model=cmn", "model", "did you mean cnn?"),
+    ("--model=resnet", "model", "expected one of mlp, cnn", "resnet"),
     ("--figures_dir=@file", "figures_dir", "cannot write in @file"),
     ("--widths=999999999", "--widths: mlp 999999999", "the device has"),
-    ("--num_seeds=10000 --epochs=1000000", "--num_seeds", "expected at most 100 with 1000000 epochs, got 10000"),
+    ("--num_seeds=10000 --epochs=1000000", "--num_seeds: expected at most 100 with 1000000 epochs, got 10000"),
     ("--out_dir=", "out_dir", "expected the name of a folder, got ''"),
     ("--figures_dir=", "figures_dir", "expected the name of a folder, got ''"),
     ("--out_dir=@dangling", "out_dir", "@dangling is a link to nowhere, which does not exist"),
     ("--out_dir=@dangling/below", "out_dir", "@dangling is a link to nowhere, which does not exist"),
     ("--data_seed=-1", "data_seed", "expected a whole number from 0 to 1000000000", "-1"),
-    ("--optimizer=lion", "optimizer", "<sgd|adam|gd>", "lion"),
-    ("--schedule=step", "schedule", "<cosine|constant>", "step"),
-    ("--vary=nothing", "vary", "<both|init|order>", "nothing"),
-    ("--strategy=pmap", "strategy", "<auto|vmap|sequential>", "pmap"),
-    ("--widths=4,0", "widths", WHOLE, "4,0"),
-    ("--widths=4,,8", "widths", WHOLE, "4,,8"),
+    ("--optimizer=lion", "optimizer", "expected one of sgd, adam, gd", "lion"),
+    ("--schedule=step", "schedule", "expected one of cosine, constant", "step"),
+    ("--vary=nothing", "vary", "expected one of both, init, order", "nothing"),
+    ("--strategy=pmap", "strategy", "expected one of auto, vmap, sequential", "pmap"),
+    ("--widths=4,0", "widths", LISTED, "4,0"),
+    ("--widths=4,,8", "widths", LISTED, "4,,8"),
     ("--widths=4,4", "widths", "expected distinct numbers", "4,4"),
-    ("--batch_size=1298", "batch_size", "expected at most the 1297 training examples", "got 1298"),
-    ("--num_train=1298", "num_train", "expected at most 1297, all of digits", "got 1298"),
-    ("--num_train=200,1298", "num_train", "expected at most 1297, all of digits", "got 1298"),
+    ("--batch_size=1298", "--batch_size: expected at most the 1297 training examples", "got 1298"),
+    ("--num_train=1298", "--num_train: expected at most 1297, all of digits", "got 1298"),
+    ("--num_train=200,1298", "--num_train: expected at most 1297, all of digits", "got 1298"),
     ("--num_train=32", "batch_size", "expected at most the 32 training examples", "got 64"),
     *((f"--label_noise={value}", "label_noise", "expected a number in [0, 1)", value)
       for value in ("1", "-0.1", "nan", "inf", "some", "")),
@@ -429,10 +451,12 @@ REFUSED = [
     ("--criterion=0", "criterion", "expected a number between 0 and 1", "0"),
     *((f"--seed={value}", "seed", "expected a whole number from 0 to 1000000000", value)
       for value in ("-1", "4294967296", "x")),
-    ("--channels=4", "--channels", "expected no such flag with --model=mlp"),
-    ("--model=cnn", "--widths", "expected no such flag with --model=cnn"),
-    ("--preset=quick --dataset=mnist", "--preset=quick", "expected embedded data (digits, mnist1d)", "--dataset=mnist"),
-    ("--force=perhaps", "force", "perhaps"),
+    ("--channels=4", "--channels", "expected no such setting with --model=mlp"),
+    ("--model=cnn", "--widths", "expected no such setting with --model=cnn", "got (4, 8)"),
+    ("--optimizer=adam --momentum=0.5", "--momentum", "expected no such setting with --optimizer=adam", "got 0.5"),
+    ("--preset=quick --dataset=mnist", "--dataset: expected embedded data (digits, mnist1d)", "=quick, got mnist"),
+    ("--force=perhaps", "force", "expected true or false", "perhaps"),
+    ("--affine_norm=perhaps", "affine_norm", "expected true or false", "perhaps"),
     ("--noforce=1", "noforce=1", "does not take an argument"),
     ("--wdiths=4", "'wdiths'", "Did you mean: widths"),
     ("stray", "expected flags only", "got 'stray'"),
@@ -536,7 +560,9 @@ def test_a_folder_of_another_config_or_version_is_refused(whole, environment, tm
 
 
 def defined_flags(script: Path) -> set[str]:
-    """Names of the flags that a script defines, itself, in a module of its own, or by define_shared."""
+    """Names of the flags of a study, or that a script defines, itself, in a module of its own, or by define_shared."""
+    if script.stem in studies.NAMES:
+        return {*options.settings(getattr(studies, script.stem).STUDY.config), *cli.SHARED}
     sources = [path.read_text() for path in (script, *script.parent.glob(f"{script.stem}_*.py"))]
     if any("define_shared(" in source for source in sources):
         sources.append((script.parent / "common.py").read_text())
@@ -544,7 +570,7 @@ def defined_flags(script: Path) -> set[str]:
     names = {}
     for call in calls:
         function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        if function.startswith("DEFINE_") or function == "define":
+        if function.startswith("DEFINE_") or function in ("define", "define_flag"):
             strings = [argument.value for argument in call.args[:2] if isinstance(argument, ast.Constant)]
             names[next(iter(strings), None)] = None
     return {name for name in names if isinstance(name, str)}
@@ -554,14 +580,57 @@ def defined_flags(script: Path) -> set[str]:
 def test_help_is_complete(script, environment, tmp_path):
     done = subprocess.run([sys.executable, script, "--help"], env=environment, cwd=tmp_path, capture_output=True,
                           text=True, timeout=120)  # fmt: skip
-    assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    packaged = script.stem in studies.NAMES
+    assert done.returncode in ((0,) if packaged else (0, 1)) and "Traceback" not in done.stderr, done.stderr
     names = defined_flags(script)
     assert len(names) >= 3
     for name in sorted(names):
         # Indented two, the flag, for an enum its values, and then words.
         assert re.search(rf"^  --(\[no\])?{name}: (<[^>]*>: )?\w", done.stdout, re.MULTILINE), f"--{name} lacks help"
-    assert ast.get_docstring(ast.parse(script.read_text())).splitlines()[0] in done.stdout
+    about = ast.get_docstring(ast.parse(script.read_text())).splitlines()[0]
+    if packaged:
+        question = getattr(studies, script.stem).STUDY.question
+        assert about.startswith(question) and done.stdout.startswith(f"{question}\n")
+        assert set(options.GROUPS) <= set(re.findall(r"^(\w+):$", done.stdout, re.MULTILINE))
+    else:
+        assert about in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", studies.NAMES)
+def test_every_setting_says_what_it_is(name):
+    study = getattr(studies, name).STUDY
+    for field, setting in options.settings(study.config).items():
+        assert setting.help[0].isupper() or setting.help.split()[0] in train.OPTIMIZERS, field
+        assert setting.help.endswith(".") and setting.group in options.GROUPS and setting.group != "output", field
+        assert setting.check.kind and setting.check.expected and "\n" not in setting.help, field
+        default = getattr(study.config(), field)
+        assert default is None or setting.check.parse(default) == setting.check.parse(str(default)) == default, field
+
+
+def command(environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "ntkgen", *arguments], env=environment, cwd=folder,
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+
+
+def test_the_console_command_lists_the_studies_and_runs_them(environment, tmp_path):
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        done = command(environment, tmp_path, *arguments)
+        assert (done.returncode, done.stderr) == (0, "") and all(name in done.stdout for name in studies.NAMES)
+    help_of_script = subprocess.run([sys.executable, STUDY, "--help"], env=environment, cwd=tmp_path,
+                                    capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = command(environment, tmp_path, "double_descent", "--help")
+    assert (done.returncode, done.stdout) == (0, help_of_script.stdout)
+    done = command(environment, tmp_path, "double_descnt", "--preset=quick")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "expected a study, one of " in done.stderr and done.stderr.endswith("did you mean double_descent?\n")
+    done = command(environment, tmp_path, "double_descent", "--preset=quick", "--epochs=0")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "--epochs=0" in done.stderr
+    assert not list(tmp_path.iterdir())
+    flags = [*TINY, "--widths=4", "--num_train=100", "--epochs=1", "--out_dir=out"]
+    done = command(environment, tmp_path, "double_descent", *flags)
+    assert done.returncode == 0 and "verdict: " in done.stdout, done.stderr
+    assert (folder_of(tmp_path / "out") / "finished.json").exists()
 
 
 def test_help_names_what_the_design_promises(environment):
@@ -586,6 +655,7 @@ def same_as(whole: Path, folder: Path) -> None:
 
 # Where the process dies, call after call in one folder: 6 parts of 3 epochs, a save after each.
 KILLS = [
+    "before network.json",
     "before save 1",  # nothing but config.json is there
     "after save 2",  # in the middle of the first part
     "within save 2",  # epoch 1 of the second part is written, but still under Orbax's temporary name
@@ -611,7 +681,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(run, whole, tmp_path)
     warned += done.stderr.count("is damaged")
     assert warned == 1  # the one without checksums
     aside = list(folder_of(out).glob("checkpoints/*/damaged-*"))
-    assert len(aside) == 1
+    assert len(aside) == 1 and not list(out.rglob("*.tmp"))
     shutil.rmtree(aside[0])
     same_as(whole[0], folder_of(out))
     # Of 18 epochs three were lost, to the first, third and fourth kill; they were done again, and no others.
@@ -644,23 +714,44 @@ def test_a_finished_run_is_not_done_again_unless_forced(run, whole, tmp_path):
     folder = folder_of(out)
     tables = [path for path in folder.iterdir() if path.suffix in (".csv", ".json")]
     times = {path: path.stat().st_mtime_ns for path in tables}
-    stdout = succeeded(run(*SWEEP, out=out, log=log, kill="before runs.csv"))
-    first, rest = stdout.split("\n", 1)
-    assert first == f"{folder} is finished; --force does it again"
-    assert rest.replace(str(out), "") == whole[1].replace(str(whole[0].parent.parent), "")
+    done = run(*SWEEP, out=out, log=log, kill="before runs.csv")
+    stdout = succeeded(done)
+    assert done.stderr == f"{folder} is finished; --force repeats it\n"
+    assert stdout.replace(str(out), "") == whole[1].replace(str(whole[0].parent.parent), "")
     assert not log.exists() and {path: path.stat().st_mtime_ns for path in tables} == times
     same_as(whole[0], folder)
 
     (folder / "runs.csv").write_text("spoilt")
     (folder / "leftover").write_text("of an older version")
     done = run(*SWEEP, "--force", out=out, log=log)
-    assert "is finished" not in succeeded(done) and log.read_text().splitlines() == whole[2]
+    succeeded(done)
+    assert "is finished" not in done.stderr and log.read_text().splitlines() == whole[2]
     same_as(whole[0], folder)
 
 
-def test_a_damaged_checkpoint_costs_only_what_it_held(run, whole, tmp_path):
+def test_a_finished_run_is_drawn_anew_by_another_code_and_stays_finished(run, whole, tmp_path):
+    """What follows from the measured tables is made anew; a kill on the way does not cost the run."""
+    out = tmp_path / "results"
+    shutil.copytree(whole[0].parent.parent, out, symlinks=True)
+    folder = folder_of(out)
+    config = json.loads((folder / "config.json").read_text())
+    config["source"] = "0" * 12
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "summary.csv").write_text("as another version made it\n")
+    sums = json.loads((folder / "finished.json").read_text())
+    sums |= {name: io.sha256_bytes((folder / name).read_bytes()) for name in ("config.json", "summary.csv")}
+    (folder / "finished.json").write_text(json.dumps(sums, indent=2, sort_keys=True) + "\n")
+    assert run(*SWEEP, out=out, kill="before model_wise_n150.png").returncode == -signal.SIGKILL
+    done = run(*SWEEP, out=out)
+    assert done.returncode == 0 and "made by another version of the code" in done.stderr, done.stderr
+    assert "is finished" in done.stderr
+    assert (folder / "summary.csv").read_bytes() == (whole[0] / "summary.csv").read_bytes()
+
+
+@pytest.mark.parametrize("symlinks", [True, False], ids=["the store's", "its own copy"])
+def test_a_damaged_checkpoint_costs_only_what_it_held(run, whole, tmp_path, symlinks):
     out, log = tmp_path / "results", tmp_path / "log"
-    shutil.copytree(whole[0].parent.parent, out)
+    shutil.copytree(whole[0].parent.parent, out, symlinks=symlinks)
     folder = folder_of(out)
     (folder / "runs.csv").unlink()  # so that the run is not finished
     manifest = folder / "checkpoints" / "mlp8_n300" / str(EPOCHS) / "manifest.ocdbt"

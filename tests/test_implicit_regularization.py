@@ -10,31 +10,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-
-import implicit_regularization_arms as arms
-import implicit_regularization_tables as tables
-from implicit_regularization_verdict import judge, show
 from test_experiments import DRIVER
 
-from ntkgen import ensemble, records
+from ntkgen import data, ensemble, records
+from ntkgen.studies import base, implicit_regularization
 from ntkgen.studies import tables as common
+from ntkgen.studies.implicit_regularization import _arms as arms
+from ntkgen.studies.implicit_regularization import _claims as claims
+from ntkgen.studies.implicit_regularization import _tables as tables
+from ntkgen.studies.implicit_regularization._config import CONTROLS, PROTOCOL, SHARPNESS
+from ntkgen.studies.implicit_regularization._measure import BatchSizeSweep, first_images
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "experiments" / "implicit_regularization.py"
-CONFIG = {
-    "num_train": 10_000, "epochs": 30, "batch_sizes": [32, 128, 512, 2048], "reference": 128, "match": "epochs",
-    "controls": list(arms.CONTROLS), "lr_scaling": "table", "gd_images": 5000, "snapshots": 12, "sam_rho": 0.05,
-    **arms.PROTOCOL, **tables.FIXED,
-}  # fmt: skip
+STUDY = implicit_regularization.STUDY
+TARGETS = PROTOCOL.loss_targets
+
+
+def config_of(**given):
+    """The published protocol with four batch sizes and every control, but for what is given."""
+    return STUDY.resolve("paper", {"batch_sizes": (32, 128, 512, 2048), "controls": CONTROLS, **given})
+
+
+def planned(images=10_000, tuned_rate=0.1, **given):
+    """The arms by name."""
+    config = config_of(**given)
+    return {arm.name: arm for arm in arms.planned_arms(config, arms.sizes(config, images), tuned_rate)}
 
 
 # Arms
 
 
 def test_the_published_configurations_are_the_tables():
-    found = {arm.name: arm for arm in arms.build({**CONFIG, "controls": []}, 0.1)}
+    found = planned(controls=())
     assert list(found) == ["sgd32", "sgd128", "sgd512", "sgd2048", "adam", "gd"]
     rates = {name: arm.training.learning_rate for name, arm in found.items()}
     assert rates == {"sgd32": 0.005, "sgd128": 0.01, "sgd512": 0.04, "sgd2048": 0.1, "adam": 0.001, "gd": 0.001}
@@ -48,37 +56,38 @@ def test_the_published_configurations_are_the_tables():
 
 
 def test_the_published_full_batch_is_read_with_momentum_and_without():
-    found = {arm.name: arm for arm in arms.build({**CONFIG, "controls": ["plain"]}, 0.1)}
+    found = planned(controls=("plain",))
     with_momentum, without = found["gd"], found["gd_plain"]
     assert (with_momentum.training.momentum, without.training.momentum) == (0.9, 0.0)
     assert dataclasses.replace(with_momentum.training, momentum=0.0) == without.training
     assert (without.images, without.group) == (5000, "gd")
 
 
-@pytest.mark.parametrize(("changed", "known"), [
-    ({}, {"sgd32", "sgd128", "gd", "gd_plain"}),
-    ({"num_train": 5_000}, {"gd", "gd_plain"}),  # has all the images that full batch needs
-    ({"gd_images": 4_000, "num_train": 4_000}, set()),
-    ({"channels": 16}, set()),
-    ({"epochs": 30}, set()),
-    ({"dataset": "mnist"}, set()),
+@pytest.mark.parametrize(("changed", "images", "known"), [
+    ({}, 50_000, {"sgd32", "sgd128", "gd", "gd_plain"}),
+    ({}, 5_000, {"gd", "gd_plain"}),  # has all the images that full batch needs
+    ({}, 4_000, set()),
+    ({"channels": 16}, 50_000, set()),
+    ({"epochs": 30}, 50_000, set()),
+    ({"dataset": "mnist", "model": "cnn"}, 50_000, set()),
 ])  # fmt: skip
-def test_published_numbers_stand_beside_their_protocol_alone(changed, known):
-    config = {**CONFIG, "dataset": "cifar10", "model": "cnn", "channels": 32, "num_train": 50_000, "epochs": 80,
-              "label_noise": 0.0, "batch_sizes": [32, 128], "controls": ["plain"], **changed}  # fmt: skip
+def test_published_numbers_stand_beside_their_protocol_alone(changed, images, known):
+    config = config_of(**{"dataset": "cifar10", "batch_sizes": (32, 128), "controls": ("plain",), **changed})
+    sizes = arms.sizes(config, images)
     ours = {"diverged": "0", "train_acc": "37", "test_acc": "33", "gap": "4"}
-    trained = [arm for arm in arms.build(config, 0.1) if arm.name != "adam"]
+    trained = [arm for arm in arms.planned_arms(config, sizes) if arm.name != "adam"]
     runs = [{"arm": arm.name, "seed": seed, **arm.describe(), **ours} for arm in trained for seed in range(2)]
-    rows = {(row["setting"], row["metric"]): row for row in tables.Study(config, [], [], [], [], runs).comparison()}
+    found = tables.ArmTables(config, {**{name: [] for name in STUDY.tables}, "runs": runs})
+    rows = {(row["setting"], row["metric"]): row for row in tables.comparison(found, sizes)}
     published = {key: row["published"] for key, row in rows.items() if row["ours"] is not None}
     assert {name for (name, _), value in published.items() if value is not None} == known
     for name in known & {"gd", "gd_plain"}:
-        found = {metric: published[name, metric] for metric in ("train_acc", "test_acc", "gap")}
-        assert found == {"train_acc": 36.7, "test_acc": 32.71, "gap": 3.95}  # section V-B
+        values = {metric: published[name, metric] for metric in ("train_acc", "test_acc", "gap")}
+        assert values == {"train_acc": 36.7, "test_acc": 32.71, "gap": 3.95}  # section V-B
 
 
 def test_controls_change_one_thing_at_a_time():
-    found = {arm.name: arm for arm in arms.build(CONFIG, 0.2)}
+    found = planned(tuned_rate=0.2)
     reference = found["sgd128"]
     injected = [f"{name}_{noise}" for name in ("gd", "sgd2048") for noise in ("quiet", "noise", "noise_zero_sum")]
     for name in ("sgd2048_steps", "gd_tuned", *injected, "sam"):
@@ -95,7 +104,7 @@ def test_controls_change_one_thing_at_a_time():
         assert zero_sum.references == ("sgd128", f"{name}_quiet", f"{name}_noise")
         assert (noisy.describe()["update"], zero_sum.describe()["update"]) == ("noise128", "noise128_zero_sum")
     assert found["sam"].training == reference.training and found["sam"].update == ensemble.sam(0.05)
-    assert arms.tuning(CONFIG, 0.5).epochs == round(0.25 * 30 * 79)
+    assert arms.tuning(config_of(), 10_000, 0.5).epochs == round(0.25 * 30 * 79)
 
 
 @pytest.mark.parametrize(("match", "names"), [
@@ -104,46 +113,46 @@ def test_controls_change_one_thing_at_a_time():
     ("both", {"sgd32", "sgd128", "sgd512", "sgd2048", "sgd32_steps", "sgd512_steps", "sgd2048_steps"}),
 ])  # fmt: skip
 def test_match_says_which_sweeps_are_run(match, names):
-    found = {arm.name for arm in arms.build({**CONFIG, "controls": [], "match": match}, 0.1)}
-    assert found == names | {"adam", "gd"}
+    assert set(planned(controls=(), match=match)) == names | {"adam", "gd"}
 
 
 # Verdicts
 
 
-def made_up(accuracy, eigenvalue, train=100.0, eigenvalue_at_loss=None, seeds=5, sd=0.02, controls=("gd",), **config):
-    """A study of four batch sizes, Adam and one control, from means by arm; at equal loss also by (arm, loss)."""
+def made_up(accuracy, eigenvalue, train=100.0, eigenvalue_at_loss=None, seeds=5, sd=0.02, controls=("gd",), **given):
+    """What a study of four batch sizes, Adam and one control measured, from means by arm; at equal loss also by
+    (arm, loss): (prepared, tables)."""
     rng = np.random.default_rng(0)
-    runs, matched = [], []
-    config = {**CONFIG, "controls": controls, **config}
-    for arm in arms.build(config, 0.1):
-        if arm.name == "gd":
-            continue
+    measured = {name: [] for name in STUDY.tables}
+    config = config_of(controls=controls, **given)
+    sizes = arms.sizes(config, 10_000)
+    for arm in arms.planned_arms(config, sizes, 0.1):
         for seed in range(seeds):
             row = {"arm": arm.name, "seed": seed, **{k: str(v) for k, v in arm.describe().items()}, "diverged": "0"}
             complete = train if np.isscalar(train) else train.get(arm.name, 100.0)
-            row |= dict.fromkeys((*tables.PLAIN, *arms.SHARPNESS), "1.0")
+            row |= dict.fromkeys((*tables.PLAIN, *SHARPNESS), "1.0")
             row |= {"train_acc": str(complete), "comparable": str(int(complete >= 99.9)), "noise_scale_resolved": "1"}
             row |= {"test_acc": str(accuracy.get(arm.name, 95.0) + sd * rng.normal())}
             row |= {"eigenvalue": str(eigenvalue.get(arm.name, 1.0) * np.exp(sd * rng.normal()))}
             row |= {"eigenvalue_converged": "1", "power_converged": "0"}
-            runs.append(row)
-            for match, targets in (("loss", CONFIG["loss_targets"]), ("temperature", CONFIG["loss_targets"])):
-                for target in targets:
+            measured["runs"].append(row)
+            for match in ("loss", "temperature"):
+                for target in TARGETS:
                     means = eigenvalue_at_loss or eigenvalue
                     mean = means.get((arm.name, target), means.get(arm.name, 1.0))
                     value = mean * np.exp(sd * rng.normal())
-                    matched.append({"arm": arm.name, "seed": seed, "match": match, "target": target, "converged": "1",
-                                    "metric": "eigenvalue", "value": value})  # fmt: skip
-    return tables.Study({**config, "dataset": "mnist", "model": "mlp"}, [], matched, [], [], runs)
+                    row = {"arm": arm.name, "seed": seed, "match": match, "target": target, "converged": "1"}
+                    measured["matched"].append(row | {"metric": "eigenvalue", "value": value})
+    return base.Prepared(config, {}, "paper", {}, BatchSizeSweep(None, None, sizes)), measured
 
 
 def verdicts(study):
-    found = judge(study, study.tests(), study.equal_losses()[0])
+    derived = STUDY.derive(*study)
+    found = derived.verdict
     undecided = sum(row["verdict"].startswith("undecided") for name in ("H1", "H2") for row in found[name])
     # A line for each decided relation, and one of the number of others for each hypothesis.
-    assert show(study, found).count("\nH") == len(found["H1"]) + len(found["H2"]) - undecided + 2
-    return {row["relation"]: row["verdict"] for row in (*found["H1"], *found["H2"])}, found
+    assert derived.text.count("\nH") == len(found["H1"]) + len(found["H2"]) - undecided + 2
+    return {row["relation"]: row["verdict"] for row in (*found["H1"], *found["H2"])}, derived
 
 
 FALLING = {"sgd32": 97.0, "sgd128": 96.0, "sgd512": 95.0, "sgd2048": 94.0, "adam": 97.1}
@@ -193,25 +202,28 @@ def test_one_answer_at_equal_loss_from_all_losses():
     assert found[relation] == "seen"
     found, _ = verdicts(made_up(FALLING, RISING, eigenvalue_at_loss=RISING | {("sgd2048", 0.003): 1.0}))
     assert found[relation].startswith("undecided (4 losses; ratios 1") and " to 8" in found[relation]
-    lower = {("sgd2048", target): 0.25 for target in CONFIG["loss_targets"]}
+    lower = {("sgd2048", target): 0.25 for target in TARGETS}
     found, _ = verdicts(made_up(FALLING, RISING, eigenvalue_at_loss=RISING | lower))
     assert found[relation] == "not seen (the opposite is)"
-    short = {("sgd2048", target): np.nan for target in CONFIG["loss_targets"][1:]}
+    short = {("sgd2048", target): np.nan for target in TARGETS[1:]}
     found, _ = verdicts(made_up(FALLING, RISING, eigenvalue_at_loss=RISING | short))
     assert found[relation].startswith("undecided (1 of 4 losses reached by every seed of both; needs two")
 
 
 def test_an_advantage_on_these_images_alone_is_called_so():
     """Batch 32 is right on 12 more of 400 images with every seed: seeds agree, other images need not."""
-    study = made_up(FALLING, RISING)
+    prepared, measured = made_up(FALLING, RISING)
     rng = np.random.default_rng(0)
     right = np.tile(rng.random(400) < 0.5, (5, 1))
-    study.correct = {name: right for name in study.arms}
-    study.correct["sgd2048"] = right ^ (rng.random(400) < 0.2)
-    words = verdicts(study)[0]["batch 32 generalizes better than batch 2048, equal epochs"]
+    other = right ^ (rng.random(400) < 0.2)
+    for name in dict.fromkeys(row["arm"] for row in measured["runs"]):
+        hits = other if name == "sgd2048" else right
+        measured["correct"] += common.correct_rows(name, range(5), hits, np.zeros(5, bool))
+    found, derived = verdicts((prepared, measured))
+    words = found["batch 32 generalizes better than batch 2048, equal epochs"]
     assert words.startswith("seen (on these test images; over images too [")
-    (row,) = [row for row in study.tests() if row["family"] == "accuracy, equal epochs" and row["second"] == "sgd2048"
-              and row["first"] == "sgd32"]  # fmt: skip
+    (row,) = [row for row in derived.tables["tests"] if row["family"] == "accuracy, equal epochs"
+              and (row["first"], row["second"]) == ("sgd32", "sgd2048")]  # fmt: skip
     assert row["crossed_low"] < 0 < row["crossed_high"] and row["low"] > 0
 
 
@@ -220,7 +232,8 @@ def test_the_sweep_at_equal_updates_is_judged_by_itself():
     accuracy = FALLING | {"sgd512_steps": 96.5, "sgd2048_steps": 97.0}
     eigenvalue = RISING | {"sgd512_steps": 1.0, "sgd2048_steps": 0.5}
     study = made_up(accuracy, eigenvalue, controls=("steps",))
-    assert study.sweeps["updates"] == ["sgd128", "sgd512_steps", "sgd2048_steps"]
+    sweeps = tables.ArmTables(study[0].config, study[1]).sweeps
+    assert sweeps["updates"] == ["sgd128", "sgd512_steps", "sgd2048_steps"]
     found, _ = verdicts(study)
     assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "seen"
     assert found["batch 128 generalizes better than batch 2048, equal updates"] == "not seen (the opposite is)"
@@ -239,20 +252,21 @@ def test_the_opposite_is_called_so_and_noise_decides_nothing():
 
 def test_arms_that_do_not_interpolate_are_named_and_not_compared():
     found, whole = verdicts(made_up(FALLING, RISING, train={"sgd2048": 99.8}))
-    assert whole["not_comparable"] == ["sgd2048"]
+    assert whole.verdict["not_comparable"] == ["sgd2048"]
     assert found[f"{SHARPER}, equal epochs"] == "undecided (not comparable: sgd2048)"
     assert found[f"{SHARPER} at matched training loss, equal epochs"] == "seen"
 
 
 def test_flat_truths_are_called_seen_at_most_one_time_in_twenty():
     """One-sided binomial bound at 99.9 % for 100 studies of five seeds; means of 95 with a deviation of 1."""
-    study, seen = made_up({}, {}), 0
-    study.metrics = lambda form: []
+    prepared, measured = made_up({}, {})
+    found, seen = tables.ArmTables(prepared.config, measured), 0
     for trial in range(100):
         rng = np.random.default_rng(trial)
-        values = {name: 95 + rng.normal(size=5) for name in study.arms}
-        study.values = lambda arm, metric, values=values: values[arm]
-        rows = [row for row in study.tests() if row["family"] == "accuracy, equal epochs"]
+        for row in measured["runs"]:
+            row["test_acc"] = str(95 + rng.normal())
+        tests = claims.difference_tests(found)
+        rows = [row for claim, row in tests.items() if claim.family == "accuracy, equal epochs"]
         assert len(rows) == 4
         seen += any(row["paired_adjusted"] <= 0.05 for row in rows)
     assert seen <= scipy_stats.binom.ppf(0.999, 100, 0.05)
@@ -412,7 +426,7 @@ def test_a_finished_run_is_not_done_again(whole, call):
     folder, stdout = whole
     before = files(folder)
     done = call(folder.parent.parent, *TINY)
-    assert done.returncode == 0 and "is finished" in done.stdout and stdout.splitlines()[0] in done.stdout
+    assert done.returncode == 0 and "is finished" in done.stderr and stdout == done.stdout
     assert files(folder) == before
 
 
@@ -427,13 +441,54 @@ def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tm
         assert (folder / f"{name}.png").exists()
 
 
+QUICK = {"preset": "quick", "width": 4, "num_train": 160, "num_seeds": 2, "epochs": 2, "batch_sizes": (128,),
+         "snapshots": 2, "curvature_samples": 24, "controls": ("sam",), "track": "light"}  # fmt: skip
+
+
+def test_a_study_runs_from_python_and_other_studies_of_its_networks_train_nothing(tmp_path, monkeypatch, capsys):
+    first = implicit_regularization.run(out_dir=tmp_path, **QUICK)
+    assert {*STUDY.tables, "summary", "tests", "equal_loss", "trends"} <= first.tables.keys()
+    assert {name for name, path in first.figures.items() if path.stat().st_size} >= {"matched", "along_training"}
+    assert len(first.tables["runs"]) == 2 * len({row["arm"] for row in first.tables["runs"]}) == 8
+    networks = {path.name for path in (tmp_path / "networks").iterdir()}
+    assert len(networks) == 4 and all(path.is_symlink() for path in (first.folder / "checkpoints").iterdir())
+
+    def train_epoch(*_):
+        raise AssertionError("a network is trained again")
+
+    monkeypatch.setattr(ensemble.programs, "train_epoch", train_epoch)
+    again = implicit_regularization.run(out_dir=tmp_path, **QUICK)
+    assert "is finished" in capsys.readouterr().err
+    assert (again.tables["runs"], again.verdict) == (first.tables["runs"], first.verdict)
+
+    other = implicit_regularization.run(out_dir=tmp_path, **{**QUICK, "curvature_samples": 32})
+    assert other.folder != first.folder and {path.name for path in (tmp_path / "networks").iterdir()} == networks
+    both = [{(row["arm"], row["seed"]): row["test_loss"] for row in one.tables["runs"]} for one in (first, other)]
+    assert both[0] == both[1]
+
+
+def test_some_images_are_data_of_their_own():
+    whole = data.load("digits")
+    some = [first_images(whole, count) for count in (100, 101)]
+    assert [each.num_train for each in some] == [100, 101] and len(some[0].train.y) == 100
+    assert len({whole.digest, some[0].digest, some[1].digest}) == 3
+    assert (
+        first_images(data.load("digits", num_train=150), 100).digest
+        == first_images(data.load("digits", num_train=120), 100).digest
+    )  # a larger subset begins with the smaller one
+    assert first_images(whole, whole.num_train) is whole
+
+
 REFUSED = [
     ("--controls=steps,magic", "controls"),
     ("--controls=steps,steps", "controls"),
-    ("--batch_sizes=32,100,128", "batch_size: the published table has"),
+    ("--batch_sizes=32,100,128", "--batch_sizes: the published table has"),
     ("--batch_sizes=32,256", "--reference: expected one of --batch_sizes=32,256, got 128"),
     ("--batch_sizes=128,512", "--batch_sizes: expected at most the 160 training examples, got 512"),
-    ("--num_train=128", "--controls=noise: expected batches of more than the 128 of --reference, got 128 in gd_noise"),
+    (
+        "--num_train=128",
+        "--controls: expected batches of more than the 128 of --reference for noise, got 128 in gd_noise",
+    ),
     (
         "--only=gd,gd_none",
         "--only: expected some of sgd32, sgd128, adam, gd, gd_plain, gd_tuned, gd_quiet, gd_noise, "
@@ -441,16 +496,16 @@ REFUSED = [
     ),
     ("--curvature_samples=161", "--curvature_samples: expected 3 to 160"),
     ("--curvature_samples=2", "--curvature_samples: expected 3 to 160"),
-    ("--channels=4", "--channels: expected no such flag with --model=mlp"),
-    ("--lr=0.1", "--lr: expected no such flag with --lr_scaling=table"),
-    ("--match=tokens", "<epochs|steps|both>"),
+    ("--channels=4", "--channels: expected no such setting with --model=mlp"),
+    ("--lr=0.1", "--lr: expected no such setting with --lr_scaling=table"),
+    ("--match=tokens", "one of epochs, steps, both"),
     ("--sam_rho=0", "sam_rho"),
     ("--batch_sizes=32,32,128", "batch_sizes"),
     ("--snapshots=1000000000", "snapshots"),
     ("--width=1000000000", "--width: "),
     ("--lr_scaling=linear --lr=1e308 --reference=32", "--lr: "),
-    ("--track=some", "<all|light>"),
-    ("--preset=quick --dataset=mnist", "--preset=quick: expected embedded data"),
+    ("--track=some", "one of all, light"),
+    ("--preset=quick --dataset=mnist", "--dataset: expected embedded data"),
 ]
 
 

@@ -17,7 +17,7 @@ SCRIPTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "e
 # A package or module imports only from those before it. Some of these are still to come.
 ORDER = (
     "typing tree io stats paper functions roles models data linearize train ensemble "
-    "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli"
+    "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli __main__"
 ).split()
 # They take functions and pytrees, so that they serve any network.
 INSTRUMENTS = ("linearize", "curvature", "spectrum", "landscape", "ntk", "kernels", "pruning")
@@ -161,7 +161,7 @@ def test_a_face_says_what_there_is(name):
 
 
 def test_dir_shows_modules_and_public_names_only():
-    assert set(ntkgen.__all__) == {package(file) for file in FILES} - {"__init__"}
+    assert set(ntkgen.__all__) == {package(file) for file in FILES} - {"__init__", "__main__"}
     assert dir(ntkgen) == sorted([*ntkgen.__all__, "__version__"])
 
 

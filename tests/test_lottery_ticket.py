@@ -1,5 +1,6 @@
 """The lottery-ticket study: its arms and measurements, its verdicts, and the script as a user runs it."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -16,28 +17,32 @@ import pytest
 from scipy import stats as scipy_stats
 from test_experiments import DRIVER, WRAPPER, contents, succeeded
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-
-import lottery_ticket_arms as arms
-import lottery_ticket_controls as controls
-import lottery_ticket_measures as measures
-import lottery_ticket_overlap as overlap
-import lottery_ticket_tables as tables
-import lottery_ticket_verdict as verdict
-
-from ntkgen import data, ensemble, io, models, pruning, records, stats, train
+from ntkgen import data, ensemble, io, models, pruning, records, stats, studies, train
+from ntkgen.studies import options
+from ntkgen.studies.lottery_ticket import (
+    STUDY,
+    Config,
+    _comparisons,
+    _controls,
+    _overlap,
+    _published,
+    _sharpness,
+    _verdict,
+)
+from ntkgen.studies.lottery_ticket import _arms as arms
+from ntkgen.studies.lottery_ticket import _tables as tables
+from ntkgen.studies.lottery_ticket._controls import WHOLE
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDY = ROOT / "experiments" / "lottery_ticket.py"
+SCRIPT = ROOT / "experiments" / "lottery_ticket.py"
 
 # Arms and measurements, in this process
 
 SEEDS, EPOCHS = [3, 4], 2
-CONFIG = {
-    "keep": [100, 50, 10], "arms": list(controls.ARMS), "rewind_epoch": 1, "scope": "global", "one_shot": False,
-    "prune_head": True, "measure_at": [100, 50, 10], "barrier_arms": ["ticket", "rewound"], "evaluate_at": [1, 2],
-    "hessian_samples": 50, "strategy": "auto", "matched_loss": 0.1,
-}  # fmt: skip
+CONFIG = Config(
+    model="mlp", seed=3, num_seeds=2, epochs=EPOCHS, keep=(100, 50, 10), arms=tuple(_controls.ARMS), rewind_epoch=1,
+    measure_at=(100, 50, 10), barrier_arms=("ticket", "rewound"), hessian_samples=50, matched_loss=0.1,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,23 +50,23 @@ def lab(tmp_path_factory):
     dataset = data.load("digits", num_train=100)
     training = train.Config(EPOCHS, 10, 0.1)
     run = records.Run(tmp_path_factory.mktemp("run"), False)
-    return arms.Lab(run, models.MLP(6, depth=3), dataset, training, SEEDS, CONFIG, lambda name: lambda *_: None)
+    return arms.Lab(run, CONFIG, models.MLP(6, depth=3), dataset, training, lambda name: lambda *_: None)
 
 
 @pytest.fixture(scope="module")
 def trained(lab, request):
-    """(arm, percent) -> Trained, and the programs compiled at the last level of the ticket and its controls."""
+    """Arm at level -> TrainedArm, and the programs compiled at the last level of the ticket and its controls."""
     from conftest import count_compilations
 
     found, measured = {}, {}
-    levels, last = arms.train_all(lab), controls.CONTROLS[-1]
+    levels, last = arms.train_all(lab), _controls.CONTROLS[-1]
 
     def take(until):
         for one in levels:
-            found[one.arm, one.keep] = one
-            if one.keep in CONFIG["measure_at"] and one.arm != "other_order":
-                measured[one.arm, one.keep] = measures.measure_networks(lab, one)
-            if (one.arm, one.keep) == until:
+            found[one.at] = one
+            if one.at.keep in CONFIG.measure_at and one.at.arm != "other_order":
+                measured[one.at] = _sharpness.measure_networks(lab, one)
+            if one.at == until:
                 return
 
     with count_compilations() as first:
@@ -80,11 +85,10 @@ def test_a_new_level_compiles_nothing(trained):
 
 def test_every_arm_is_trained_at_every_level(trained, lab):
     found = trained[0]
-    pruned = {(arm, keep) for arm in controls.ARMS for keep in (50, 10)}
+    pruned = {(arm, keep) for arm in _controls.ARMS for keep in (50, 10)}
     assert set(found) == pruned | {("ticket", 100), ("other_order", 100)}
     names = arms.trainings(CONFIG)
-    made = {path.name for path in (lab.run.folder / "checkpoints").iterdir()}
-    assert {name for name in made if not name.startswith("measured_")} == set(names)
+    assert {path.name for path in (lab.run.folder / "checkpoints").iterdir()} == set(names)
     assert len(names) == len(set(names)) == len(found) + 4  # children of two arms at two levels
 
 
@@ -98,7 +102,7 @@ def test_arms_differ_in_what_they_should_and_nothing_else(trained, lab):
         return np.stack([np.asarray(mask).reshape(len(SEEDS), -1).sum(1) for mask in layers])
 
     for keep in (50, 10):
-        for arm in controls.ARMS:
+        for arm in _controls.ARMS:
             assert counts(arm, keep).sum(0).tolist() == [pruning.keep_count(int(size), keep / 100)] * len(SEEDS)
         np.testing.assert_array_equal(counts("random_layer", keep), counts("ticket", keep))
         same = functools.partial(jax.tree.map, lambda a, b: np.array_equal(a, b))
@@ -138,14 +142,14 @@ def test_controls_change_what_their_table_says(trained, lab, keep):
     found = {arm: one for (arm, level), one in trained[0].items() if level == keep}
     masks = {arm: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one.masks)]) for arm, one in found.items()}
     biases = {arm: np.asarray(one.start["params"]["dense0"]["bias"]) for arm, one in found.items()}
-    same_mask = {controls.TICKET: "ticket", controls.LAYER_COUNTS: "random_layer", controls.TOTAL: "random"}
-    for arm in controls.CONTROLS:
-        _, mask, values, _ = controls.ARMS[arm]
+    same_mask = {_controls.TICKET: "ticket", _controls.LAYER_COUNTS: "random_layer", _controls.TOTAL: "random"}
+    for arm in _controls.CONTROLS:
+        _, mask, values, _ = _controls.ARMS[arm]
         np.testing.assert_array_equal(masks[arm], masks[same_mask[mask]])
-        np.testing.assert_array_equal(biases[arm], biases["reinit" if values == controls.NEW else "ticket"])
+        np.testing.assert_array_equal(biases[arm], biases["reinit" if values == _controls.NEW else "ticket"])
     assert not np.array_equal(biases["reinit"], biases["ticket"])
     for s in range(len(SEEDS)):
-        own = {arm: kept_values(found[arm], s) for arm in controls.CONTROLS}
+        own = {arm: kept_values(found[arm], s) for arm in _controls.CONTROLS}
         ticket = kept_values(found["ticket"], s)
         for layer, before in ticket.items():
             for arm in ("shuffled", "random_layer_shuffled"):
@@ -169,14 +173,14 @@ def test_controls_change_what_their_table_says(trained, lab, keep):
 
 def test_pairs_that_change_one_thing_agree_in_the_two_others():
     columns = {"values": "values", "scale": "scale", "mask": "mask", "layer counts": "mask"}
-    for change, pairs in controls.COMPARISONS.items():
+    for change, pairs in _controls.COMPARISONS.items():
         for first, second in pairs:
-            a, b = (controls.ARMS[arm]._asdict() for arm in (first, second))
+            a, b = (_controls.ARMS[arm]._asdict() for arm in (first, second))
             differ = {name for name in ("mask", "values", "scale") if a[name] != b[name]}
             if {first, second} == {"ticket", "shuffled"} or change != "scale" or first.startswith("reinit"):
                 assert differ == {columns[change]}
             else:  # to a random mask the initialisation is as good as a new draw
-                assert differ == {"scale", "values"} and b["values"] == controls.OWN
+                assert differ == {"scale", "values"} and b["values"] == _controls.OWN
 
 
 def test_what_is_drawn_has_keys_of_its_own(lab):
@@ -227,11 +231,11 @@ def learned(lab):
     result = ensemble.fit(lab.model, dataset, train.Config(200, 10, 0.03), SEEDS, init=lab.initial,
                           masks=pruning.full_masks(lab.initial["params"]))  # fmt: skip
     keep = pruning.full_masks(lab.initial["params"])
-    return arms.Trained("ticket", 100, keep, lab.initial, result, np.zeros(2, bool))
+    return arms.TrainedArm(WHOLE, keep, lab.initial, result, np.zeros(2, bool))
 
 
 def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
-    values = measures._curvature(lab, learned)
+    values = _sharpness._curvature(lab, learned)
     x, y = lab.sample
     for s in range(len(SEEDS)):
         params = jax.tree.map(lambda leaf, s=s: leaf[s], learned.result.variables["params"])
@@ -243,8 +247,8 @@ def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
             logits = lab.model.apply({"params": unravel(own)}, x) / temperature
             return jnp.mean(train.cross_entropy(logits, y))
 
-        np.testing.assert_allclose(loss(flat), CONFIG["matched_loss"], rtol=1e-3)
-        np.testing.assert_allclose(values["matched_sample_loss"][s], CONFIG["matched_loss"], rtol=1e-3)
+        np.testing.assert_allclose(loss(flat), CONFIG.matched_loss, rtol=1e-3)
+        np.testing.assert_allclose(values["matched_sample_loss"][s], CONFIG.matched_loss, rtol=1e-3)
         top = np.linalg.eigvalsh(np.asarray(jax.jit(jax.hessian(loss))(flat), np.float64))[-1]
         assert values["matched_eigenvalue_converged"][s] == 1 and values["matched_eigenvalue_residual"][s] <= 1e-3
         np.testing.assert_allclose(values["matched_eigenvalue"][s], top, rtol=2e-3)
@@ -255,20 +259,20 @@ def test_curvature_at_equal_loss_is_that_of_the_tempered_network(learned, lab):
     scale = jnp.asarray(values["temperature"], jnp.float32)
     colder = {"params": {**colder["params"], "dense2": {
         "kernel": head["kernel"] / scale[:, None, None], "bias": head["bias"] / scale[:, None]}}}  # fmt: skip
-    again = measures._sharpness(lab.model, "cross_entropy", colder, lab.sample, lab.keys(arms.NOISE), jnp.ones(2))
+    again = _sharpness._sharpness(lab.model, colder, lab.sample, lab.keys(arms.NOISE), jnp.ones(2))
     np.testing.assert_allclose(values["matched_sharpness"], again[1], rtol=1e-4)
 
 
 def test_a_network_that_reaches_no_matched_loss_is_marked(trained, lab):
     values = trained[1]["random", 10]  # a tenth of a tiny network, two epochs: far from 0.1 nats at any temperature
     assert np.isnan(values["temperature"]).all() and np.isfinite(values["eigenvalue"]).all()
-    for name in measures.RAW:
+    for name in _sharpness.RAW:
         assert np.isnan(values[f"matched_{name}"]).all()
 
 
 def test_the_start_of_training_is_measured(trained, lab):
     one = trained[0]["rewound", 10]
-    loss, accuracy = measures.at_start(lab, one)
+    loss, accuracy = _sharpness.at_start(lab, one)
     for s in range(len(SEEDS)):
         params = jax.tree.map(lambda leaf, s=s: leaf[s], one.start["params"])
         logits = lab.model.apply({"params": params}, lab.dataset.train.x)
@@ -280,15 +284,15 @@ def test_stability_is_measured_where_asked(trained, lab):
     measured = trained[1]
     for (arm, keep), values in measured.items():
         assert np.isfinite(values["sharpness"]).all() and np.all(values["sharpness_se"] > 0)
-        asked = keep == 100 or arm in CONFIG["barrier_arms"]
+        asked = keep == 100 or arm in CONFIG.barrier_arms
         assert np.isfinite(values["excess"]).all() == asked == np.isfinite(values["child_test_acc"]).all()
         if asked:
             assert np.all(values["excess"] >= 0) and np.all(values["barrier"] >= values["excess"] - 100)
             assert np.all(values["line_images"] == 0)  # no batch norm
     # The ends of the line are the two children.
-    line = measures._barrier(lab, trained[0]["ticket", 100], lab.dense_other_order)
+    line = _sharpness._barrier(lab, trained[0]["ticket", 100], lab.dense_other_order)
     np.testing.assert_allclose(line["child_test_acc"], 100 * lab.dense_other_order.history["test_accuracy"][:, -1])
-    error = measures._test_error(lab.model, lab.dataset.test, lab.dense_other_order.variables)
+    error = _sharpness._test_error(lab.model, lab.dataset.test, lab.dense_other_order.variables)
     np.testing.assert_allclose(100 - error, line["child_test_acc"], rtol=1e-5)
 
 
@@ -296,7 +300,7 @@ def test_overlaps_compare_what_they_say(trained, lab):
     found = trained[0]
     masks = {key: one.masks for key, one in found.items() if key[0] in ("ticket", "other_order")}
     fine = np.zeros(2, bool)
-    rows = overlap.overlaps(lab, {key: (own, fine) for key, own in masks.items()})
+    rows = _overlap.overlaps(lab, {key: (own, fine) for key, own in masks.items()})
     kinds = {
         "other batch order",
         "other batch order, one shot",
@@ -322,32 +326,32 @@ def test_overlaps_compare_what_they_say(trained, lab):
     ticket = jax.tree.map(lambda leaf: np.array(leaf), masks["ticket", 50])
     other = pruning.permute_units(jax.tree.map(lambda leaf: leaf[0], ticket), order, *chain)
     jax.tree.map(lambda leaf, new: leaf.__setitem__(1, new), ticket, other)
-    config = {**CONFIG, "keep": [100, 50], "measure_at": [50], "arms": ["ticket"]}
-    copy = arms.Lab(lab.run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
+    config = dataclasses.replace(CONFIG, keep=(100, 50), measure_at=(50,), arms=("ticket",))
+    copy = dataclasses.replace(lab, config=config)
     copy.__dict__["dense"] = lab.dense._replace(variables=twins)
     rows = [
         row
-        for row in overlap.overlaps(copy, {("ticket", 50): (ticket, fine)})
+        for row in _overlap.overlaps(copy, {("ticket", 50): (ticket, fine)})
         if row["kind"] == "other init., units matched"
     ]
     assert rows and all(row["jaccard"] == 1 for row in rows if row["kept"])
 
 
 def test_masks_cut_from_a_diverged_network_take_no_part(lab, tmp_path):
-    config = CONFIG | {"arms": ["ticket", "rewound", "one_shot", "reinit", "other_order"], "barrier_arms": []}
-    run = records.Run(tmp_path, False)
-    own = arms.Lab(run, lab.model, lab.dataset, lab.training, SEEDS, config, lab.report)
+    chosen = ("ticket", "rewound", "one_shot", "reinit", "other_order")
+    config = dataclasses.replace(CONFIG, arms=chosen, barrier_arms=())
+    own = dataclasses.replace(lab, run=records.Run(tmp_path, False), config=config)
     fine = lab.dense.variables
     broken = jax.tree.map(lambda leaf: np.asarray(leaf).copy(), fine)
     jax.tree.map(lambda leaf: leaf.__setitem__(1, np.nan), broken["params"])
     own.__dict__["dense"] = lab.dense._replace(variables=broken, diverged=np.array([False, True]))
-    found = {(one.arm, one.keep): one for one in arms.train_all(own)}
+    found = {one.at: one for one in arms.train_all(own)}
     for (arm, keep), one in found.items():
         if arm != "other_order":  # whose own whole network is another
             assert one.lost.tolist() == [False, True], (arm, keep)
             assert one.void.tolist() == [False, keep < 100]
     masks = {key: (one.masks, one.void) for key, one in found.items() if key[0] in ("ticket", "other_order")}
-    shared = overlap.overlaps(own, masks)
+    shared = _overlap.overlaps(own, masks)
     assert {(row["seed"], row["other_seed"]) for row in shared} == {(3, 3)}
 
 
@@ -355,15 +359,15 @@ def test_the_null_of_matching_keeps_the_use_of_every_input():
     rng = np.random.default_rng(0)
     mask = rng.random((30, 40)) < np.linspace(0, 1, 30)[:, None]  # pixels from never used to always
     tree = {"kernel": np.where(mask, rng.normal(size=mask.shape), 0), "bias": np.arange(40.0)}
-    params = overlap._shuffled(3, tree)
-    masks = overlap._shuffled(3, {"kernel": mask, "bias": np.ones(40, bool)})
+    params = _overlap._shuffled(3, tree)
+    masks = _overlap._shuffled(3, {"kernel": mask, "bias": np.ones(40, bool)})
     np.testing.assert_array_equal(masks["kernel"].sum(1), mask.sum(1))
     np.testing.assert_array_equal(params["kernel"] != 0, masks["kernel"])  # they still belong together
     np.testing.assert_array_equal(np.sort(params["kernel"], 1), np.sort(tree["kernel"], 1))
     assert not np.array_equal(masks["kernel"].sum(0), mask.sum(0)) and sorted(params["bias"]) == list(range(40))
     columns = {tuple(column) for column in mask.T}
     assert not columns & {tuple(column) for column in masks["kernel"].T}  # no unit is left as it was
-    conv = overlap._shuffled(3, {"kernel": np.arange(3 * 3 * 2 * 8.0).reshape(3, 3, 2, 8)})["kernel"]
+    conv = _overlap._shuffled(3, {"kernel": np.arange(3 * 3 * 2 * 8.0).reshape(3, 3, 2, 8)})["kernel"]
     np.testing.assert_array_equal(np.sort(conv, -1), np.arange(3 * 3 * 2 * 8.0).reshape(3, 3, 2, 8))
 
 
@@ -381,7 +385,6 @@ def finals(accuracies):
     ]  # fmt: skip
 
 
-WHOLE = ("ticket", 100)
 FULL = np.array([84.0, 85.0, 84.5, 85.5, 84.8])
 JITTER = np.array([0.1, -0.1, 0.05, -0.05, 0.0])
 
@@ -412,7 +415,7 @@ def study(at70, at30, at10, reinit, noise=JITTER):
     ],
 )
 def test_the_relations_are_seen_or_not(differences, noise, expected):
-    found = verdict.relations(study(*differences, noise=noise), {2: -1.15, 3: 2.8})
+    found = list(_published.test_published(study(*differences, noise=noise)).values())
     assert [row["verdict"].split(":")[0] for row in found] == expected
     assert [row["published"] for row in found] == [None, None, -1.15, 2.8]
     assert {row["test_alpha"] for row in found} == {0.05 / 9}
@@ -427,7 +430,7 @@ def test_the_p_values_are_those_of_scipy():
     rng = np.random.default_rng(0)
     a, b = rng.normal(84, 1, 5), rng.normal(84.5, 1, 5)
     rows = finals({("ticket", 100): b, ("ticket", 70): a, ("ticket", 30): a, ("ticket", 10): a})
-    found = verdict.relations(rows, {})
+    found = list(_published.test_published(rows).values())
     assert found[3]["verdict"] == "undecided: reinit at 10 % was not trained"
 
     def greater(first, second):
@@ -453,7 +456,7 @@ def decided(true, draws, seed):
         rows = finals({("ticket", 100): FULL, ("ticket", 70): FULL + true[0] + noise[0],
                        ("ticket", 30): FULL + true[1] + noise[1], ("ticket", 10): FULL + true[2] + noise[2],
                        ("reinit", 10): FULL + true[2] - true[3] + noise[2] + noise[3]})  # fmt: skip
-        for i, row in enumerate(verdict.relations(rows, {})):
+        for i, row in enumerate(_published.test_published(rows).values()):
             counts[i] += row["verdict"] == "seen", row["verdict"] == "not seen"
     return counts / draws
 
@@ -476,11 +479,12 @@ def test_what_a_relation_could_find_is_found_in_four_studies_of_five_and_more():
         2: (f"{each - 1.2:+.2f}", f"{-each - 1.2:+.2f}"),
         3: (f"{each:.2f}", f"{0.5 - each:+.2f}"),
     }
+    relations = list(_published.RELATIONS)
     for index, (first, second) in expected.items():
-        text = verdict._could_find(index, std, 5, alpha)
+        text = _published.could_find(relations[index], std, 5, alpha)
         assert first in text and second in text and "5 seeds" in text
     same = stats.largest_equivalent(0.05, 5, 0.5, alpha)
-    assert f"up to {same:.2f} points equivalent" in verdict._could_find(1, 0.05, 5, alpha)
+    assert f"up to {same:.2f} points equivalent" in _published.could_find(relations[1], 0.05, 5, alpha)
     # At the strictest level that the adjustment may ask for: the study itself finds at least as much.
     draws = 120
     least = 0.8 - 3 * np.sqrt(0.8 * 0.2 / draws)
@@ -495,8 +499,8 @@ def test_every_trained_level_is_compared_with_the_whole_network():
     rows = finals({WHOLE: FULL, ("ticket", 50): FULL + noise[0], ("ticket", 20): FULL - 3 + noise[1],
                    ("rewound", 20): FULL + rng.normal(0, 3, 5), ("reinit", 50): FULL + noise[2],
                    ("one_shot", 50): FULL + noise[2]})  # fmt: skip
-    tested = tables.tests(rows)
-    found = {row["first"]: row for row in verdict.by_level(tested)}
+    tested = _comparisons.tests(rows)
+    found = {row["first"]: row for row in _verdict.by_level(tested, [100, 50, 20])}
     assert set(found) == {"ticket 50%", "ticket 20%", "rewound 20%"}
     assert found["ticket 50%"]["verdict"].endswith("equivalent within 0.5 points")
     assert (found["ticket 20%"]["verdict"], found["rewound 20%"]["verdict"]) == ("lower", "undecided")
@@ -508,7 +512,7 @@ def test_every_trained_level_is_compared_with_the_whole_network():
             assert row["detectable"] == pytest.approx(stats.minimum_detectable_effect(std, 5, 0.05 / 4), rel=1e-6)
             assert row["called_equivalent_up_to"] == pytest.approx(stats.largest_equivalent(std, 5, 0.5, 0.05 / 4))
     assert found["rewound 20%"]["called_equivalent_up_to"] is None
-    own = [row for row in tested if row["family"] == "pruned against the whole network"]
+    own = [row for row in tested.values() if row["family"] == "pruned against the whole network"]
     expected = scipy_stats.false_discovery_control([row["equivalence_p"] for row in own])
     np.testing.assert_allclose([row["equivalence_adjusted"] for row in own], expected)
 
@@ -524,16 +528,16 @@ def test_curvature_is_compared_as_trained_and_at_matched_temperature():
                 "excess": 0.1 + row["seed"] / 10}  # fmt: skip
         if row["arm"] == "reinit":
             row["matched_sharpness"] = None  # reaches no matched loss
-    tested = tables.tests(rows)
-    families = {(row["family"], row["first"], row["second"]) for row in tested}
+    tested = _comparisons.tests(rows)
+    families = {(row["family"], row["first"], row["second"]) for row in tested.values()}
     assert ("error barrier, pruned against the whole network", "ticket 10%", "ticket 100%") in families
-    at_one_loss = [row for row in tested if "matched temperature" in row["family"]]
+    at_one_loss = [row for row in tested.values() if "matched temperature" in row["family"]]
     assert at_one_loss and all(row["low"] <= row["difference"] <= row["high"] for row in at_one_loss)
     decided = ("paired_p", "welch_p", "paired_adjusted", "welch_adjusted", "equivalence_p", "equivalence_adjusted")
     decided += ("equivalent", "margin", "detectable", "detectable_alpha")
     assert {row[name] for row in at_one_loss for name in decided} == {None}
     assert {row["undecided"] for row in at_one_loss} == {"matched at one loss alone: not tested"}
-    found = verdict.curvature(rows, tested, 0.1)
+    found = _verdict.curvature(rows, tested, 0.1)
     assert "unequal training loss" in found["forms"]["as trained"]
     (raw,) = (row for row in found["comparisons"] if row["metric"] == "eigenvalue" and row["form"] == "as trained")
     assert raw["factor"] == pytest.approx(0.1, rel=0.05) and raw["adjusted_p"] < 1e-3
@@ -565,24 +569,24 @@ def test_a_mask_is_worth_more_where_both_equal_scales_show_it(effects):
                    ("random_layer_shuffled", 10): FULL - same_values + noise[2],
                    ("reinit_fan_in", 10): FULL - 7 + noise[3],
                    ("random_layer_fan_in", 10): FULL - 7 - same_rule + noise[4]})  # fmt: skip
-    tested = tables.tests(rows)
-    (row,) = verdict.mask_or_values(tested, [100, 10])
+    tested = _comparisons.tests(rows)
+    (row,) = _verdict.mask_or_values(tested, [100, 10])
     assert row["keep_percent"] == 10 and row["verdict"] == EFFECTS[effects]
     for form, effect in zip(row["forms"], (same_values, same_rule), strict=True):
         assert form["difference"] == pytest.approx(effect - values, abs=0.2)
-    own = [each for each in tested if each["family"] == tables.EFFECTS]
+    own = [each for each in tested.values() if each["family"] == "the mask against the values"]
     expected = scipy_stats.false_discovery_control([each["paired_p"] for each in own])
     np.testing.assert_allclose([form["paired_adjusted"] for form in row["forms"]], expected)
 
 
 def test_what_mask_and_values_are_worth_needs_both_ways():
     rows = finals({("ticket", 10): FULL, ("shuffled", 10): FULL - 1, ("random_layer_shuffled", 10): FULL - 5})
-    (row,) = verdict.mask_or_values(tables.tests(rows), [100, 10])
+    (row,) = _verdict.mask_or_values(_comparisons.tests(rows), [100, 10])
     assert row["verdict"] == "undecided: the mask was not compared in both ways"
-    assert verdict.mask_or_values(tables.tests(study(0, 0, 0, 0)), [100, 70, 30, 10]) == []
+    assert _verdict.mask_or_values(_comparisons.tests(study(0, 0, 0, 0)), [100, 70, 30, 10]) == []
     # Arms that diverged in every seed are no comparison, and no error.
     rows += finals({("reinit_fan_in", 10): np.full(5, np.nan), ("random_layer_fan_in", 10): np.full(5, np.nan)})
-    assert verdict.mask_or_values(tables.tests(rows), [10])[0]["verdict"] == row["verdict"]
+    assert _verdict.mask_or_values(_comparisons.tests(rows), [10])[0]["verdict"] == row["verdict"]
 
 
 def test_pairs_that_change_one_thing_are_compared_in_families_of_their_own():
@@ -593,8 +597,8 @@ def test_pairs_that_change_one_thing_are_compared_in_families_of_their_own():
                    ("reinit_std", 10): FULL + noise[2], ("reinit", 10): FULL - 4 + noise[3],
                    ("reinit_fan_in", 10): FULL + 0.1 + noise[4], ("random_layer_fan_in", 10): FULL + 0.1 + noise[5],
                    ("random_fan_in", 10): chance, ("random", 10): chance})  # fmt: skip
-    tested = tables.tests(rows)
-    found = {(row["changes"], row["first"], row["second"]): row for row in verdict.one_change(rows, tested, [100, 10])}
+    tested = _comparisons.tests(rows)
+    found = {(row["changes"], row["first"], row["second"]): row for row in _verdict.one_change(rows, tested, [100, 10])}
     assert {key: row["verdict"] for key, row in found.items()} == {
         ("values", "ticket 10%", "shuffled 10%"): "higher",
         ("scale", "reinit_std 10%", "reinit 10%"): "higher",
@@ -616,7 +620,7 @@ def test_pairs_that_change_one_thing_are_compared_in_families_of_their_own():
     adjusted = [named[f"{arm} 10%"]["paired_adjusted"] for arm in ("reinit_std", "reinit_fan_in", "random_fan_in")]
     np.testing.assert_allclose(adjusted, scipy_stats.false_discovery_control(p), rtol=1e-6)
     # Published relations and older families do not change with the new arms.
-    old = [row for row in tested if row["family"] == "ticket against controls"]
+    old = [row for row in tested.values() if row["family"] == "ticket against controls"]
     assert {row["second"] for row in old} == {"reinit 10%", "random 10%"}
 
 
@@ -648,7 +652,11 @@ def test_seeds_that_never_reach_the_loss_are_the_slowest():
             ("random", 20): [5, 6, 7, 8, 9.5], ("one_shot", 20): [None] * 5}  # fmt: skip
     for row in rows:
         row["epochs_to_loss"] = late.get((row["arm"], row["keep_percent"]), [None] * 5)[row["seed"]]
-    found = {(row["first"], row["second"]): row for row in tables.tests(rows) if row["metric"] == "epochs_to_loss"}
+    found = {
+        (row["first"], row["second"]): row
+        for row in _comparisons.tests(rows).values()
+        if row["metric"] == "epochs_to_loss"
+    }
     # One survivor, and it is faster than the ticket: a test of survivors would be blind, or say the opposite.
     reinit = found["ticket 20%", "reinit 20%"]
     assert (reinit["method"], reinit["reached"], reinit["num_pairs"]) == ("rank", "5 and 1 of 5", 5)
@@ -720,7 +728,7 @@ def call(environment, tmp_path_factory):
     wrapper.write_text(WRAPPER)
 
     def run(*flags, out, **more):
-        command = [sys.executable, wrapper, STUDY, *flags, f"--out_dir={out}"]
+        command = [sys.executable, wrapper, SCRIPT, *flags, f"--out_dir={out}"]
         return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
 
     return run
@@ -739,7 +747,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     names = {"accuracy.png", "arms.csv", "measures.png", "overlap.png", "comparison.csv", "config.json", "correct.csv",
              "finished.json", "layout.json", "measures.csv", "overlap_summary.csv", "overlaps.csv", "runs.csv",
              "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
-    assert set(contents(folder)) == names
+    assert {name for name in contents(folder) if not name.startswith("parts/")} == names
     runs = records.read_table(folder / "runs.csv")
     arms_run = {(row["arm"], row["keep_percent"]) for row in runs}
     assert arms_run == {("ticket", "100")} | {(arm, k) for arm in ("ticket", "rewound", "reinit") for k in ("30", "10")}
@@ -781,8 +789,8 @@ def test_a_finished_run_writes_its_tables_anew(call, whole, tmp_path):
         sums[name] = io.sha256_bytes((folder / name).read_bytes())
     (folder / "finished.json").write_text(json.dumps(sums))
     (folder / "accuracy.png").unlink()
-    stdout = succeeded(call(*TINY, out=tmp_path, LOG=str(tmp_path / "log")))
-    assert "is finished" in stdout and not (tmp_path / "log").exists()
+    done = call(*TINY, out=tmp_path, LOG=str(tmp_path / "log"))
+    assert succeeded(done) and "is finished" in done.stderr and not (tmp_path / "log").exists()
     again = contents(folder)
     assert [name for name in made if made[name] != again[name]] == []
 
@@ -826,86 +834,84 @@ def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tm
 
 
 BAD = {
-    "--keep=100,50,60": "--keep: expected percents that strictly decrease from 100, got",
-    "--keep=50,20": "--keep: expected percents that strictly decrease from 100, got",
-    "--keep=100,0": "--keep: expected percents in (0, 100], got '100,0'",
-    "--keep=120,50": "--keep: expected percents in (0, 100], got",
-    "--keep=100,half": "--keep: expected percents in (0, 100], got",
+    "--keep=100,50,60": "--keep=100,50,60: expected percents that strictly decrease from 100",
+    "--keep=50,20": "--keep=50,20: expected percents that strictly decrease from 100",
+    "--keep=100,0": "--keep=100,0: expected percents in (0, 100]",
+    "--keep=120,50": "--keep=120,50: expected percents in (0, 100]",
+    "--keep=100,half": "--keep=100,half: expected percents in (0, 100]",
     "--measure_at=40": "--measure_at: expected percents of --keep",
-    "--measure_at=100,100": "--measure_at: expected percents that differ in six digits, got '100,100'",
-    "--barrier_arms=ticket,ticket": "--barrier_arms: expected each arm once, got 'ticket,ticket'",
-    "--arms=ticket,ticket": "--arms: expected ticket, and each arm once, got 'ticket,ticket'",
+    "--measure_at=100,100": "--measure_at=100,100: expected percents that differ in six digits",
+    "--barrier_arms=ticket,ticket": "--barrier_arms=ticket,ticket: expected a comma-separated list of ticket, rewound",
+    "--arms=ticket,ticket": "--arms=ticket,ticket: expected a comma-separated list of ticket, rewound",
     "--width=1000000000": "--width: ",
     "--num_seeds=1000000000": "--num_seeds=1000000000: expected a whole number from 1 to 10000",
-    "--keep=100,5e-324": "--keep: expected percents in (0, 100]",
-    "--keep=100,29.898649,29.898648": "--keep: expected percents that differ in six digits",
-    "--keep=100,99.99999": "--keep: expected percents that differ in six digits",
+    "--keep=100,5e-324": "--keep=100,5e-324: expected percents in (0, 100]",
+    "--keep=100,29.898649,29.898648": "--keep=100,29.898649,29.898648: expected percents that differ in six digits",
+    "--keep=100,99.99999": "--keep=100,99.99999: expected percents that differ in six digits",
     "--matched_loss=2.31": "--matched_loss: expected less than the 2.303 nats of guessing, got 2.31",
-    "--arms=ticket,lucky": "--arms: expected some of",
-    "--arms=reinit": "--arms: expected ticket",
-    "--arms=ticket,shuffled,shuffled": "--arms: expected ticket, and each arm once, got 'ticket,shuffled,shuffled'",
-    "--arms=ticket,random_layer_fanin": "--arms: expected some of ticket, rewound, one_shot, shuffled, reinit",
+    "--arms=ticket,lucky": "--arms=ticket,lucky: expected a comma-separated list of ticket, rewound",
+    "--arms=reinit": "--arms: expected ticket among them, got reinit",
+    "--arms=none": "--arms: expected ticket among them, got none",
+    "--arms=ticket,shuffled,shuffled": "--arms=ticket,shuffled,shuffled: expected a comma-separated list of ticket",
+    "--arms=ticket,random_layer_fanin": "expected a comma-separated list of ticket, rewound, one_shot, shuffled",
     "--arms=ticket --barrier_arms=rewound": "--barrier_arms: expected arms of --arms",
-    "--arms=ticket --rewind_epoch=2": "--rewind_epoch: expected no such flag without the arm rewound, got 2",
+    "--arms=ticket --rewind_epoch=2": "--rewind_epoch: expected no such setting without the arm rewound, got 2",
     "--arms=ticket,one_shot --one_shot": "--arms: expected no one_shot with --one_shot",
     "--rewind_epoch=5 --epochs=5": "--rewind_epoch: expected 1 ... 4, before the last of the epochs, got 5",
     "--rewind_epoch=1 --epochs=1": "--rewind_epoch: expected no rewinding with a single epoch, got 1",
     "--arms=ticket,rewound --epochs=1": "--arms: expected no rewinding with a single epoch, got ticket,rewound",
     "--rewind_epoch=0": "flag --rewind_epoch=0: expected a whole number from 1",
     "--hessian_samples=2000": "--hessian_samples: expected at most the 1297 training examples, got 2000",
-    "--channels=4": "--channels: expected no such flag with --model=mlp, got 4",
+    "--channels=4": "--channels: expected no such setting with --model=mlp, got 4",
     "--scope=local": "--scope",
-    "--preset=quick --dataset=mnist": "--preset=quick: expected embedded data",
+    "--preset=quick --dataset=mnist": "--dataset: expected embedded data (digits, mnist1d) with --preset=quick",
 }
 
 
-# Resolves command lines, and names their figures; no study is run.
-RESOLVE = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-from absl import flags
-import lottery_ticket_config as config
-config.define_flags()
-found = []
-for argv in json.load(sys.stdin):
-    flags.FLAGS.unparse_flags()
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(["study", *argv])
-    resolved = config.resolve()
-    kept = {name: resolved[name] for name in ("arms", "barrier_arms", "rewind_epoch", "evaluate_at")}
-    found.append([kept, config.stem(resolved)])
-json.dump(found, sys.stdout)
-"""
+def resolved(**given):
+    return STUDY.resolve("quick", options.checked(Config, given))
 
 
-def test_flags_are_resolved(environment):
-    commands = {
-        "--epochs=2": "lottery_ticket_digits_quick_epochs2",
-        "--epochs=1": "lottery_ticket_digits_quick_epochs1",
-        "--arms=ticket,reinit": "lottery_ticket_digits_quick_armsticket-reinit",
-        "--keep=100,50,2.5 --rewind_epoch=3 --num_seeds=4 --noprune_head --seed=7 --one_shot":
-            "lottery_ticket_digits_quick_oneshot_nohead_keep100-50-2.5_rewind3_seeds4_seed7",
-        "--model=cnn --epochs=30": "lottery_ticket_digits_cnn_quick_epochs30",
-        "--epochs=30": "lottery_ticket_digits_quick_epochs30",
-    }  # fmt: skip
-    lines = [["--preset=quick", "--dataset=digits", *flags.split()] for flags in commands]
-    done = subprocess.run([sys.executable, "-c", RESOLVE, STUDY.parent], input=json.dumps(lines), env=environment,
-                          capture_output=True, text=True, timeout=200)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert [name for _, name in found] == list(commands.values())
-    two, one, without, given, cnn, mlp = (config for config, _ in found)
-    assert two["rewind_epoch"] == 1 and "rewound" in two["arms"]  # the preset's 2 would be the end
-    assert one["rewind_epoch"] is None and "rewound" not in [*one["arms"], *one["barrier_arms"]]
-    assert without["rewind_epoch"] is None and given["rewind_epoch"] == 3 and "one_shot" not in given["arms"]
-    assert mlp["evaluate_at"] == list(range(1, 31))
-    assert cnn["evaluate_at"][0] == 1 and cnn["evaluate_at"][-1] == 30 and len(cnn["evaluate_at"]) <= 10
+def test_settings_are_resolved():
+    two, one, mlp, cnn = resolved(epochs=2), resolved(epochs=1), resolved(epochs=30), resolved(model="cnn", epochs=30)
+    without, given = resolved(arms="ticket,reinit"), resolved(keep="100,50,2.5", rewind_epoch=3, one_shot=True)
+    assert two.rewind_epoch == 1 and "rewound" in two.arms  # the preset's 2 would be the end
+    assert one.rewind_epoch is None and "rewound" not in [*one.arms, *one.barrier_arms]
+    assert without.rewind_epoch is None and given.rewind_epoch == 3 and "one_shot" not in given.arms
+    assert given.keep == (100, 50, 2.5) and given.measure_at == (100,)
+    assert resolved(keep=[100, 5.0]).keep == (100, 5)
+    assert resolved(barrier_arms="none").barrier_arms == () == resolved(barrier_arms=()).barrier_arms
+    assert (resolved().hessian_samples, resolved(num_train=60).hessian_samples) == (500, 60)
+    assert mlp.evaluate_at == list(range(1, 31))
+    assert cnn.evaluate_at[0] == 1 and cnn.evaluate_at[-1] == 30 and len(cnn.evaluate_at) <= 10
+
+
+def test_a_notebook_runs_it_and_no_network_is_trained_twice(tmp_path, monkeypatch):
+    settings = {"width": 4, "depth": 2, "num_seeds": 2, "num_train": 60, "batch_size": 30, "epochs": 2,
+                "keep": (100, 20), "arms": ("ticket", "rewound", "reinit"), "measure_at": (20,),
+                "hessian_samples": 20}  # fmt: skip
+    run = functools.partial(studies.lottery_ticket.run, preset="quick", out_dir=tmp_path, say=lambda text: None)
+    first = run(**settings)
+    assert {"runs", "measures", "sparsity", "correct", "overlaps", "summary", "tests"} <= set(first.tables)
+    assert set(first.figures) == {"accuracy", "overlap", "measures"}
+    assert all(path.exists() for path in first.figures.values()) and "published relations" in first.text
+
+    def trained(*args, **kwargs):
+        raise AssertionError("a network was trained")
+
+    monkeypatch.setattr(records.Checkpointer, "save", trained)
+    again = run(**settings)
+    assert (again.folder, again.tables, again.verdict) == (first.folder, first.tables, first.verdict)
+    other = run(**settings, matched_loss=0.5)
+    assert other.folder != first.folder and other.tables["runs"] == first.tables["runs"]
+    assert other.tables["measures"] != first.tables["measures"]
+    with pytest.raises(AssertionError, match="was trained"):
+        run(**settings, seed=1)
 
 
 def test_bad_input_ends_in_one_line(environment, tmp_path):
     commands = [["--dataset=digits", *flags.split(), f"--out_dir={tmp_path}"] for flags in BAD]
-    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment,
+    done = subprocess.run([sys.executable, "-c", DRIVER, SCRIPT], input=json.dumps(commands), env=environment,
                           capture_output=True, text=True, timeout=200)  # fmt: skip
     assert done.returncode == 0, done.stderr
     for expected, (code, out, err) in zip(BAD.values(), json.loads(done.stdout), strict=True):

@@ -1,6 +1,7 @@
 """Run folders, tidy tables and checkpoints, whole and damaged."""
 
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -19,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ntkgen import ensemble, io, records
+from ntkgen import data, ensemble, io, models, records, train
 from ntkgen.linearize import linearize
-from ntkgen.records import _checkpoints, _identity, _provenance, _run_folder
+from ntkgen.records import _checkpoints, _identity, _networks, _run_folder
 
 CONFIG = {"sizes": [4, 8], "lr": 0.05, "label_noise": 0.2, "momentum": None, "nested": {"affine": False, "name": "mlp"}}
 
@@ -638,32 +639,67 @@ def test_a_half_written_checkpoint_does_not_count_and_does_not_stay(damaged):
 
 def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
     # Killed between Orbax's rename and ours.
-    (damaged / "3" / _run_folder.SUMS).unlink()
+    (damaged / "3" / _checkpoints.SUMS).unlink()
     with pytest.warns(UserWarning):
         assert records.Checkpointer(damaged).restore(tree(0))[0] == 2
 
 
 def test_the_digest_of_the_code_covers_the_files_of_all_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr(_provenance, "CHECKOUT", tmp_path)
-    monkeypatch.setattr(_provenance, "FOLDER", tmp_path / "package")
+    monkeypatch.setattr(_identity, "PACKAGE", "package_of_this_test")
+    monkeypatch.syspath_prepend(tmp_path)
     script, *files = (
-        tmp_path / name for name in ("study.py", "package/a.py", "package/deep/a.py", "package/deep/b.py")
+        tmp_path / name
+        for name in ("study.py", *(f"package_of_this_test/{n}" for n in ("a.py", "deep/__init__.py", "deep/b.py")))
     )
-    (tmp_path / "package" / "deep").mkdir(parents=True)
-    found = []
+    (tmp_path / "package_of_this_test" / "deep").mkdir(parents=True)
+    texts = [
+        "import package_of_this_test.a",
+        "from package_of_this_test import deep",
+        "def f():\n    from package_of_this_test.deep.b import X",  # where it is used
+        "X = 1",
+    ]
+    for file, text in zip((script, *files), texts, strict=True):
+        file.write_text(text)
+    found = [records.source(script)]
     for file in (script, *files):
-        file.write_text("1")
-        found.append(_provenance.source(script))
-    for file in (script, *files):
-        file.write_text("2")
-        found.append(_provenance.source(script))
-    assert len(set(found)) == len(found) == 8
+        file.write_text(file.read_text() + "\n# changed")
+        found.append(records.source(script))
+    assert len(set(found)) == len(found) == 5
+    (tmp_path / "package_of_this_test" / "deep" / "c.py").write_text("Y = 1")  # nothing imports it
+    assert records.source(script) == found[-1]
+    files[-1].write_text("X = 1\nfrom package_of_this_test.deep.c import Y")
+    assert records.source(script) not in found
+    before = records.source(script)
+    (tmp_path / "package_of_this_test" / "deep" / "c.py").write_text("Y = 2")
+    assert records.source(script) != before
+
+
+def test_the_digest_of_the_code_follows_attributes_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(_identity, "PACKAGE", "another_of_this_test")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "another_of_this_test").mkdir()
+    for name in ("__init__", "used", "unused"):
+        (tmp_path / "another_of_this_test" / f"{name}.py").write_text("")
+    script = tmp_path / "study.py"
+    script.write_text("import another_of_this_test as it\nit.used.f()")
+    before = records.source(script)
+    (tmp_path / "another_of_this_test" / "unused.py").write_text("1")
+    assert records.source(script) == before
+    (tmp_path / "another_of_this_test" / "used.py").write_text("1")
+    assert records.source(script) != before
+
+
+def test_what_trains_does_not_depend_on_what_measures_or_draws():
+    names = {name for name, _ in _identity._files(("ntkgen.ensemble",))}
+    assert {"ntkgen.ensemble", "ntkgen.ensemble._fit", "ntkgen.ensemble.programs", "ntkgen.train._run"} <= names
+    parts = {name.split(".")[1] for name in names}
+    assert not parts & {"measure", "plotting", "studies", "records", "stats", "ntk", "landscape", "cli"}
 
 
 def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with_a_warning(tmp_path, monkeypatch):
     with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
         run.write_table("runs.csv", [{"a": 1}])
-    monkeypatch.setattr(_run_folder, "source", lambda: "another")
+    monkeypatch.setattr(_run_folder, "source", lambda *code: "another")
     with (
         pytest.raises(records.RecordError, match="another version of the code began"),
         records.open_run(tmp_path, "study", "data", {"a": 1}),
@@ -672,7 +708,7 @@ def test_a_run_that_other_code_began_is_refused_and_a_finished_one_is_shown_with
     monkeypatch.undo()
     with records.open_run(tmp_path, "study", "data", {"a": 1}) as run:
         run.finish()
-    monkeypatch.setattr(_run_folder, "source", lambda: "another")
+    monkeypatch.setattr(_run_folder, "source", lambda *code: "another")
     with (
         pytest.warns(UserWarning, match="made by another version of the code"),
         records.open_run(tmp_path, "study", "data", {"a": 1}) as run,
@@ -690,3 +726,13 @@ def test_a_probe_is_known_by_the_source_of_its_function_and_what_it_returns(monk
     source = _identity.source
     monkeypatch.setattr(_identity, "source", lambda *code: "changed" if "ntkgen.linearize" in code else source(*code))
     assert _identity.describe(probe) != before
+
+
+def test_networks_of_other_images_are_other_networks():
+    dataset = data.load("digits", num_train=20)
+    fewer = dataclasses.replace(dataset, train=data.Split(dataset.train.x[:10], dataset.train.y[:10]))
+    made_by = [_networks.identity(models.MLP(4, 2), each, train.Config(1), [0], {}) for each in (dataset, fewer)]
+    assert fewer.digest == dataset.digest and made_by[0] != made_by[1]
+    assert made_by[0] == _networks.identity(
+        models.MLP(4, 2), data.load("digits", num_train=20), train.Config(1), [0], {}
+    )

@@ -19,6 +19,8 @@ LAYERS = "the layers are known for MLP and CNN only"
 CHAIN = "it is defined for a chain of Dense layers and ReLU (MLP)"
 PERCENTILE = 10  # of the training margins, in place of their minimum: Jiang et al. 2020, appendix C
 
+SQUARINGS = 20  # of Gram matrices, see `spectral_norm`
+
 
 def margins(out: Array, y: Array) -> Array:
     """Return the output of the label minus the largest other output, (n,); NaN where targets are no class labels."""
@@ -35,10 +37,26 @@ def margin_of(network: Network, examples: Examples, model: Any) -> Array:
 
 
 def spectral_norm(kernel: Array) -> Array:
-    """Return the largest singular value of a kernel as a matrix (inputs, out) -> ()."""
+    """Return the largest singular value of a kernel as a matrix (inputs, out) -> ().
+
+    The Gram matrix G is squared `SQUARINGS` times, M = G^p with p = 2^20, and sigma^2 = tr(G M) / tr(M): the mean of
+    the eigenvalues with weights lambda^p. It is too small by at most d / (e p) of itself for G of shape (d, d), 2e-4
+    for d = 500. Only products are needed: on two cores a program with several of LAPACK's decompositions beside
+    products stood still for minutes (XLA:CPU).
+    """
     matrix = kernel.reshape(-1, kernel.shape[-1])
-    small = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(small)[-1], 0.0))
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+
+    def square(_: int, power: Array) -> Array:
+        return _over_trace(power @ power)
+
+    power = jax.lax.fori_loop(0, SQUARINGS, square, _over_trace(gram))
+    return jnp.sqrt(jnp.sum(gram * power))
+
+
+def _over_trace(matrix: Array) -> Array:
+    trace = jnp.trace(matrix)
+    return matrix / jnp.where(trace > 0, trace, 1.0)
 
 
 def log_products(network: Network, model: Any) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ of it. The modules named like a study draw that study; double descent is drawn b
 `sample_wise`; `panels` draws curves of anything. Figures belong to no display: a notebook keeps its backend.
 """
 
-from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, ntk_regime
+from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime
 from ntkgen.plotting._files import FORMATS, save, smaller, title_of
 from ntkgen.plotting._style import (
     COLOURS,
@@ -29,6 +29,7 @@ __all__ = [
     "implicit_regularization",
     "loss_landscape",
     "lottery_ticket",
+    "mechanisms",
     "model_wise",
     "ntk_regime",
     "panels",

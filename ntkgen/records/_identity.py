@@ -5,12 +5,13 @@ Two processes describe equal things equally, so a description can name a folder.
 
 import ast
 import dataclasses
+import dis
 import functools
 import importlib.util
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ import numpy as np
 from ntkgen import io
 
 PACKAGE = "ntkgen"
+STUDIES = "ntkgen.studies"  # their functions are described by what they do: other changes of a study leave them alone
+# Of a class: what says nothing about what it does, and what a dataclass makes from its fields.
+NO_CODE = {"__annotations__", "__dict__", "__doc__", "__firstlineno__", "__module__", "__qualname__", "__slots__",
+           "__static_attributes__", "__weakref__"}  # fmt: skip
+GENERATED = {"__dataclass_fields__", "__dataclass_params__", "__delattr__", "__eq__", "__hash__", "__init__",
+             "__match_args__", "__replace__", "__repr__", "__setattr__"}  # fmt: skip
+RULES = ("jvp", "fwd", "bwd")  # of `jax.custom_jvp` and `jax.custom_vjp`
 
 
 def describe(value: Any) -> Any:
     """Return a value as JSON types that tell it apart from every other.
 
-    Arrays become digests. A function or class of an installed package is its name; that package's version says the
-    rest. A function of this package is its name and the digest of its source: what trains does not import every probe.
-    Other functions are their bytecode, with what they close over and the globals that they use.
+    Arrays become digests. A function or class of an installed package is its name and that package's version; of this
+    package, its name and the `source` of its module. Other functions, those of studies too, are their bytecode, with
+    what they close over and the globals that they use.
 
     Args:
       value: numbers, text, arrays, functions, dataclasses (Flax modules too), in containers of any depth.
@@ -40,7 +48,9 @@ def describe(value: Any) -> Any:
 
 class _Describer:
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}  # functions and classes that are being described, which may refer to themselves
+        # Functions and classes met before, which may refer to themselves; held, so that no other gets their id.
+        self._seen: dict[int, tuple[int, Any]] = {}
+        self._within: set[str] = set()  # modules that are being described
 
     def of(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | str):
@@ -50,7 +60,7 @@ class _Describer:
         if isinstance(value, np.generic | np.ndarray | jax.Array):
             return {"array": _digest(value)}
         if isinstance(value, Mapping):
-            return {"dict": [[self.of(key), self.of(item)] for key, item in sorted(value.items(), key=repr_key)]}
+            return {"dict": [[self.of(key), self.of(item)] for key, item in sorted(value.items(), key=_key_text)]}
         if isinstance(value, list | tuple):
             return {type(value).__qualname__: [self.of(item) for item in value]}
         if isinstance(value, set | frozenset):
@@ -65,39 +75,93 @@ class _Describer:
             names = [field.name for field in dataclasses.fields(value) if field.name != "parent"]
             return {"class": self.of(type(value)), "fields": {name: self.of(getattr(value, name)) for name in names}}
         if isinstance(value, types.MethodType):
-            return {"method": value.__func__.__qualname__, "self": self.of(value.__self__)}
-        if isinstance(value, types.BuiltinFunctionType | np.ufunc):
-            return {"name": f"{getattr(value, '__module__', 'numpy')}.{value.__name__}"}
-        if isinstance(value, type) or callable(value):
-            return self._code(value)
-        raise TypeError(f"describe: {type(value).__name__} {value!r:.60} has no description that lasts")
-
-    def _code(self, value: Any) -> Any:
-        """Describe a class, a function, or an object that wraps a function (`jax.jit`, `jax.custom_jvp`)."""
-        if id(value) in self._seen:
-            return {"again": self._seen[id(value)]}
-        self._seen[id(value)] = len(self._seen)
-        name = f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+            return {"method": self.of(value.__func__), "self": self.of(value.__self__)}
+        if isinstance(value, types.BuiltinFunctionType):
+            owner = value.__self__
+            if owner is None or inspect.ismodule(owner):
+                return {"name": f"{value.__module__}.{value.__name__}"}
+            return {"method": value.__name__, "self": self.of(owner)}
+        if isinstance(value, np.ufunc) and "(vectorized)" not in value.__name__:  # those of `np.frompyfunc`
+            return {"name": f"{getattr(value, '__module__', None) or 'numpy'}.{value.__name__}"}
         if isinstance(value, type):
-            if _installed(value.__module__):
-                return {"name": name}
-            own = {key: item for key, item in vars(value).items() if inspect.isfunction(item)}
-            bases = [self.of(base) for base in value.__bases__ if base is not object]
-            return {"name": name, "bases": bases, "methods": {key: self.of(own[key]) for key in sorted(own)}}
-        function = inspect.unwrap(value)
-        if not inspect.isfunction(function):
-            if _installed(value.__module__) and hasattr(value, "__qualname__"):
-                return {"name": name}
-            raise TypeError(f"describe: {type(value).__name__} {name} has no description that lasts")
-        found: dict[str, Any] = {"name": name, "closure": [self._cell(cell) for cell in function.__closure__ or ()]}
-        found["defaults"] = self.of([function.__defaults__, function.__kwdefaults__])
-        if function.__module__.partition(".")[0] == PACKAGE:
-            found["source"] = source(function.__module__)
-        if not _installed(function.__module__):
-            found["code"] = _bytecode(function.__code__)
-            used = {n: function.__globals__[n] for n in _names(function.__code__) if n in function.__globals__}
-            found["globals"] = {n: self.of(used[n]) for n in sorted(used) if not inspect.ismodule(used[n])}
+            return self._once(value, self._class)
+        if type(value) is object:  # a sentinel, which is nothing but itself
+            return self._once(value, lambda _: {"object": True})
+        if callable(value):
+            return self._once(value, self._function)
+        raise _no_description(value)
+
+    def _once(self, value: Any, describe: Callable[[Any], Any]) -> Any:
+        if id(value) in self._seen:
+            return {"again": self._seen[id(value)][0]}
+        self._seen[id(value)] = len(self._seen), value
+        return describe(value)
+
+    def _class(self, value: type) -> Any:
+        named = {"name": f"{value.__module__}.{value.__qualname__}"}
+        if _installed(value.__module__):
+            return named | _release(value.__module__)
+        skipped, fields = set(NO_CODE), getattr(value, "__dataclass_fields__", {})
+        if fields:
+            skipped |= GENERATED | set(fields)
+        own = {key: item for key, item in vars(value).items() if key not in skipped}
+        bases = [self.of(base) for base in value.__bases__ if base is not object]
+        return {**named, "bases": bases, "own": {key: self._member(own[key]) for key in sorted(own)}}
+
+    def _member(self, value: Any) -> Any:
+        """Describe what stands in the body of a class."""
+        if type(value).__module__.startswith("flax.") and hasattr(value, "wrapped"):  # what Flax puts around a property
+            return self._member(value.wrapped)
+        if isinstance(value, staticmethod | classmethod):
+            return self.of(value.__func__)
+        if isinstance(value, property):
+            return [self.of(part) for part in (value.fget, value.fset)]
+        if inspect.isdatadescriptor(value) and _installed(type(value).__module__):  # where fields and slots are found
+            return None
+        return self.of(value.func if isinstance(value, functools.cached_property) else value)
+
+    def _function(self, value: Any) -> Any:
+        """Describe a function, or an object of JAX or Python around one (`jax.jit`, `jax.custom_jvp`)."""
+        if not inspect.isfunction(value):
+            return self._around(value)
+        # Not `__module__`, which a decorator copies from the function within.
+        module = value.__globals__.get("__name__") or ""
+        found: dict[str, Any] = {"name": f"{module}.{value.__qualname__}"}
+        found["closure"] = [self._cell(cell) for cell in value.__closure__ or ()]
+        found["defaults"] = self.of([value.__defaults__, value.__kwdefaults__])
+        if _installed(module):
+            return found | _release(module)
+        names = _names(value.__code__)
+        used = {name: value.__globals__[name] for name in names if name in value.__globals__}
+        found["code"] = _bytecode(value.__code__)
+        found["globals"] = {name: self._global(used[name], names) for name in sorted(used)}
         return found
+
+    def _around(self, value: Any) -> Any:
+        """Describe an object that is called: by what it is around, by its name, or not at all."""
+        kind, module = type(value), getattr(value, "__module__", None)
+        if not _installed(kind.__module__):  # whose attributes may be copies of those of what it is around
+            raise _no_description(value)
+        if hasattr(value, "__wrapped__"):
+            own = () if _installed(module) else RULES
+            rules = {rule: self.of(getattr(value, rule)) for rule in own if hasattr(value, rule)}
+            return {"kind": f"{kind.__module__}.{kind.__qualname__}", "around": self.of(value.__wrapped__), **rules}
+        if _installed(module) and hasattr(value, "__qualname__"):
+            return {"name": f"{module}.{value.__qualname__}"} | _release(str(module))
+        raise _no_description(value)
+
+    def _global(self, value: Any, names: set[str]) -> Any:
+        """Describe what a function finds by name; of a module, what goes by the names that the function uses."""
+        if not inspect.ismodule(value):
+            return self.of(value)
+        if _installed(value.__name__):
+            return {"module": value.__name__} | _release(value.__name__)
+        if value.__name__ in self._within:
+            return {"module": value.__name__}
+        self._within.add(value.__name__)
+        used = {name: self._global(getattr(value, name), names) for name in sorted(names) if hasattr(value, name)}
+        self._within.remove(value.__name__)  # another function may use other names of it
+        return {"module": value.__name__, "used": used}
 
     def _cell(self, cell: Any) -> Any:
         try:
@@ -106,8 +170,11 @@ class _Describer:
             return None
 
 
-def repr_key(item: tuple[Any, Any]) -> str:
-    """Return the text by which dict items are sorted."""
+def _no_description(value: Any) -> TypeError:
+    return TypeError(f"describe: {type(value).__name__} {value!r:.60} has no description that lasts")
+
+
+def _key_text(item: tuple[Any, Any]) -> str:
     return repr(item[0])
 
 
@@ -117,13 +184,33 @@ def _digest(array: Any) -> str:
     return io.digest({"": np.asarray(array)})
 
 
-def _installed(module: str) -> bool:
-    """Say whether a module belongs to this package (whose code `source` covers), to Python or to installed packages."""
-    top = module.partition(".")[0]
-    if top == PACKAGE or top in sys.stdlib_module_names - {"__main__"}:
+def _installed(module: str | None) -> bool:
+    """Say whether a module belongs to this package (studies apart), to Python or to installed packages."""
+    top = (module or "").partition(".")[0]
+    if top == PACKAGE:
+        return module != STUDIES and not str(module).startswith(f"{STUDIES}.")
+    if top in sys.stdlib_module_names - {"__main__"}:
         return True
-    found = sys.modules.get(top)
-    return "site-packages" in Path(getattr(found, "__file__", None) or "/").parts
+    return "site-packages" in Path(_origin(top) or "/").parts
+
+
+def _origin(top: str) -> str | None:
+    if top in sys.modules:
+        return getattr(sys.modules[top], "__file__", None)
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+    except (ImportError, ValueError):
+        return None
+    return None if spec is None else spec.origin
+
+
+def _release(module: str) -> dict[str, Any]:
+    """Return what says which code of an installed module this is."""
+    top = module.partition(".")[0]
+    if top == PACKAGE:
+        return {"source": source(module)}
+    version = None if top in sys.stdlib_module_names else getattr(sys.modules.get(top), "__version__", None)
+    return {} if version is None else {"version": str(version)}
 
 
 def _bytecode(code: types.CodeType) -> str:
@@ -131,8 +218,20 @@ def _bytecode(code: types.CodeType) -> str:
 
 
 def _parts(code: types.CodeType) -> tuple:
-    constants = [_parts(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
-    return code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME" and not _installed(instruction.argval):
+            raise TypeError(f"describe: {code.co_name} imports {instruction.argval!r} when it runs")
+    signature = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    return code.co_code, code.co_exceptiontable, [_constant(item) for item in code.co_consts], names, signature
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return _parts(value)
+    if isinstance(value, frozenset):  # their order changes with every process
+        return "frozenset", sorted(repr(_constant(item)) for item in value)
+    return tuple(map(_constant, value)) if isinstance(value, tuple) else value
 
 
 def _names(code: types.CodeType) -> set[str]:
@@ -144,18 +243,17 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def source(*code: str | Path) -> str:
-    """Return a digest of the code of modules and files, and of all of this package that they import, recursively.
+    """Return a digest of the code of modules, of all of this package that they import, recursively, and of files.
 
     Args:
-      code: dotted names of modules, such as "ntkgen.ensemble", and files.
+      code: dotted names of modules, such as "ntkgen.ensemble"; files, which stand for themselves alone.
     """
-    files = _closure(code)
-    return io.config_hash({name: io.sha256_bytes(path.read_bytes()) for name, path in files.items()})
+    return io.config_hash({name: io.sha256_bytes(content) for name, content in _files(code)})
 
 
-@functools.cache
-def _closure(code: tuple[str | Path, ...]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _files(code: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file once."""
+    found: set[str] = set()
     waiting = list(code)
     while waiting:
         item = waiting.pop()
@@ -163,11 +261,13 @@ def _closure(code: tuple[str | Path, ...]) -> dict[str, Path]:
         name = f"{item.parent.name}/{item.name}" if isinstance(item, Path) else item
         if path is None or name in found:
             continue
-        found[name] = path
-        waiting += _imported(path)
-    return found
+        found.add(name)
+        content = path.read_bytes()
+        waiting += () if isinstance(item, Path) else _imported(content)
+        yield name, content
 
 
+@functools.cache
 def _file(module: str) -> Path | None:
     """Return the file of a module, or None: the name of a function within a module is none."""
     loaded = sys.modules.get(module)
@@ -182,12 +282,23 @@ def _file(module: str) -> Path | None:
     return Path(origin) if origin else None
 
 
-def _imported(path: Path) -> Iterable[str]:
-    """Yield what a file imports of this package: modules, and names within them."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+@functools.cache
+def _imported(content: bytes) -> tuple[str, ...]:
+    """Return what a file imports of this package: modules, and names within them."""
+    found: set[str] = set()
+    tree = list(ast.walk(ast.parse(content)))
+    for node in tree:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
+            found.update(alias.name for alias in node.names if alias.name.startswith(f"{PACKAGE}."))
+            packages = {alias.asname or alias.name for alias in node.names if alias.name == PACKAGE}
+            found.update(f"{PACKAGE}.{n.attr}" for n in tree if isinstance(n, ast.Attribute) and _id(n) in packages)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            if node.module != PACKAGE:
-                yield str(node.module)
+            within = str(node.module)
+            names = [f"{within}.{alias.name}" for alias in node.names]
+            # A name that is no module is made by the package's face, which then counts with all that it imports.
+            found.update(name if _file(name) else within for name in names)
+    return tuple(sorted(found))
+
+
+def _id(node: ast.Attribute) -> str | None:
+    return node.value.id if isinstance(node.value, ast.Name) else None

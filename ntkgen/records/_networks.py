@@ -6,6 +6,7 @@ the code that trains, versions, device and numerics. A change of a study or of a
 """
 
 import contextlib
+import operator
 import shutil
 import time
 import warnings
@@ -13,35 +14,37 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ntkgen import io
 from ntkgen.records import _values
 from ntkgen.records._identity import describe, source
 from ntkgen.records._provenance import device, numerics, versions
 
 TRAINING = "ntkgen.ensemble"  # what trains, with all that it imports
+WAIT_SECONDS = 1.0  # between two looks at a network that another process trains
 
 
-def identity(model: Any, dataset: Any, config: Any, seeds: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+def identity(
+    model: Any, dataset: Any, config: Any, seeds: int | Sequence[int], options: dict[str, Any]
+) -> dict[str, Any]:
     """Return what makes a trained network what it is, as JSON types.
 
     Args:
       model: the network.
       dataset: what it learns.
       config: how.
-      seeds: of the networks that are trained together.
+      seeds: of the networks that are trained together, or how many.
       options: other arguments of `ensemble.fit` that change the result.
 
     Raises:
       TypeError: a part has no description that another process would repeat (a function that closes over an object).
     """
-    arrays = {f"{s}.{a}": np.asarray(getattr(getattr(dataset, s), a)) for s in ("train", "test") for a in "xy"}
+    # Not the digest that a dataset carries: `dataclasses.replace(dataset, train=...)` keeps that of other images.
+    splits = dataset.train, dataset.test
     return {
         "network": describe(model),
-        "data": getattr(dataset, "digest", None) or io.digest(arrays),
+        "data": [describe((split.x, split.y)) for split in splits],
         "training": describe(config),
-        "seeds": list(seeds),
+        "seeds": [operator.index(seed) for seed in (range(seeds) if isinstance(seeds, int) else seeds)],
         "options": {name: describe(value) for name, value in sorted(options.items()) if value is not None},
         "device": {key: value for key, value in device().items() if key != "kind"},
         "numerics": describe(numerics()),
@@ -57,9 +60,16 @@ class Network:
       folder: where it lies.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Name an entry; nothing is read or written."""
+    def __init__(self, folder: Path, made_by: dict[str, Any] | None = None, *, retrain: bool = False) -> None:
+        """Name an entry; nothing is read or written.
+
+        Args:
+          folder: where it lies.
+          made_by: its `identity`, which `held` writes down.
+          retrain: `held` removes, once, what was trained and measured.
+        """
         self.folder = folder
+        self._made_by, self._retrain = made_by, retrain
 
     @property
     def training(self) -> Path:
@@ -89,17 +99,31 @@ class Network:
         Raises:
           ntkgen.io.LockedError: the lock is no file of its own.
         """
-        said = False
-        while True:
-            try:
-                with io.lock(self.folder):
-                    yield
-                return
-            except io.HeldError as error:
-                if not said:
-                    warnings.warn(f"waiting for the same network to be trained: {error}", stacklevel=3)
-                said = True
-                time.sleep(1.0)
+        with contextlib.ExitStack() as stack:
+            said = False
+            while True:
+                try:
+                    stack.enter_context(io.lock(self.folder))
+                    break
+                except io.HeldError as error:
+                    if not said:
+                        warnings.warn(f"waiting for the same network to be trained: {error}", stacklevel=4)
+                    said = True
+                    time.sleep(WAIT_SECONDS)
+            self._begin()
+            yield
+
+    def _begin(self) -> None:
+        for unfinished in self.folder.glob(".*.tmp"):  # of an atomic write that was killed
+            unfinished.unlink()
+        if self._retrain:
+            for old in (self.training, self.folder / "values"):
+                if old.exists():
+                    shutil.rmtree(old)
+            self._retrain = False
+        about = self.folder / "network.json"
+        if self._made_by is not None and not about.exists():
+            io.atomic_write(about, (io.canonical_json(self._made_by) + "\n").encode())
 
 
 class Networks:
@@ -116,13 +140,9 @@ class Networks:
         self._fresh: set[Path] | None = set() if retrain else None  # entries that were trained anew, if all are to be
 
     def find(self, made_by: dict[str, Any]) -> Network:
-        """Return the entry of an `identity`, made if need be."""
-        network = Network(self.folder / io.config_hash(made_by))
-        network.folder.mkdir(parents=True, exist_ok=True)
-        about = network.folder / "network.json"
-        if not about.exists():
-            io.atomic_write(about, (io.canonical_json(made_by) + "\n").encode())
-        if self._fresh is not None and network.folder not in self._fresh:
-            self._fresh.add(network.folder)
-            shutil.rmtree(network.training, ignore_errors=True)
-        return network
+        """Return the entry of an `identity`; nothing is read or written before it is `held`."""
+        folder = self.folder / io.config_hash(made_by)
+        retrain = self._fresh is not None and folder not in self._fresh
+        if self._fresh is not None:
+            self._fresh.add(folder)
+        return Network(folder, made_by, retrain=retrain)

@@ -31,6 +31,7 @@ class Progress:
         num_seeds: int | Sequence[int],
         epochs: int | Sequence[int],
         stream: TextIO | None = None,
+        unit: str = "seeds x epochs",
     ) -> None:
         """Begin with nothing done."""
         self.costs = list(costs)
@@ -38,13 +39,13 @@ class Progress:
             [each] * len(self.costs) if isinstance(each, int) else list(each) for each in (num_seeds, epochs)
         )
         self._units = list(map(operator.mul, self.num_seeds, self.epochs))
-        self.stream = stream or sys.stderr
+        self.stream, self.unit = stream or sys.stderr, unit
         self._begun = self._said = time.monotonic()
         self._spent_cost = 0.0  # of what was trained here; a resumed run's earlier epochs took no time
         self._bar: Any = None
         if _columns(self.stream):
             total = sum(self._units)
-            bar_format = "{percentage:3.0f}%|{bar}| {n}/{total} seeds x epochs{postfix}"
+            bar_format = f"{{percentage:3.0f}}%|{{bar}}| {{n}}/{{total}} {unit}{{postfix}}"
             self._bar = tqdm(total=total, file=self.stream, dynamic_ncols=True, bar_format=bar_format)
 
     def __enter__(self) -> "Progress":
@@ -86,7 +87,7 @@ class Progress:
         elif now - self._said > PLAIN_SECONDS or done == total:
             self._said = now
             spent_words = tqdm.format_interval(spent)
-            line = f"{done}/{total} seeds x epochs, {words}, {spent_words} spent, about {left} left"
+            line = f"{done}/{total} {self.unit}, {words}, {spent_words} spent, about {left} left"
             print(line, file=self.stream, flush=True)
 
 

@@ -42,7 +42,8 @@ class Run:
     Attributes:
       folder: where everything is written.
       finished: True if an earlier call completed the run.
-      networks: name -> entry in the store, of the networks that `fit` returned.
+      networks: name -> what is kept of the networks that `fit` returned: an entry in the store or, of a network that
+        is the run's own, a folder below `own`.
     """
 
     def __init__(self, folder: Path, finished: bool, store: Networks | None = None) -> None:
@@ -56,10 +57,10 @@ class Run:
         return write_table(self.folder / name, rows)
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write a value as indented JSON."""
+        """Write a value as indented JSON; a file that holds it already stays as it is."""
         path = self.folder / name
         text_form = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
-        io.atomic_write(path, text_form.encode())
+        _write(path, text_form.encode())
         return path
 
     def kept(self, name: str, work: Callable[[], Any]) -> Any:
@@ -77,7 +78,7 @@ class Run:
         """
         return _values.kept(self.folder / "parts" / f"{name}.json", name, work)
 
-    def fit(self, name: str, model: Any, dataset: Any, config: Any, seeds: Sequence[int], **options: Any) -> Any:
+    def fit(self, name: str, model: Any, dataset: Any, config: Any, seeds: int | Sequence[int], **options: Any) -> Any:
         """Return trained networks from the store, or train them; arguments and result as of `ensemble.fit`.
 
         `checkpoints/<name>` in the run folder links to the network in the store. It is a folder of the run's own where
@@ -88,7 +89,7 @@ class Run:
           model: the network.
           dataset: what it learns.
           config: how.
-          seeds: the seeds.
+          seeds: the seeds, or how many.
           **options: more of `ensemble.fit`, but for `checkpoint`.
         """
         link = self.folder / "checkpoints" / name
@@ -97,10 +98,13 @@ class Run:
                 raise TypeError("the run has its own copy")
             made_by = identity(model, dataset, config, seeds, {k: v for k, v in options.items() if k != "progress"})
         except TypeError:
+            if link.is_symlink():  # to another network
+                link.unlink()
+            self.networks[name] = Network(self.folder / "own" / name)
             return ensemble.fit(model, dataset, config, seeds, checkpoint=self.checkpointer(name), **options)
         network = self.networks[name] = self._store.find(made_by)
-        _link(link, network.training)
         with network.held():
+            _link(link, network.training)
             checkpoint = Checkpointer(network.training, EVERY_SECONDS)
             return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **options)
 
@@ -117,14 +121,17 @@ class Run:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
+    """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan.
+
+    A file that holds these rows already stays as it is.
+    """
     if not rows:
         raise ValueError(f"{path.name}: expected at least one row, got none")
     buffer = text.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    io.atomic_write(path, buffer.getvalue().encode())
+    _write(path, buffer.getvalue().encode())
     return path
 
 
@@ -132,6 +139,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read a CSV table that `write_table` wrote; every cell is text."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        if path.read_bytes() == content:
+            return
+    except MISSING:
+        pass
+    io.atomic_write(path, content)
 
 
 def _cell(value: Any) -> Any:
@@ -309,7 +325,8 @@ def _link(link: Path, target: Path) -> None:
     if not link.is_symlink() or link.resolve() != target.resolve():
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(target, link.parent))
+        # The kernel follows a relative link from where its folder really lies.
+        link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
 
 
 def _clear(folder: Path) -> None:

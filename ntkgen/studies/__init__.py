@@ -6,8 +6,16 @@ Use `runner.run` for a study of your own; `base` and `options` say what one is m
 import importlib
 from types import ModuleType
 
-NAMES = ("double_descent", "loss_landscape", "ntk_regime", "learning_rate")
-__all__ = ["NAMES", *NAMES, "base", "options", "runner"]
+NAMES = (
+    "double_descent",
+    "implicit_regularization",
+    "loss_landscape",
+    "ntk_regime",
+    "lottery_ticket",
+    "mechanisms",
+    "learning_rate",
+)
+__all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]
 
 
 def __getattr__(name: str) -> ModuleType:

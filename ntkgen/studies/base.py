@@ -4,7 +4,6 @@ config -> prepared (data, networks, training) -> measured tables -> derived tabl
 `measure` trains, measures and writes; it asks the run folder what is there already. `runner.run` walks the steps.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +74,9 @@ class Prepared:
 
     def record(self) -> dict[str, Any]:
         """Return the resolved config as JSON types: what names the run folder."""
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self.config).items()}
+        known = options.settings(type(self.config))
+        plain = {name: getattr(self.config, name) for name, setting in known.items() if setting.identifies}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
         return {name: value for name, value in {**plain, **self.facts}.items() if value is not None}
 
 
@@ -87,11 +88,14 @@ class Derived:
       tables: name -> rows; those without rows are not written.
       verdict: what is decided, JSON types.
       text: the answer as a terminal shows it.
+      complete: False where the measured tables are a part of the study: its verdict and figures are not made, and the
+        run is not finished.
     """
 
     tables: dict[str, Rows]
     verdict: Any
     text: str
+    complete: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ A check has `kind` and `expected` for `--help`, and `parse(value)`, which return
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ntkgen import plotting
+import numpy as np
 
 GROUPS = ("data", "network", "training", "measurement", "output")
 
@@ -57,12 +58,14 @@ class Number:
     def parse(self, value: Any) -> Any:
         """Return the number; text and NumPy numbers are converted, booleans and fractions of counts refused."""
         try:
+            if isinstance(value, bool | np.bool_):
+                raise ValueError
             number = self.type(value)
             exact = isinstance(value, str) or number == value
         except (ValueError, TypeError, OverflowError):
             raise ValueError(f"expected {self.expected}") from None
         finite = self.type is int or math.isfinite(number)
-        if isinstance(value, bool) or not exact or not finite or not self.ok(number):
+        if not exact or not finite or not self.ok(number):
             raise ValueError(f"expected {self.expected}")
         return number
 
@@ -86,16 +89,15 @@ class Numbers:
 
     def parse(self, value: Any) -> tuple[Any, ...]:
         """Return the numbers as a tuple."""
-        if isinstance(value, int | float):
+        if isinstance(value, numbers.Number):
             value = (value,)
         try:
-            parts = value.split(",") if isinstance(value, str) else list(value)
-            numbers = [self.item.parse(part) for part in parts]
+            found = [self.item.parse(part) for part in _parts(value)]
         except (TypeError, ValueError):
             raise ValueError(f"expected {self.expected}") from None
-        if not numbers or len(set(numbers)) < len(numbers):
+        if not found or len(set(found)) < len(found):
             raise ValueError(f"expected {self.expected}")
-        return tuple(sorted(numbers, reverse=self.descending))
+        return tuple(sorted(found, reverse=self.descending))
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,9 @@ class Choice:
 
     def parse(self, value: Any) -> str:
         """Return the name."""
-        if value not in self.choices:
-            raise ValueError(f"expected {self.expected}{did_you_mean(value, self.choices)}")
-        return value
+        if not isinstance(value, str) or value not in self.choices:
+            raise ValueError(f"expected {self.expected}")
+        return str(value)
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,16 @@ class Choices:
 
     def parse(self, value: Any) -> tuple[str, ...]:
         """Return the names as a tuple."""
-        parts = value.split(",") if isinstance(value, str) else list(value)
-        if parts == ["none"]:
-            return ()
-        if len(set(parts)) < len(parts) or not set(parts) <= set(self.choices):
+        try:
+            parts = _parts(value)
+            if parts == ["none"]:
+                return ()
+            wrong = len(set(parts)) < len(parts) or not set(parts) <= set(self.choices)
+        except (TypeError, ValueError):  # no list, or one of lists
+            wrong = True
+        if wrong:
             raise ValueError(f"expected {self.expected}")
-        return tuple(parts)
+        return tuple(str(part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class AtLeastOne(Choices):
         """Return the names as a tuple."""
         try:
             found = super().parse(value)
-        except (TypeError, ValueError):
+        except ValueError:
             found = ()
         if not found:
             raise ValueError(f"expected {self.expected}")
@@ -168,10 +174,14 @@ class Switch:
 
     def parse(self, value: Any) -> bool:
         """Return the truth value."""
-        found = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        found = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(str(value).lower())
         if found is None:
             raise ValueError(f"expected {self.expected}")
         return found
+
+
+def _parts(value: Any) -> list[Any]:
+    return value.split(",") if isinstance(value, str) else list(value)
 
 
 # A billion: larger counts are typing errors. Seeds are 32-bit numbers on the device.
@@ -187,24 +197,30 @@ PROBABILITY = Number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = Number(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 COUNTS = Numbers(COUNT)
 SWITCH = Switch()
-FORMATS = AtLeastOne(plotting.FORMATS)  # of figures
+FORMATS = AtLeastOne(("png", "svg", "pdf"))  # of figures; code that measures does not import `plotting`
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a field of a config: its check, help, unit ("" if it has none) and group in `--help`."""
+    """What is known of a field of a config: its check, help, unit ("" if it has none) and group in `--help`.
+
+    `identifies` is False where runs that differ in it share a folder, because the complete run's tables do not differ.
+    """
 
     check: Check
     help: str
     unit: str
     group: str
+    identifies: bool = True
 
 
-def setting(check: Check, help: str, *, default: Any = None, unit: str = "", group: str = "training") -> Any:
+def setting(
+    check: Check, help: str, *, default: Any = None, unit: str = "", group: str = "training", identifies: bool = True
+) -> Any:
     """Return a dataclass field of a study's config. A default of None leaves the value to the preset."""
     if group not in GROUPS:
         raise ValueError(f"group: expected one of {', '.join(GROUPS)}, got {group!r}")
-    return dataclasses.field(default=default, metadata={"setting": Setting(check, help, unit, group)})
+    return dataclasses.field(default=default, metadata={"setting": Setting(check, help, unit, group, identifies)})
 
 
 def settings(config: type) -> dict[str, Setting]:
@@ -212,12 +228,13 @@ def settings(config: type) -> dict[str, Setting]:
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(config)}
 
 
-def checked(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(config: type, given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:
     """Return what a user gave, each value checked; None stands for "not given".
 
     Args:
       config: class of the study's config.
       given: name -> value, as Python values or text.
+      others: names that may have been meant instead of an unknown one.
 
     Raises:
       ValueError: `name: expected ..., got ...`, for an unknown name or a value that its check refuses.
@@ -225,13 +242,15 @@ def checked(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
     known, found = settings(config), {}
     for name, value in given.items():
         if name not in known:
-            raise ValueError(f"{name}: expected a setting of this study{did_you_mean(name, known)}, got {value!r}")
+            hint = did_you_mean(name, [*known, *others])
+            raise ValueError(f"{name}: expected a setting of this study, got {_short(value)}{hint}")
         if value is None:
             continue
         try:
             found[name] = known[name].check.parse(value)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}, got {_short(value)}") from None
+            hint = did_you_mean(value, getattr(known[name].check, "choices", ()))
+            raise ValueError(f"{name}: {error}, got {_short(value)}{hint}") from None
     return found
 
 

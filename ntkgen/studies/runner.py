@@ -79,8 +79,11 @@ def opened(
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`."""
     if preset not in base.PRESETS:
-        raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}")
-    values = options.checked(study.config, given)
+        hint = options.did_you_mean(preset, base.PRESETS)
+        raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
+    values = options.checked(
+        study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "say")
+    )
     try:
         formats = options.FORMATS.parse(format)
     except ValueError as error:
@@ -115,13 +118,15 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
         for name in (*study.tables, *study.optional)
     }
     derived = study.derive(prepared, tables)
+    say(derived.text)
+    figures = draw(opened, tables, derived) if derived.complete else {}
+    # Last, and at once: a finished run whose files are changed without their checksums no longer is one.
     for name, rows in derived.tables.items():
         if rows:
             run.write_table(f"{name}.csv", rows)
-    run.write_json("verdict.json", derived.verdict)
-    say(derived.text)
-    figures = draw(opened, tables, derived)
-    run.finish()
+    if derived.complete:
+        run.write_json("verdict.json", derived.verdict)
+        run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
     return Results(run.folder, found, derived.verdict, derived.text, figures)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import plotting, stats
+from ntkgen import stats
 
 ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
@@ -49,13 +49,6 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], metrics: S
 def number(cell: Any) -> float:
     """Read a cell: text or number; NaN for an empty one."""
     return float("nan") if cell in (None, "") else float(cell)
-
-
-def curve(x: Any, values: np.ndarray) -> plotting.Curve:
-    """Mean and t-interval over seeds of values (k, seeds); NaN where no seed is left, a bare mean where one is."""
-    points = [columns("y", each) for each in np.asarray(values, float)]
-    ends = ([number(p[f"y_{end}"]) for p in points] for end in ("mean", "t_low", "t_high"))
-    return plotting.Curve(list(x), *ends)
 
 
 def compare(

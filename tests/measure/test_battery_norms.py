@@ -2,11 +2,13 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from battery_networks import SEEDS, convolutional, dataset, forward, layers, row, take, trained
 
 from ntkgen import measure, models
+from ntkgen.measure import _norms
 
 
 def margins_of(seed):
@@ -32,6 +34,18 @@ def paths(chain):
                     value, at = value * w[at, to] ** 2, to
                 total += value
     return total
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (40, 9), (9, 40), (3, 3, 4, 6), (5, 1)])
+def test_spectral_norm_against_singular_values(shape):
+    rng = np.random.default_rng(0)
+    for scale in (1e-3, 1.0, 1e3):
+        kernel = scale * rng.normal(size=shape)
+        want = np.linalg.norm(kernel.reshape(-1, shape[-1]), 2)
+        assert float(_norms.spectral_norm(jnp.asarray(kernel))) == pytest.approx(want, rel=1e-5)
+    close = np.linalg.qr(rng.normal(size=(30, 30)))[0] * np.linspace(0.999, 1, 30)  # singular values close together
+    assert float(_norms.spectral_norm(jnp.asarray(close))) == pytest.approx(1, rel=1e-4)
+    assert float(_norms.spectral_norm(jnp.zeros(shape))) == 0
 
 
 def test_norms_against_dense_layers():

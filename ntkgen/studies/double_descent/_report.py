@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from ntkgen import paper, plotting
-from ntkgen.studies import tables
+from ntkgen.studies import curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.double_descent._config import Config
-from ntkgen.studies.double_descent._tables import Table, by_epoch, judge, summarise
+from ntkgen.studies.double_descent._tables import Table, judge, summarise
 
 
 def derive(prepared: Prepared, found: Tables) -> Derived:
@@ -19,6 +19,22 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     summary, verdicts = summarise(table), judge(table, config.criterion, right)
     derived = {"summary": summary, "comparison": compare(config, summary, table.counts), "epochs": by_epoch(table)}
     return Derived(derived, verdicts, words(config, summary, verdicts))
+
+
+def by_epoch(table: Table) -> Rows:
+    """Make the table behind the epoch-wise figure: mean errors in percent with t-intervals, by size and epoch."""
+    rows = []
+    for c, count in enumerate(table.counts):
+        for k, size in enumerate(table.sizes):
+            errors = {split: curves.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
+            for e, epoch in enumerate(table.epochs):
+                row = {"num_train": count, "size": size, "epoch": epoch}
+                for split, values in errors.items():
+                    row |= {
+                        f"{split}_error_{end}": round(getattr(values, end)[e], 4) for end in ("mean", "low", "high")
+                    }
+                rows.append(row)
+    return rows
 
 
 def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
@@ -56,7 +72,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
-        final = {split: tables.curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
+        final = {split: curves.curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
         threshold = derived.verdict[c].get("threshold", {})
         line = None
         if threshold.get("params") is not None:
@@ -74,18 +90,18 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
                 published_points(table, published(config, count)),
             ),
         )
-        curves = {
+        by_size = {
             str(size): (
-                tables.curve(table.epochs, table.error["test"][c, k].T),
-                tables.curve(table.epochs, table.error["train"][c, k].T),
+                curves.curve(table.epochs, table.error["test"][c, k].T),
+                curves.curve(table.epochs, table.error["train"][c, k].T),
             )
             for k, size in enumerate(table.sizes)
             if k in spread(len(table.sizes))
         }
-        yield f"epoch_wise{suffix}", plotting.epoch_wise(curves, f"{about}, {count:,} examples", unit)
+        yield f"epoch_wise{suffix}", plotting.epoch_wise(by_size, f"{about}, {count:,} examples", unit)
     if len(table.counts) > 1:
         by_count = {
-            str(size): tables.curve(table.counts, table.error["test"][:, k, :, -1])
+            str(size): curves.curve(table.counts, table.error["test"][:, k, :, -1])
             for k, size in enumerate(table.sizes)
         }
         yield "sample_wise", plotting.sample_wise(by_count, about, unit)

@@ -61,22 +61,6 @@ def summarise(table: Table) -> list[dict[str, Any]]:
     return rows
 
 
-def by_epoch(table: Table) -> list[dict[str, Any]]:
-    """Make the table behind the epoch-wise figure: mean errors in percent with t-intervals, by size and epoch."""
-    rows = []
-    for c, count in enumerate(table.counts):
-        for k, size in enumerate(table.sizes):
-            curves = {split: tables.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
-            for e, epoch in enumerate(table.epochs):
-                row = {"num_train": count, "size": size, "epoch": epoch}
-                for split, values in curves.items():
-                    row |= {
-                        f"{split}_error_{end}": round(getattr(values, end)[e], 4) for end in ("mean", "low", "high")
-                    }
-                rows.append(row)
-    return rows
-
-
 def arm_name(count: int, size: int) -> str:
     """Name the networks of one size and number of examples in correct.csv."""
     return f"size {size}, {count} examples"

@@ -67,9 +67,8 @@ class Config(base.Config):
     @property
     def arms(self) -> dict[str, Steps]:
         """Return how each arm steps, the small batch first."""
-        return dict(
-            zip(ARMS, (Steps(self.small_batch, self.small_lr), Steps(self.large_batch, self.large_lr)), strict=True)
-        )
+        small, large = ARMS
+        return {small: Steps(self.small_batch, self.small_lr), large: Steps(self.large_batch, self.large_lr)}
 
 
 # Epochs and images of section V-C are not given; 80 and all images are those of section V-B, whose accuracies agree.

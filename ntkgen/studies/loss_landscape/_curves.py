@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import plotting, spectrum
-from ntkgen.studies import tables
+from ntkgen.studies import curves
 from ntkgen.studies.loss_landscape._config import ARMS
 from ntkgen.studies.tables import number
 
@@ -57,7 +57,7 @@ def perturbed(
 
 def geometric(x: Sequence[float], y: np.ndarray) -> plotting.Curve:
     """Return geometric mean and interval over seeds of positive y (k, seeds), for logarithmic axes."""
-    found = tables.curve(x, np.log(np.where(y > 0, y, np.nan)))
+    found = curves.curve(x, np.log(np.where(y > 0, y, np.nan)))
     return plotting.Curve(found.x, *(np.exp(np.asarray(line, float)) for line in found[1:]))
 
 
@@ -92,13 +92,13 @@ def densities(rows: Sequence[Mapping[str, Any]]) -> dict[str, plotting.Curve]:
             if row["arm"] == arm:
                 probes = cells.setdefault(int(row["seed"]), {})
                 probes.setdefault(int(row["probe"]), []).append((number(row["node"]), number(row["weight"])))
-        curves = []
+        by_seed = []
         for probes in cells.values():
             pairs: Any = np.array(list(probes.values()))  # (probes, steps, 2)
             rest: Any = [np.empty(0)] * 7  # of a density, which drawing does not use
             quadrature = spectrum.Density(pairs[..., 0], pairs[..., 1], *rest)
-            curves.append(np.asarray(spectrum.smooth(quadrature, grid, width)))
-        found[arm] = tables.curve(grid, np.array(curves).T)
+            by_seed.append(np.asarray(spectrum.smooth(quadrature, grid, width)))
+        found[arm] = curves.curve(grid, np.array(by_seed).T)
     return found
 
 

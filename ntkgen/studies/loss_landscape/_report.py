@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ntkgen import paper, plotting, train
-from ntkgen.studies import tables
+from ntkgen.studies import curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.loss_landscape import _curves
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -76,7 +76,7 @@ def loss_and_error(lines: list[dict[str, str]], kind: str, arm: str) -> dict[str
     pairs = {}
     for split in ("train", "test"):
         loss, error = (_curves.along(lines, kind, arm, f"{split}_{what}") for what in ("loss", "error"))
-        pairs[split] = _curves.geometric(*loss), tables.curve(*error)
+        pairs[split] = _curves.geometric(*loss), curves.curve(*error)
     return pairs
 
 

@@ -19,14 +19,9 @@ def curvature_rows(instruments: Instruments, arm: str, seeds: Sequence[int], sol
     s = instruments.sizes
     slices = (instruments.whole.x[i : i + s.chunk] for i in range(0, len(instruments.whole.y), s.chunk))
     logits = np.concatenate([instruments.logits(solutions, x) for x in slices], axis=1)
-    tops = {
-        "power": instruments.power(solutions, instruments.few),
-        "power_many": instruments.power(solutions, instruments.many),
-    }
-    tops |= {
-        "top": instruments.top(solutions, instruments.few),
-        "top_many": instruments.top(solutions, instruments.many),
-    }
+    tops = {}
+    for name, top in (("power", instruments.power), ("top", instruments.top)):
+        tops[name], tops[f"{name}_many"] = top(solutions, instruments.few), top(solutions, instruments.many)
     sharp = instruments.sharpness(solutions, instruments.few)
     pairs, density = instruments.pairs(solutions, instruments.few), instruments.density(solutions, instruments.few)
     tables: dict[str, Rows] = {"runs": [], "eigenvalues": [], "density": []}

@@ -1,6 +1,7 @@
 """Settings and presets of the tangent-kernel study."""
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ LIMITS = ("fixed", "over_width", "ntk", "mup")
 LOSSES = ("cross_entropy", "mse")
 WIDEST = 1024  # by default, of what costs much: extras, the linearised network, tuning
 POSITIVES = options.Numbers(options.POSITIVE)
+measured = functools.partial(setting, group="measurement")
 
 
 class WidthSeries(NamedTuple):
@@ -62,61 +64,45 @@ class Config(base.Config):
         default="both",
     )
     strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
-    probe_images: int = setting(
-        options.COUNT, "Test images on which the kernel is followed, a seeded draw.", default=200, unit="images",
-        group="measurement",
-    )  # fmt: skip
-    kernel_test: int = setting(
-        options.COUNT, "Test images on which kernels predict, a seeded draw.", default=2_000, unit="images",
-        group="measurement",
-    )  # fmt: skip
-    ridge: float = setting(
-        options.NOT_NEGATIVE, "Of kernel regression, in units of the kernel's mean diagonal.", default=1e-3,
-        group="measurement",
-    )  # fmt: skip
-    kernel_widths: tuple[int, ...] = setting(
-        options.COUNTS, "Widths of kernel regression. Default: all.", unit="units", group="measurement"
+    probe_images: int = measured(
+        options.COUNT, "Test images on which the kernel is followed, a seeded draw.", default=200, unit="images"
     )
-    linearised_widths: tuple[int, ...] = setting(
-        options.COUNTS, "Widths of the linearised network. Default: those up to 1024.", unit="units",
-        group="measurement",
-    )  # fmt: skip
-    linearised_seeds: int = setting(
-        options.COUNT, "Seeds of the linearised network, at most num_seeds.", default=3, group="measurement"
+    kernel_test: int = measured(
+        options.COUNT, "Test images on which kernels predict, a seeded draw.", default=2_000, unit="images"
     )
-    tune: bool = setting(
+    ridge: float = measured(
+        options.NOT_NEGATIVE, "Of kernel regression, in units of the kernel's mean diagonal.", default=1e-3
+    )
+    kernel_widths: tuple[int, ...] = measured(
+        options.COUNTS, "Widths of kernel regression. Default: all.", unit="units"
+    )
+    linearised_widths: tuple[int, ...] = measured(
+        options.COUNTS, "Widths of the linearised network. Default: those up to 1024.", unit="units"
+    )
+    linearised_seeds: int = measured(options.COUNT, "Seeds of the linearised network, at most num_seeds.", default=3)
+    tune: bool = measured(
         options.SWITCH,
         "Compare networks and kernels with rate and ridge chosen on held-out training images. Default: not with quick.",
-        group="measurement",
     )
-    tuned_rates: tuple[float, ...] = setting(
-        POSITIVES, "Candidates for the rate, in the unit of --lr.", default=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
-        group="measurement",
-    )  # fmt: skip
-    tuned_ridges: tuple[float, ...] = setting(
-        POSITIVES, "Candidates for the ridge, as with --ridge.", default=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
-        group="measurement",
-    )  # fmt: skip
-    tuned_widths: tuple[int, ...] = setting(
-        options.COUNTS, "Widths at which both are chosen. Default: those up to 1024.", unit="units",
-        group="measurement",
-    )  # fmt: skip
-    tuning_seeds: int = setting(
-        options.COUNT, "Seeds of the choice, at most num_seeds; all are compared.", default=3, group="measurement"
+    tuned_rates: tuple[float, ...] = measured(
+        POSITIVES, "Candidates for the rate, in the unit of --lr.", default=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
     )
-    extras: bool = setting(
-        options.SWITCH, "Train other limits and losses too. Default: not with quick or adam.", group="measurement"
+    tuned_ridges: tuple[float, ...] = measured(
+        POSITIVES, "Candidates for the ridge, as with --ridge.", default=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     )
-    extra_widths: tuple[int, ...] = setting(
-        options.COUNTS, "Widths of the extras. Default: those up to 1024.", unit="units", group="measurement"
+    tuned_widths: tuple[int, ...] = measured(
+        options.COUNTS, "Widths at which both are chosen. Default: those up to 1024.", unit="units"
     )
-    extra_seeds: int = setting(options.COUNT, "Seeds of the extras, at most num_seeds.", default=3, group="measurement")
-    target_cross_entropy: float = setting(
-        options.POSITIVE, "Training loss at which movement is matched.", default=0.6, unit="nats", group="measurement"
+    tuning_seeds: int = measured(options.COUNT, "Seeds of the choice, at most num_seeds; all are compared.", default=3)
+    extras: bool = measured(options.SWITCH, "Train other limits and losses too. Default: not with quick or adam.")
+    extra_widths: tuple[int, ...] = measured(
+        options.COUNTS, "Widths of the extras. Default: those up to 1024.", unit="units"
     )
-    target_mse: float = setting(
-        options.POSITIVE, "The same for half the squared error.", default=0.25, group="measurement"
+    extra_seeds: int = measured(options.COUNT, "Seeds of the extras, at most num_seeds.", default=3)
+    target_cross_entropy: float = measured(
+        options.POSITIVE, "Training loss at which movement is matched.", default=0.6, unit="nats"
     )
+    target_mse: float = measured(options.POSITIVE, "The same for half the squared error.", default=0.25)
 
     @property
     def limit(self) -> str:

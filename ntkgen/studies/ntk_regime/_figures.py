@@ -7,11 +7,12 @@ import numpy as np
 
 from ntkgen import plotting
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
+from ntkgen.studies.curves import curve
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 from ntkgen.studies.ntk_regime._kernels import SEEDS_UP_TO
 from ntkgen.studies.ntk_regime._report import Findings, images_words
 from ntkgen.studies.ntk_regime._tables import LINES, NetworkTable, by_width, decisive, series_of
-from ntkgen.studies.tables import curve, diverged, number
+from ntkgen.studies.tables import diverged, number
 
 PLOTTED = {
     "relative movement": "relative_movement",

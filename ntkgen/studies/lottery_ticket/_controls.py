@@ -13,8 +13,33 @@ from ntkgen import pruning
 from ntkgen.typing import PyTree
 
 
-class Arm(NamedTuple):
-    """One arm: its name in tables and figures, and its mask, values and scale beside the ticket's."""
+class ArmAtLevel(NamedTuple):
+    """One arm at one level.
+
+    Attributes:
+      arm: a key of `ARMS`.
+      keep: percent of the weights kept.
+    """
+
+    arm: str
+    keep: float
+
+    @property
+    def label(self) -> str:
+        """Return its name in tables of tests."""
+        return f"{self.arm} {self.keep:g}%"
+
+    @property
+    def part(self) -> str:
+        """Return the name of its training."""
+        return f"{self.arm}_{self.keep:g}"
+
+
+WHOLE = ArmAtLevel("ticket", 100)  # at 100 % all arms are the whole network
+
+
+class ArmRecipe(NamedTuple):
+    """What an arm is made of: its name in figures and printed tables, and its mask, values and scale."""
 
     label: str
     mask: str
@@ -29,20 +54,20 @@ SURVIVORS, DENSE, STD, FAN_IN = "survivors'", "dense", "survivors' std", "kept f
 # Values drawn anew are the same draws in all arms of a seed, biases included, times the factor that gives the scale.
 # A random mask does not depend on the values: under it the initialisation is as good as a new draw.
 ARMS = {
-    "ticket": Arm("ticket", TICKET, OWN, SURVIVORS),
-    "rewound": Arm("rewound ticket", "its own", "of the rewind epoch", SURVIVORS),
-    "one_shot": Arm("one-shot pruning", "its own", OWN, SURVIVORS),
-    "shuffled": Arm("ticket's mask, its values shuffled", TICKET, SHUFFLED, SURVIVORS),
-    "reinit": Arm("ticket's mask, drawn anew, dense scale", TICKET, NEW, DENSE),
-    "reinit_std": Arm("ticket's mask, drawn anew, survivors' std", TICKET, NEW, STD),
-    "reinit_fan_in": Arm("ticket's mask, drawn anew, kept fan-in", TICKET, NEW, FAN_IN),
-    "random_layer": Arm("random mask, layer counts, dense scale", LAYER_COUNTS, OWN, DENSE),
-    "random_layer_shuffled": Arm("random mask, layer counts, ticket's values", LAYER_COUNTS, SHUFFLED, SURVIVORS),
-    "random_layer_fan_in": Arm("random mask, layer counts, kept fan-in", LAYER_COUNTS, NEW, FAN_IN),
-    "random": Arm("random mask, total count, dense scale", TOTAL, OWN, DENSE),
-    "random_shuffled": Arm("random mask, total count, ticket's values", TOTAL, SHUFFLED, SURVIVORS),
-    "random_fan_in": Arm("random mask, total count, kept fan-in", TOTAL, NEW, FAN_IN),
-    "other_order": Arm("ticket, other batch order", "its own", OWN, SURVIVORS),
+    "ticket": ArmRecipe("ticket", TICKET, OWN, SURVIVORS),
+    "rewound": ArmRecipe("rewound ticket", "its own", "of the rewind epoch", SURVIVORS),
+    "one_shot": ArmRecipe("one-shot pruning", "its own", OWN, SURVIVORS),
+    "shuffled": ArmRecipe("ticket's mask, its values shuffled", TICKET, SHUFFLED, SURVIVORS),
+    "reinit": ArmRecipe("ticket's mask, drawn anew, dense scale", TICKET, NEW, DENSE),
+    "reinit_std": ArmRecipe("ticket's mask, drawn anew, survivors' std", TICKET, NEW, STD),
+    "reinit_fan_in": ArmRecipe("ticket's mask, drawn anew, kept fan-in", TICKET, NEW, FAN_IN),
+    "random_layer": ArmRecipe("random mask, layer counts, dense scale", LAYER_COUNTS, OWN, DENSE),
+    "random_layer_shuffled": ArmRecipe("random mask, layer counts, ticket's values", LAYER_COUNTS, SHUFFLED, SURVIVORS),
+    "random_layer_fan_in": ArmRecipe("random mask, layer counts, kept fan-in", LAYER_COUNTS, NEW, FAN_IN),
+    "random": ArmRecipe("random mask, total count, dense scale", TOTAL, OWN, DENSE),
+    "random_shuffled": ArmRecipe("random mask, total count, ticket's values", TOTAL, SHUFFLED, SURVIVORS),
+    "random_fan_in": ArmRecipe("random mask, total count, kept fan-in", TOTAL, NEW, FAN_IN),
+    "other_order": ArmRecipe("ticket, other batch order", "its own", OWN, SURVIVORS),
 }
 CHAINS = ("rewound", "one_shot", "other_order")  # prune for themselves
 CONTROLS = tuple(arm for arm in ARMS if arm != "ticket" and arm not in CHAINS)  # made from each ticket
@@ -62,15 +87,15 @@ COMPARISONS = {
 }
 
 
-class Keys(NamedTuple):
+class ControlKeys(NamedTuple):
     """A key of every seed for its random masks, and one for the order of shuffled values."""
 
     masks: jax.Array
     values: jax.Array
 
 
-def start(
-    arm: str, ticket: PyTree, initial: PyTree, redrawn: PyTree, keys: Keys, prunable: pruning.Prunable
+def control_start(
+    arm: str, ticket: PyTree, initial: PyTree, redrawn: PyTree, keys: ControlKeys, prunable: pruning.Prunable
 ) -> tuple[PyTree, PyTree]:
     """Return what a control's training begins with.
 

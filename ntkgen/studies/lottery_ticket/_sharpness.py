@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
-from lottery_ticket_arms import LANCZOS, NOISE, WARM, Lab, Trained, begins, child_name, has_child
 
 from ntkgen import curvature, ensemble, landscape, measure, models, pruning, spectrum, train, tree
+from ntkgen.studies.lottery_ticket._arms import LANCZOS, NOISE, WARM, Lab, TrainedArm, train_child
 from ntkgen.typing import PyTree
 
 RHO, DRAWS = 0.1, 20  # of the adaptive sharpness: noise of a tenth of each weight
@@ -24,33 +24,18 @@ MEASURED = (*RAW, "temperature", *(f"matched_{name}" for name in RAW))
 BARRIER = ("barrier", "excess", "child_test_acc", "line_images")
 
 
-def measure_networks(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
+def measure_networks(lab: Lab, trained: TrainedArm) -> dict[str, np.ndarray]:
     """Measure curvature, sharpness and, where asked for, stability; each (seeds,), NaN where not measured."""
-    num = len(lab.seeds)
-    found = lab.remember(
-        trained.name, functools.partial(_curvature, lab, trained), {name: np.zeros(num) for name in MEASURED}
-    )
-    barrier = {name: np.full(num, np.nan) for name in BARRIER}
-    if has_child(lab.config, trained.arm, trained.keep):
-        child = _child(lab, trained)
-        barrier = lab.remember(f"{trained.name}_barrier", functools.partial(_barrier, lab, trained, child), barrier)
-    return found | barrier
+    at = trained.at
+    found = lab.kept(f"measured_{at.part}", functools.partial(_curvature, lab, trained))
+    if not lab.config.has_child(*at):
+        return found | {name: np.full(len(lab.seeds), np.nan) for name in BARRIER}
+    child = train_child(lab, trained)
+    return found | lab.kept(f"measured_{at.part}_barrier", functools.partial(_barrier, lab, trained, child))
 
 
-def _child(lab: Lab, trained: Trained) -> ensemble.Result:
-    if trained.keep == 100:
-        return lab.dense_other_order
-    return lab.fit(
-        child_name(trained.arm, trained.keep),
-        init=trained.start,
-        masks=trained.masks,
-        start_epoch=begins(lab.config, trained.arm),
-        other_order=True,
-    )
-
-
-def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
-    """Top eigenvalue of the Hessian among the kept weights, and adaptive sharpness.
+def _curvature(lab: Lab, trained: TrainedArm) -> dict[str, np.ndarray]:
+    """Measure the top eigenvalue of the Hessian among the kept weights, and adaptive sharpness.
 
     Adaptive sharpness leaves zeros alone, and what has no effect on the function: convolution biases before batch norm.
 
@@ -60,11 +45,11 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
     variables, num = trained.result.variables, len(lab.seeds)
     values = {name: np.full(num, np.nan) for name in MEASURED}
     values["temperature"] = np.asarray(
-        _temperatures(lab.model, lab.config["matched_loss"], variables, lab.sample), np.float64
+        _temperatures(lab.model, lab.config.matched_loss, variables, lab.sample), np.float64
     )
     for prefix, temperatures in (("", np.ones(num)), ("matched_", values["temperature"])):
         shared = lab.sample, lab.keys(NOISE), jnp.asarray(temperatures, jnp.float32)
-        found = _sharpness(lab.model, lab.training.loss, variables, *shared, tuple(models.cancelled(lab.model)))
+        found = _sharpness(lab.model, variables, *shared, tuple(models.cancelled(lab.model)))
         for name, each in zip(("sample_loss", "sharpness", "sharpness_se", "num_evaluations"), found, strict=True):
             values[f"{prefix}{name}"] = np.where(np.isfinite(temperatures), np.asarray(each, np.float64), np.nan)
     for s, (key, warm) in enumerate(zip(lab.keys(LANCZOS), lab.keys(WARM), strict=True)):
@@ -75,7 +60,7 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
         for prefix, temperature in (("", 1.0), ("matched_", values["temperature"][s])):
             if not np.isfinite(temperature):
                 continue
-            eigen = top_eigenvalue(lab.model, lab.training.loss, own, masks, lab.sample, start, temperature)
+            eigen = top_eigenvalue(lab.model, own, masks, lab.sample, start, temperature)
             for name, field in EIGEN.items():
                 values[prefix + name][s] = getattr(eigen, field)[0]
             values[f"{prefix}num_matvecs"][s] = eigen.num_matvecs
@@ -86,7 +71,6 @@ def _curvature(lab: Lab, trained: Trained) -> dict[str, np.ndarray]:
 
 def top_eigenvalue(
     model: Any,
-    loss: str,
     variables: PyTree,
     masks: PyTree,
     sample: train.Batch,
@@ -97,7 +81,6 @@ def top_eigenvalue(
 
     Args:
       model: the network.
-      loss: its name in `train.LOSSES`.
       variables: of one seed.
       masks: like its params.
       sample: examples.
@@ -108,7 +91,7 @@ def top_eigenvalue(
     state = {name: value for name, value in variables.items() if name != "params"}
     chunk = CHUNK if any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(params)) else None
     f = measure.tempered(Partial(_network(model), state), np.float32(temperature))
-    matvec = curvature.hessian_matvec(f, train.LOSSES[loss], params, *sample, chunk=chunk)
+    matvec = curvature.hessian_matvec(f, train.cross_entropy, params, *sample, chunk=chunk)
     restricted = Partial(_restricted, matvec, masks)
     return spectrum.lanczos(restricted, pruning.apply_masks(start, masks), LANCZOS_STEPS, tol=LANCZOS_TOLERANCE)
 
@@ -140,10 +123,9 @@ def _temperatures(model: Any, target: float, variables: PyTree, sample: train.Ba
     return jax.lax.map(one, variables)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 6))
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def _sharpness(
     model: Any,
-    loss: str,
     variables: PyTree,
     sample: train.Batch,
     keys: jax.Array,
@@ -155,7 +137,7 @@ def _sharpness(
         f = measure.tempered(models.apply_fn(model, variables), temperature)
 
         def value(params: PyTree) -> jax.Array:
-            return jnp.mean(train.LOSSES[loss](f(params, sample.x), sample.y))
+            return jnp.mean(train.cross_entropy(f(params, sample.x), sample.y))
 
         found = landscape.average_adaptive_sharpness(value, variables["params"], key, RHO, DRAWS, unmoved=unmoved)
         return value(variables["params"]), *found
@@ -163,8 +145,8 @@ def _sharpness(
     return jax.lax.map(one, (variables, keys, temperatures))
 
 
-def _barrier(lab: Lab, trained: Trained, child: ensemble.Result) -> dict[str, np.ndarray]:
-    """Test error, percent, on the line between two children, batch statistics estimated anew at every point.
+def _barrier(lab: Lab, trained: TrainedArm, child: ensemble.Result) -> dict[str, np.ndarray]:
+    """Measure test error, percent, on the line between two children; batch statistics are estimated anew at each point.
 
     That takes the whole training set but what is left of the last batch; `line_images` says how many images.
     """
@@ -186,7 +168,7 @@ def _barrier(lab: Lab, trained: Trained, child: ensemble.Result) -> dict[str, np
     }  # fmt: skip
 
 
-def at_start(lab: Lab, trained: Trained) -> tuple[np.ndarray, np.ndarray]:
+def at_start(lab: Lab, trained: TrainedArm) -> tuple[np.ndarray, np.ndarray]:
     """Measure training loss (nats) and accuracy (a fraction) where training began, each (seeds,)."""
     loss, accuracy = _evaluate(lab.model, train.Batch(*lab.dataset.train), trained.start)
     return np.asarray(loss, np.float64), np.asarray(accuracy, np.float64)

@@ -1,4 +1,4 @@
-"""Everything that the implicit-regularization study measures on the networks of one configuration."""
+"""Everything that the implicit-regularization study measures on the networks of one arm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,27 +7,37 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from implicit_regularization_arms import SHARPNESS, Arm
 
 from ntkgen import landscape, measure, models, train
 from ntkgen.measure import correct, each_seed
-from ntkgen.studies import tables as common_tables
+from ntkgen.studies import tables
+from ntkgen.studies.base import Rows
+from ntkgen.studies.implicit_regularization._arms import TrainingArm
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, Config
 
-TABLES = ("tracking.csv", "matched.csv", "perturbation.csv", "correct.csv", "runs.csv")
+TABLES = ("tracking", "matched", "perturbation", "correct", "runs")
 
 
 def measure_arm(
-    config: dict[str, Any], arm: Arm, network: Any, dataset: Any, seeds: list[int], result: Any
-) -> dict[str, list[dict[str, Any]]]:
-    """Measure every network of an arm; returns the rows of `TABLES`."""
-    everything = config["track"] == "all"
-    samples = config["curvature_samples"]
+    config: Config, arm: TrainingArm, network: Any, dataset: Any, samples: int, result: Any
+) -> dict[str, Rows]:
+    """Measure every network of an arm; returns the rows of `TABLES`.
+
+    Args:
+      config: complete.
+      arm: what was trained.
+      network: the network.
+      dataset: what the arm learned.
+      samples: training images behind every measurement, the first ones.
+      result: of `ensemble.fit`, with the variables at the arm's snapshots as its probes.
+    """
+    everything, seeds = config.track == "all", config.seeds
     x, y = dataset.train.x[:samples], dataset.train.y[:samples]
     keys = jax.vmap(train.measurement_key)(jnp.asarray(seeds))
     points = [jax.tree.map(lambda leaf, e=e: leaf[:, e], result.probes) for e in range(len(arm.snapshots))]
     ones = np.ones(len(seeds), np.float32)
     networks = [(_network(network, variables, ones), variables["params"]) for variables in points]
-    ask = Ask(config, x, y, keys)
+    measures = SampleMeasures(x, y, keys, tuple(models.cancelled(network)))
     rates = [arm.training.rate(max(epoch - 1, 0)) for epoch in arm.snapshots]
     track = measure.track(
         networks,
@@ -36,79 +46,80 @@ def measure_arm(
         y,
         loss=train.cross_entropy,
         rates=rates,
-        momentum=arm.training.momentum,
-        **ask.spectral_options(everything),
+        momentum=arm.training.momentum or 0.0,
+        **measures.spectral_options(everything),
     )
-    flat = [ask.flatness(*pair, worst=everything) for pair in networks]
+    flat = [measures.flatness(*pair, worst=everything) for pair in networks]
     along = {
         "eigenvalue": track.value,
         "trace": track.trace,
         **{name: np.stack([_increases(one)[name][0] for one in flat], 1) for name in _increases(flat[0])},
     }
-    final = _final(ask, arm, networks, points[0]["params"], track, flat[-1], everything)
-    heated = {t: _heated(ask, network, points[-1], track.vector, everything, t) for t in config["loss_targets"]}
+    columns, curves = _final(measures, networks, points[0]["params"], track, flat[-1], everything)
+    heated = {t: _heated(measures, network, points[-1], track.vector, everything, t) for t in PROTOCOL.loss_targets}
 
     right = correct(*networks[-1], dataset.test.x, dataset.test.y)
-    tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-    tables["correct.csv"] = common_tables.correct_rows(arm.name, seeds, right, result.diverged)
+    found: dict[str, Rows] = {name: [] for name in TABLES}
+    found["correct"] = tables.correct_rows(arm.name, seeds, right, result.diverged)
     for s, seed in enumerate(seeds):
         one = {"arm": arm.name, "seed": seed}
-        tables["tracking.csv"] += [one | row for row in _tracking(arm, rates, track, along, s)]
-        tables["matched.csv"] += [one | row for row in _matched(config, arm, track, along, heated, s)]
-        for kind, found, sigmas in final["curves"]:
-            for i, sigma in enumerate(sigmas):
-                increase, baseline = float(found.increase[s, i]), float(found.baseline[s])
-                row = {"kind": kind, "sigma": sigma, "baseline": baseline, "increase": increase}
-                row |= {"standard_error": float(found.standard_error[s, i]), "draws": found.values.shape[-1]}
-                tables["perturbation.csv"].append(one | row | {"percent": 100 * increase / baseline})
+        found["tracking"] += [one | row for row in _tracking(arm, rates, track, along, s)]
+        found["matched"] += [one | row for row in _matched(arm, track, along, heated, s)]
+        found["perturbation"] += [one | row for kind, curve in curves.items() for row in _perturbed(kind, curve, s)]
         history = {name: float(values[s, -1]) for name, values in result.history.items()}
         train_acc, test_acc = 100 * history["train_accuracy"], 100 * history["test_accuracy"]
-        row = {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
+        row: dict[str, Any] = {"train_acc": train_acc, "test_acc": test_acc, "gap": train_acc - test_acc}
         row |= {"train_loss": history["train_loss"], "test_loss": history["test_loss"]}
-        row |= {"comparable": int(train_acc >= config["accuracy_needed"]), "diverged": int(result.diverged[s])}
-        row |= {name: values[s].item() for name, values in final["columns"].items()}
+        row |= {"comparable": int(train_acc >= PROTOCOL.accuracy_needed), "diverged": int(result.diverged[s])}
+        row |= {name: values[s].item() for name, values in columns.items()}
         row |= {"samples": samples, "batch_norm": "frozen"}
-        tables["runs.csv"].append(one | arm.describe() | row | {"precision": "float32, highest"})
-    return tables
+        found["runs"].append(one | arm.describe() | row | {"precision": "float32, highest"})
+    return found
 
 
 @dataclass
-class Ask:
-    """The study's settings of each measurement, on its samples and with its seeds' keys."""
+class SampleMeasures:
+    """The study's measurements, on its samples and with its seeds' keys.
 
-    config: dict[str, Any]
+    Attributes:
+      x: samples.
+      y: their labels.
+      keys: of the seeds.
+      unmoved: leaves without effect on the function; adaptive sharpness leaves them alone.
+    """
+
     x: Any
     y: Any
     keys: Any
+    unmoved: tuple[str, ...]
 
     def spectral_options(self, with_trace: bool) -> dict[str, Any]:
-        """Give the options of `measure.spectral`."""
-        options = {"num_iters": self.config["lanczos_steps"], "tol": self.config["tolerance"]}
-        return options | {"trace_probes": self.config["trace_probes"] if with_trace else 0}
+        """Return the options of `measure.spectral`."""
+        options: dict[str, Any] = {"num_iters": PROTOCOL.lanczos_steps, "tol": PROTOCOL.tolerance}
+        return options | {"trace_probes": PROTOCOL.trace_probes if with_trace else 0}
 
     def each(self, function: Callable, seeded: tuple, host_driven: bool = False, **options: Any) -> Any:
         """Measure every seed on the study's samples."""
         return each_seed(function, seeded, (self.x, self.y), options, host_driven=host_driven)
 
     def spectral(self, f: Any, params: Any, vector: Any, with_trace: bool) -> measure.Spectral:
-        """Find top eigenvalue (warm-started) and trace."""
+        """Return top eigenvalue (warm-started) and trace."""
         start = each_seed(measure.warm_start, (self.keys, vector))
         options = {"loss": train.cross_entropy, **self.spectral_options(with_trace)}
         return self.each(measure.spectral, (f, params, start, self.keys), True, **options)
 
     def flatness(self, f: Any, params: Any, worst: bool, curves: bool = False) -> measure.Flatness:
-        """Perturb: one sigma of each kind, or the curves."""
-        sigmas, relative = ((self.config["sigma"],), (self.config["relative_sigma"],))
+        """Return what perturbations do: one sigma of each kind, or the curves."""
         return self.each(
             measure.flatness,
             (f, params, self.keys),
             loss=train.cross_entropy,
-            sigmas=landscape.SIGMAS if curves else sigmas,
-            relative_sigmas=landscape.SIGMAS if curves else relative,
-            average_rho=self.config["average_rho"],
-            worst_rho=self.config["worst_rho"],
+            sigmas=landscape.SIGMAS if curves else (PROTOCOL.sigma,),
+            relative_sigmas=landscape.SIGMAS if curves else (PROTOCOL.relative_sigma,),
+            average_rho=PROTOCOL.average_rho,
+            worst_rho=PROTOCOL.worst_rho,
             worst_steps=20 if worst else 0,
-            unmoved=tuple(self.config["unmoved"]),
+            unmoved=self.unmoved,
         )
 
 
@@ -116,8 +127,8 @@ def _network(network: Any, variables: dict[str, Any], temperature: np.ndarray) -
     return measure.tempered(models.apply_fn(network, variables), temperature)
 
 
-def _increases(flat: measure.Flatness) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Give name -> (increase, standard error), each (seeds,); without the worst case where it was not asked for."""
+def _increases(flat: measure.Flatness) -> dict[str, tuple[Any, Any]]:
+    """Return name -> (increase, standard error), each (seeds,); without the worst case where it was not asked for."""
     found = {
         "average_adaptive": (flat.average.increase, flat.average.standard_error),
         "perturbation": (flat.absolute.increase[:, 0], flat.absolute.standard_error[:, 0]),
@@ -129,19 +140,19 @@ def _increases(flat: measure.Flatness) -> dict[str, tuple[np.ndarray, np.ndarray
 
 
 def _final(
-    ask: Ask, arm: Arm, networks: list, initial: Any, track: Any, flat: measure.Flatness, everything: bool
-) -> dict[str, Any]:
-    """Measure what only the trained networks are asked for; columns of runs.csv and the perturbation curves."""
+    measures: SampleMeasures, networks: list, initial: Any, track: Any, flat: measure.Flatness, everything: bool
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Measure what only the trained networks are asked for; returns columns of runs.csv and perturbation curves."""
     f, params = networks[-1]
-    curves = ask.flatness(f, params, worst=flat.worst is None, curves=True)
-    start = each_seed(measure.random_start, (ask.keys, params))
-    options = {"loss": train.cross_entropy, "num_iters": ask.config["power_iterations"]}
-    power = ask.each(measure.power, (f, params, start), True, **options)
-    noise = ask.each(measure.noise_scale, (f, params), loss=train.cross_entropy)
+    curves = measures.flatness(f, params, worst=flat.worst is None, curves=True)
+    start = each_seed(measure.random_start, (measures.keys, params))
+    options = {"loss": train.cross_entropy, "num_iters": PROTOCOL.power_iterations}
+    power = measures.each(measure.power, (f, params, start), True, **options)
+    noise = measures.each(measure.noise_scale, (f, params), loss=train.cross_entropy)
     moved, relative = each_seed(measure.distance, (params, initial))
     trace, trace_error = track.trace[:, -1], track.trace_error[:, -1]
     if not everything:
-        spectral = ask.spectral(f, params, track.vector, with_trace=True)
+        spectral = measures.spectral(f, params, track.vector, with_trace=True)
         trace, trace_error = spectral.trace.value, spectral.trace.standard_error
     columns = {
         "sample_loss": track.loss[:, -1],
@@ -163,27 +174,38 @@ def _final(
     columns |= {"distance": moved, "relative_distance": relative, "noise_scale": noise.value}
     columns |= {"noise_scale_error": noise.standard_error, "noise_scale_resolved": noise.resolved.astype(int)}
     columns |= {"gradient_variance": noise.covariance_trace, "squared_gradient": noise.squared_gradient}
-    kinds = (("absolute", curves.absolute, landscape.SIGMAS), ("relative", curves.relative, landscape.SIGMAS))
-    return {"columns": columns, "curves": kinds}
+    return columns, {"absolute": curves.absolute, "relative": curves.relative}
+
+
+def _perturbed(kind: str, curve: Any, s: int) -> Rows:
+    """Make the rows of one seed's perturbation curve."""
+    rows, baseline = [], float(curve.baseline[s])
+    for i, sigma in enumerate(landscape.SIGMAS):
+        increase = float(curve.increase[s, i])
+        row = {"kind": kind, "sigma": sigma, "baseline": baseline, "increase": increase}
+        row |= {"standard_error": float(curve.standard_error[s, i]), "draws": curve.values.shape[-1]}
+        rows.append(row | {"percent": 100 * increase / baseline})
+    return rows
 
 
 def _heated(
-    ask: Ask, network: Any, variables: dict[str, Any], vector: Any, everything: bool, target: float
+    measures: SampleMeasures, network: Any, variables: dict[str, Any], vector: Any, everything: bool, target: float
 ) -> dict[str, Any]:
     """Measure the trained networks with their logits at the temperature that gives the target loss."""
     plain, params = models.apply_fn(network, variables), variables["params"]
-    temperature = ask.each(measure.matching_temperature, (plain, params), target=target)
+    temperature = measures.each(measure.matching_temperature, (plain, params), target=target)
     f = _network(network, variables, temperature)
-    spectral = ask.spectral(f, params, vector, everything)
-    values = {"eigenvalue": (spectral.top.value, np.full_like(spectral.top.value, np.nan))}
+    spectral = measures.spectral(f, params, vector, everything)
+    values: dict[str, tuple[Any, Any]] = {"eigenvalue": (spectral.top.value, np.full_like(spectral.top.value, np.nan))}
     if everything:
         values["trace"] = (spectral.trace.value, spectral.trace.standard_error)
-    values |= _increases(ask.flatness(f, params, worst=everything))
+    values |= _increases(measures.flatness(f, params, worst=everything))
     quality = {"residual": spectral.top.residual, "converged": spectral.top.converged}
     return {"temperature": temperature, "values": values, **quality}
 
 
-def _tracking(arm: Arm, rates: list, track: Any, along: dict[str, np.ndarray], s: int) -> list[dict[str, Any]]:
+def _tracking(arm: TrainingArm, rates: list, track: Any, along: dict[str, np.ndarray], s: int) -> Rows:
+    """Make one seed's rows of tracking.csv."""
     rows = []
     bounded = arm.training.optimizer != "adam"
     for e, epoch in enumerate(arm.snapshots):
@@ -197,16 +219,12 @@ def _tracking(arm: Arm, rates: list, track: Any, along: dict[str, np.ndarray], s
 
 
 def _matched(
-    config: dict[str, Any],
-    arm: Arm,
-    track: Any,
-    along: dict[str, np.ndarray],
-    heated: dict[float, dict[str, Any]],
-    s: int,
-) -> list[dict[str, Any]]:
+    arm: TrainingArm, track: Any, along: dict[str, np.ndarray], heated: dict[float, dict[str, Any]], s: int
+) -> Rows:
+    """Make one seed's rows of matched.csv."""
     rows = []
     for name, values in along.items():
-        for target in config["loss_targets"]:
+        for target in PROTOCOL.loss_targets:
             found = measure.at_loss(track.loss[s], values[s], target)
             passed = found.after >= 0
             ends = [found.before, found.after] if passed else []

@@ -1,31 +1,33 @@
 """What the tickets of the lottery-ticket study share: between batch orders, and between initialisations."""
 
 import functools
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import numpy as np
-from lottery_ticket_arms import Lab, part, trainings
-from lottery_ticket_measures import host, row
 
 from ntkgen import models, pruning
+from ntkgen.studies.base import Rows
+from ntkgen.studies.lottery_ticket._arms import Lab, trains_twin
+from ntkgen.studies.lottery_ticket._controls import ArmAtLevel
+from ntkgen.studies.lottery_ticket._sharpness import host, row
 from ntkgen.typing import PyTree
 
 
-def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]) -> list[dict[str, Any]]:
+def overlaps(lab: Lab, masks: Mapping[ArmAtLevel, tuple[PyTree, np.ndarray]]) -> Rows:
     """Compare tickets: of one initialisation in two batch orders, and of two initialisations.
 
     Args:
       lab: the study.
-      masks: (arm, percent) -> masks of all seeds, and (seeds,) whose mean nothing and are left out, because a network
+      masks: arm at level -> masks of all seeds, and (seeds,) whose mean nothing and are left out, because a network
         diverged before they were cut; for "ticket" and, if trained, "other_order".
 
     Returns:
       The rows of overlaps.csv: kind, percent, two seeds, layer, the overlap beside its chance level.
     """
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
 
-    def compare(kind: str, keep: float, seeds: tuple[int, int], a: PyTree, b: PyTree) -> None:
+    def add(kind: str, keep: float, seeds: tuple[int, int], a: PyTree, b: PyTree) -> None:
         for layer, found in pruning.overlap(a, b, prunable=lab.prunable).items():
             rows.append(
                 {
@@ -35,42 +37,36 @@ def overlaps(lab: Lab, masks: dict[tuple[str, float], tuple[PyTree, np.ndarray]]
                 }
             )  # fmt: skip
 
-    levels = [keep for keep in lab.config["keep"] if keep < 100]
-    twin = trains_twin(lab.config)
+    levels = [keep for keep in lab.config.keep if keep < 100]
     for keep in levels:
-        ticket, void = host(masks["ticket", keep])
-        if ("other_order", keep) in masks:
-            other, other_void = host(masks["other_order", keep])
-            for s in np.flatnonzero(~(void | other_void)):
-                compare("other batch order", keep, (s, s), row(ticket, s), row(other, s))
-        if twin:
+        ticket, void = host(masks[ArmAtLevel("ticket", keep)])
+        if (twin := ArmAtLevel("other_order", keep)) in masks:
+            other, other_void = host(masks[twin])
+            for s in np.flatnonzero(~(void | other_void)).tolist():
+                add("other batch order", keep, (s, s), row(ticket, s), row(other, s))
+        if trains_twin(lab.config):
             first, second = (
                 host(_one_shot(lab, result.variables["params"], keep)) for result in (lab.dense, lab.dense_other_order)
             )
-            for s in np.flatnonzero(~(lab.dense.diverged | lab.dense_other_order.diverged)):
-                compare("other batch order, one shot", keep, (s, s), row(first, s), row(second, s))
+            for s in np.flatnonzero(~(lab.dense.diverged | lab.dense_other_order.diverged)).tolist():
+                add("other batch order, one shot", keep, (s, s), row(first, s), row(second, s))
     for (s, t), orders in _matches(lab).items():
         chain = models.unit_chain(lab.model)
         for keep in levels:
-            ticket, void = host(masks["ticket", keep])
+            ticket, void = host(masks[ArmAtLevel("ticket", keep)])
             if void[s] or void[t]:
                 continue
             a, b = row(ticket, s), row(ticket, t)
-            compare("other initialisation", keep, (s, t), a, b)
-            compare("other init., units matched", keep, (s, t), a, pruning.permute_units(b, orders["matched"], *chain))
+            add("other initialisation", keep, (s, t), a, b)
+            add("other init., units matched", keep, (s, t), a, pruning.permute_units(b, orders["matched"], *chain))
             shuffled = _shuffled(lab.seeds[t], b)
-            compare("shuffled, units matched", keep, (s, t), a, pruning.permute_units(shuffled, orders["null"], *chain))
+            add("shuffled, units matched", keep, (s, t), a, pruning.permute_units(shuffled, orders["null"], *chain))
     return rows
-
-
-def trains_twin(config: dict[str, Any]) -> bool:
-    """Say whether the whole network is trained in another batch order, too."""
-    return part("other_order", 100) in trainings(config)
 
 
 def _one_shot(lab: Lab, params: PyTree, keep: float) -> PyTree:
     mask = functools.partial(
-        pruning.magnitude_masks, keep_fraction=keep / 100, scope=lab.config["scope"], prunable=lab.prunable
+        pruning.magnitude_masks, keep_fraction=keep / 100, scope=lab.config.scope, prunable=lab.prunable
     )
     return jax.vmap(mask)(params)
 

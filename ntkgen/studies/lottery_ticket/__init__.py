@@ -1,0 +1,29 @@
+"""Do sparse subnetworks with their original initialisation train as well as the whole network?
+
+Hypothesis H5; sections IV-G and V-F. Iterative magnitude pruning for all seeds at once, from 100 % of the weights down,
+against arms that share seeds and batch orders: rewinding to an early epoch, one-shot pruning, and controls. These
+change the mask, the values or their scale, most of them one alone (Zhou et al. 2019). At chosen levels curvature and
+sharpness are measured, as trained and at equal loss, and stability; the tickets' overlap and profile at all of them.
+"""
+
+import functools
+
+from ntkgen.studies import base, runner
+from ntkgen.studies.lottery_ticket import _config, _figures, _measure, _report
+from ntkgen.studies.lottery_ticket._config import Config
+
+__all__ = ["STUDY", "Config", "run"]
+
+STUDY = base.Study(
+    name="lottery_ticket",
+    question="Do sparse subnetworks with their original initialisation train as well as the whole network?",
+    config=Config,
+    resolve=_config.resolve,
+    prepare=_measure.prepare,
+    measure=_measure.measure_all,
+    derive=_report.derive,
+    figures=_figures.figures,
+    tables=("runs", "measures", "sparsity", "correct"),
+    optional=("overlaps",),
+)
+run = functools.partial(runner.run, STUDY)

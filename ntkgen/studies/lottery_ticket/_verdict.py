@@ -1,0 +1,175 @@
+"""What the lottery-ticket study decides: every level, arms that differ in one thing alone, curvature at equal loss."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ntkgen import stats
+from ntkgen.studies.base import Rows
+from ntkgen.studies.lottery_ticket._comparisons import (
+    ALPHA,
+    AS_TRAINED,
+    MARGIN,
+    MATCHED,
+    POWER,
+    Tested,
+    alone_at,
+    changed_alone,
+    effects_at,
+    mask_less_values,
+    pruned_less_whole,
+    spread,
+)
+from ntkgen.studies.lottery_ticket._controls import COMPARISONS, ArmAtLevel
+from ntkgen.studies.lottery_ticket._tables import by_arm
+
+RAW_NOTE = "at unequal training loss, with which curvature falls: this does not compare minima"
+
+
+def by_level(tested: Tested, levels: Sequence[float]) -> Rows:
+    """Say for every trained level of ticket and rewound ticket how it compares with the whole network.
+
+    Args:
+      tested: of `tests`.
+      levels: percents of the weights kept.
+
+    Returns:
+      A row for each: difference in points with interval, adjusted p-values, what could have been found (two-sided) or
+      called equivalent at the level of the tests, and the verdict.
+    """
+    asked = [pruned_less_whole(ArmAtLevel(arm, keep)) for arm in ("ticket", "rewound") for keep in levels]
+    return [_judge(tested[relation]) for relation in asked if relation in tested]
+
+
+def _judge(test: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how one pair of arms compares, and what could have been found."""
+    names = ("first", "second", "difference", "low", "high", "num_pairs", "paired_adjusted", "equivalence_adjusted")
+    row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
+    if test["paired_p"] is None:
+        return row | {"called_equivalent_up_to": None, "verdict": f"{stats.UNDECIDED}: {test['undecided']}"}
+    same = stats.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
+    equal = test["equivalence_adjusted"] <= ALPHA
+    side = {1: "higher", -1: "lower", 0: ""}[_side(test)]
+    words = [side] if side else []
+    words += [f"equivalent within {MARGIN:g} points"] if equal else []
+    return row | {"called_equivalent_up_to": same, "verdict": ", yet ".join(words) if words else stats.UNDECIDED}
+
+
+def _side(test: Mapping[str, Any]) -> int:
+    """Return the sign of a difference that was found, 0 if none was."""
+    found = test["paired_p"] is not None and test["paired_adjusted"] <= ALPHA
+    return int(np.sign(test["difference"])) if found else 0
+
+
+def one_change(rows: Sequence[Mapping[str, Any]], tested: Tested, levels: Sequence[float]) -> Rows:
+    """Say how every trained pair of arms compares that differs in one thing alone.
+
+    Args:
+      rows: of `finals`.
+      tested: of `tests`.
+      levels: percents of the weights kept.
+
+    Returns:
+      A row for each pair and level as of `by_level`, with what `changes`, and the mean accuracy of both (percent): two
+      arms that train nothing are equivalent.
+    """
+    accuracy = by_arm(rows, "test_acc")
+    found = []
+    for change in COMPARISONS:
+        for of_pair in zip(*(alone_at(change, keep) for keep in levels), strict=True):
+            for pair in of_pair:
+                test = tested.get(changed_alone(change, pair))
+                if test is not None:
+                    first, second = (float(np.nanmean(accuracy[at])) for at in pair)
+                    found.append({"changes": change, "first_acc": first, "second_acc": second, **_judge(test)})
+    return found
+
+
+def mask_or_values(tested: Tested, levels: Sequence[float]) -> Rows:
+    """Say at every level whether the ticket's mask is worth more than which value stands where.
+
+    The mask is compared at equal scale, in two ways: with the ticket's values shuffled, and with weights drawn anew for
+    the kept fan-in. One side is worth more if both ways show it: its own effect is above zero, and above the other's.
+
+    Args:
+      tested: of `tests`.
+      levels: percents of the weights kept.
+
+    Returns:
+      A row for each level below 100 at which an arm of these comparisons was trained: the effects in points (mask less
+      values, with intervals and adjusted p-values) and the verdict.
+    """
+    found = []
+    for keep in levels:
+        asked = [
+            (mask_less_values(mask, values), changed_alone("mask", mask), changed_alone("values", values))
+            for mask, values in effects_at(keep)
+        ]
+        forms = [tuple(tested[relation] for relation in form) for form in asked if form[0] in tested]
+        if forms:
+            verdict = _worth(forms, len(asked))
+            found.append({"keep_percent": keep, "forms": [_judge(form[0]) for form in forms], "verdict": verdict})
+    return found
+
+
+def _worth(forms: Sequence[tuple[Mapping[str, Any], ...]], wanted: int) -> str:
+    """Put the comparisons of mask and values in words; each form is (difference of the effects, mask's, values')."""
+    if len(forms) < wanted:
+        return f"{stats.UNDECIDED}: the mask was not compared in both ways"
+    sides = []
+    for against, mask, own_values in forms:
+        side = _side(against)
+        # More than an effect that hurts is not yet worth something.
+        sides.append(side if _side(mask if side > 0 else own_values) > 0 else 0)
+    if sides == [1, 1]:
+        return "the mask is worth more"
+    if sides == [-1, -1]:
+        return "the values are worth more"
+    if sorted(sides) == [-1, 1]:
+        return "it depends on the scale"
+    equal = all(
+        against["equivalence_p"] is not None and against["equivalence_adjusted"] <= ALPHA for against, *_ in forms
+    )
+    return f"worth the same within {MARGIN:g} points" if equal else stats.UNDECIDED
+
+
+def curvature(rows: Sequence[Mapping[str, Any]], tested: Tested, matched_loss: float) -> dict[str, Any]:
+    """Put the ticket's curvature at unequal loss beside that at matched temperature, against controls and whole.
+
+    Args:
+      rows: of `finals`.
+      tested: of `tests`.
+      matched_loss: of the sample at the matched temperature, nats.
+
+    Returns:
+      What the forms mean, and a row for each comparison: its factor (first over second) with interval, None where not
+      measured in two pairs; in the raw form with adjusted p and both mean losses of the sample.
+    """
+    losses = {at.label: each[np.isfinite(each)] for at, each in by_arm(rows, "sample_loss").items()}
+    found = []
+    for relation, test in tested.items():
+        if relation.metric not in AS_TRAINED | MATCHED:
+            continue
+        matched = relation.metric in MATCHED
+        row: dict[str, Any] = {
+            "metric": (AS_TRAINED | MATCHED)[relation.metric],
+            "form": "matched" if matched else "as trained",
+        }
+        row |= {name: test[name] for name in ("first", "second", "num_pairs")}
+        row |= dict.fromkeys(("factor", "low", "high", "adjusted_p", "equivalence_p"))
+        if test["difference"] is not None:
+            row |= {
+                "factor" if name == "difference" else name: 10 ** test[name] for name in ("difference", "low", "high")
+            }
+            row["adjusted_p"], row["equivalence_p"] = test["paired_adjusted"], test["equivalence_adjusted"]
+        for side in ("first", "second"):
+            own = losses[test[side]]
+            row[f"{side}_loss"] = matched_loss if matched else float(own.mean()) if own.size else None
+        found.append(row)
+    forms = {
+        "as trained": RAW_NOTE,
+        "matched": f"logits at the temperature that brings the sample to {matched_loss:g} nats: numbers at this one "
+        "loss, no test and no verdict on curvature at equal loss",
+    }
+    return {"forms": forms, "comparisons": found}

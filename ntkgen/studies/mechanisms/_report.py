@@ -1,0 +1,159 @@
+"""What the joint study decides, says and draws."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ntkgen import measure, plotting, stats
+from ntkgen.studies.base import Derived, Prepared, Rows, Tables
+from ntkgen.studies.mechanisms import _analysis
+from ntkgen.studies.mechanisms._analysis import ALPHA, OVERALL, PARTIAL, PSI
+from ntkgen.studies.tables import number
+
+# Columns of the figure, as people write them, one or two for each mechanism.
+SHOWN = {
+    "eigenvalue": "top Hessian eigenvalue", "trace": "Hessian trace", "average_adaptive": "average adaptive sharpness",
+    "worst_adaptive": "worst-case adaptive sharpness", "rise_0.05": "rise under noise, σ = 0.05",
+    "eigenvalue_at_0.03": "eigenvalue at equal loss", "average_adaptive_at_0.03": "adaptive sharpness at equal loss",
+    "gradient_variance": "gradient variance", "distance": "distance from initialisation",
+    "relative_distance": "relative distance", "kernel_alignment": "kernel alignment with labels",
+    "log_spectral_product": "product of spectral norms", "log_path_norm": "path norm",
+    "log_spectral_product_over_margin": "spectral norms over margin", "margin_tenth": "margin, 10th percentile",
+    "margin_normalised": "normalised margin", "pac_bayes_flatness": "PAC-Bayes flatness",
+    "pac_bayes_bound": "PAC-Bayes bound", "log10_params": "number of parameters",
+    "log10_keep": "weights it needs (pruning)",
+}  # fmt: skip
+NAMES = {
+    "batch_size": "batch size", "rate": "rate", "width": "width", "depth": "depth", "optimizer": "optimizer",
+    "weight_decay": "weight decay", "label_noise": "label noise",
+}  # fmt: skip
+UNCHANGED = 0.01  # relative change under rescaling that counts as none
+
+
+def directions() -> dict[str, int]:
+    """Return column -> +1 where larger is claimed to generalize worse, -1 where better."""
+    return {column: sign for each in measure.MEASUREMENTS.values() for column, sign in each.direction.items() if sign}
+
+
+def decide(row: dict[str, Any], sign: int) -> stats.Decision:
+    """Return whether an association with the gap has the claimed sign."""
+    if row["value"] in (None, "") or row["adjusted"] in (None, ""):
+        return stats.Decision(stats.UNDECIDED, row["undecided"])
+    return stats.decide(number(row["value"]), number(row["adjusted"]), sign=sign, alpha=ALPHA)
+
+
+def derive(prepared: Prepared, found: Tables) -> Derived:
+    """Make the answer: a row for each measure, its associations, their decisions, and whether rescaling changes it."""
+    claims = directions()
+    by = {(row["measure"], row["kind"]): row for row in found["associations"]}
+    kinds = list(dict.fromkeys(row["kind"] for row in found["associations"]))
+    largest: dict[str, float] = {}
+    for one in found["rescaling"]:
+        if one["change"] not in ("", None):
+            largest[one["column"]] = max(largest.get(one["column"], 0.0), number(one["change"]))
+    answer: Rows = []
+    for name in dict.fromkeys(row["measure"] for row in found["associations"]):
+        change = largest.get(name)
+        row: dict[str, Any] = {"measure": name, "claimed_sign": claims[name]}
+        row |= {"rescaling_changes_it": None if change is None else int(change > UNCHANGED)}
+        for kind in kinds:
+            row |= {kind: by[name, kind]["value"] if (name, kind) in by else None}
+        for kind in (OVERALL, PSI, PARTIAL):
+            row |= {f"{kind}: decision": str(decide(by[name, kind], claims[name]))}
+        answer.append(row)
+    answer.sort(key=lambda row: -row["claimed_sign"] * (number(row[PSI]) if row[PSI] not in ("", None) else 0.0))
+    networks = found["networks"]
+    nulls = {row["kind"]: row["holds"] == "1" for row in found["calibration"] if number(row["planted"]) == 0}
+
+    def decided(kind: str, word: str) -> list[str]:
+        return [row["measure"] for row in answer if row[f"{kind}: decision"].startswith(word)]
+
+    verdict = {
+        "num_networks": len(networks),
+        "num_reached": sum(row["reached"] == "1" for row in networks),
+        "outcome": _analysis.OUTCOME,
+        "alpha": ALPHA,
+        "seen_with_others_fixed": decided(PSI, stats.SEEN),
+        "opposite_with_others_fixed": decided(PSI, stats.NOT_SEEN),
+        "seen_beyond_hyperparameters": decided(PARTIAL, stats.SEEN),
+        "unchanged_by_rescaling": [row["measure"] for row in answer if row["rescaling_changes_it"] == 0],
+        "curvature_and_width": curvature_and_width(found),
+        "path": _analysis.path(_analysis.Measured(networks)),
+        "false_positives_hold": [kind for kind, holds in nulls.items() if holds],
+        "false_positives_do_not": [kind for kind, holds in nulls.items() if not holds],
+    }
+    return Derived({"answer": answer}, verdict, words(answer, verdict, found))
+
+
+def curvature_and_width(found: Tables) -> list[dict[str, Any]]:
+    """Return the effect of each step in width on the top eigenvalue (log10), all else equal."""
+    names = ("from", "to", "effect", "low", "high", "adjusted", "num_groups")
+    return [
+        {name: number(row[name]) for name in names} | {"decision": str(_effect(row, -1))}
+        for row in found["effects"]
+        if (row["column"], row["hyperparameter"]) == ("eigenvalue", "width")
+    ]
+
+
+def _effect(row: dict[str, Any], sign: int) -> stats.Decision:
+    if row["adjusted"] in ("", None):
+        return stats.Decision(stats.UNDECIDED, row["undecided"])
+    return stats.decide(number(row["effect"]), number(row["adjusted"]), sign=sign, alpha=ALPHA)
+
+
+def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
+    """Write the answer as text."""
+    lines = [
+        f"{verdict['num_networks']} networks, {verdict['num_reached']} reached the loss; outcome: generalization gap",
+        f"{'measure':34} {'claim':>5} {'overall':>8} {'fixed':>8} {'partial':>8}  with all other hyperparameters fixed",
+    ]
+    for row in answer:
+        cells = " ".join(
+            f"{'' if row[k] in ('', None) else format(number(row[k]), '+.2f'):>8}" for k in (OVERALL, PSI, PARTIAL)
+        )
+        lines.append(f"{row['measure']:34} {row['claimed_sign']:>+5d} {cells}  {row[f'{PSI}: decision']}")
+    seen, opposite = verdict["seen_with_others_fixed"], verdict["opposite_with_others_fixed"]
+    lines.append(
+        f"with all else fixed {len(seen)} of {len(answer)} measures predict the gap as claimed, {len(opposite)} the "
+        "other way"
+    )
+    for one in verdict["curvature_and_width"]:
+        lines.append(
+            f"width {one['from']:g} to {one['to']:g} changes log10 of the top eigenvalue by {one['effect']:+.2f} "
+            f"[{one['low']:+.2f}, {one['high']:+.2f}]; that it falls: {one['decision']}"
+        )
+    path = verdict["path"]
+    against = path.get("undecided") or "; ".join(path["refuted"]) or "nothing that was measured"
+    lines.append(f"batch size -> noise -> curvature -> gap: against it speaks {against}")
+    return "\n".join(lines)
+
+
+def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
+    """Draw the answer, and the false positives and the power of its tests."""
+    config = prepared.config
+    claims = directions()
+    by = {(row["measure"], row["kind"]): row for row in found["associations"]}
+    order = [row["measure"] for row in derived.tables["answer"] if row["measure"] in SHOWN]
+    factors = [name for name in NAMES if any(row["kind"] == name for row in found["associations"])]
+    columns = {OVERALL: "overall", PSI: "mean, others\nfixed", PARTIAL: "beyond the\nsettings"}
+    columns |= {name: NAMES[name] for name in factors}
+    cells = []
+    for name in order:
+        line = []
+        for kind in columns:
+            row = by.get((name, kind), {"value": None, "adjusted": None})
+            significant = row["adjusted"] not in (None, "") and number(row["adjusted"]) <= ALPHA
+            line.append((claims[name] * number(row["value"]), significant))
+        cells.append(line)
+    about = f"{config.model.upper()} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
+    title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
+    yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
+    rates: dict[str, plotting.Curve] = {}
+    for kind in (OVERALL, PSI, PARTIAL):
+        rows = [row for row in found["calibration"] if row["kind"] == kind]
+        if rows:
+            ends = ([100 * number(row[end]) for row in rows] for end in ("rate", "low", "high"))
+            rates[kind] = plotting.Curve([number(row["planted"]) for row in rows], *ends)
+    yield (
+        "calibration",
+        plotting.mechanisms.calibration(rates, 100 * ALPHA, f"{config.calibrations} permutations of arms"),
+    )
