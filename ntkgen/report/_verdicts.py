@@ -8,6 +8,16 @@ from ntkgen.report._contents import Claim, Published, Table
 SEEN, NOT_SEEN, UNDECIDED = "seen", "not seen", "undecided"
 DECISIONS = ("decision", "answer", "verdict")
 CLAIMS = ("claim", "relation", "question", "about")
+CONTEXT = (
+    "loss",
+    "limit",
+    "at",
+    "metric",
+    "smallest",
+    "largest",
+    "changes",
+    "keep_percent",
+)  # of claims that are made for several series
 EFFECTS = ("effect", "difference", "value", "highest")
 # In the order in which they decide; the words name the test.
 TESTS = {
@@ -40,7 +50,7 @@ def text(value: Any) -> str:
 
 
 def claims(verdict: Any, run: str, question: str) -> tuple[Claim, ...]:
-    """Return what a verdict.json decides: every innermost entry with a decision in it.
+    """Return what a verdict.json decides: every entry with a decision in it, but for one around all others.
 
     Args:
       verdict: what the file holds.
@@ -68,10 +78,10 @@ def _entries(value: Any, path: str) -> Iterator[tuple[dict[str, Any], str]]:
             yield from _entries(item, path)
     elif isinstance(value, dict):
         inner = [found for name, item in value.items() for found in _entries(item, name)]
-        if inner:
-            yield from inner
-        elif any(isinstance(value.get(name), str) for name in DECISIONS):
+        # The outermost decision only repeats those within.
+        if any(isinstance(value.get(name), str) for name in DECISIONS) and (path or not inner):
             yield value, path
+        yield from inner
 
 
 def _claim(entry: Mapping[str, Any], path: str, run: str, question: str) -> Claim:
@@ -82,11 +92,20 @@ def _claim(entry: Mapping[str, Any], path: str, run: str, question: str) -> Clai
     same = next((name for name in EQUIVALENCE if entry.get(name) is not None), "")
     words = str(entry.get("words") or entry[named])
     used = {named, said, effect, test, same, *SKIPPED}
+    context = {name: text(entry[name]) for name in CONTEXT if entry.get(name) not in (None, "")}
+    where = ", ".join(
+        value if name in ("loss", "limit") else f"{name.replace('_', ' ')} {value}" for name, value in context.items()
+    )
+    title = str(entry.get(said, "")) or path.replace("_", " ") or question
+    if isinstance(entry.get("first"), str) and isinstance(entry.get("second"), str):
+        title += f": {entry['first']} against {entry['second']}"
+        used |= {"first", "second"}
+    used |= set(context)
     rest = tuple((name.replace("_", " "), text(each)) for name, each in entry.items() if name not in used)
     id_ = path if path[:1] in ("H", "R") and path[-1:].isdigit() else ""
     return Claim(
         id=id_,
-        claim=str(entry.get(said, "")) or path.replace("_", " ") or question,
+        claim=f"{title} ({where})" if where else title,
         decision=words if kind(words) != "stated" or named != "answer" else str(entry[named]),
         effect=text(entry.get(effect)),
         unit=text(entry.get("unit")),

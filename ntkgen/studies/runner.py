@@ -95,9 +95,11 @@ def opened(
     facts, more = study.prepare(config, data_dir)
     prepared = Prepared(config, facts, preset, values, more)
     written = [f"{name}.csv" for name in study.tables]
+    known = options.settings(study.config)
+    typed = {name: value for name, value in values.items() if known[name].identifies}
     with records.open_run(
         out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
-        command={"preset": preset, "given": values},
+        command={"preset": preset, "given": typed},
     ) as run:  # fmt: skip
         yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
 

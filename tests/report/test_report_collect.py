@@ -59,6 +59,18 @@ def test_claims_of_every_shape_of_verdict(contents):
     [
         ({"H1": [{"relation": "a", "verdict": "seen", "difference": 1.0}]}, ["seen"]),
         ([{"question": "b", "decision": "not seen (the opposite is)"}], ["not seen (the opposite is)"]),
+        (
+            {
+                "worth": [
+                    {
+                        "keep_percent": 10,
+                        "forms": [{"first": "a", "second": "b", "verdict": "seen"}],
+                        "verdict": "the mask is worth more",
+                    }
+                ]
+            },
+            ["the mask is worth more", "seen"],
+        ),
         ({"num": 3, "list": ["a", "b"]}, []),
         (None, []),
         ("words", []),
@@ -68,6 +80,15 @@ def test_other_verdicts(tmp_path, verdict, decisions):
     results_folder.write_run(tmp_path, "study", "digits-a", verdict=verdict)
     (run,) = report.collect(tmp_path).runs
     assert [claim.decision for claim in run.claims] == decisions
+
+
+def test_a_claim_says_of_what_it_is_made(tmp_path):
+    claim = {"question": "movement falls", "loss": "mse", "at": "end", "largest": 64, "decision": "seen"}
+    other = {"first": "ticket", "second": "whole", "verdict": "undecided: one seed"}
+    results_folder.write_run(tmp_path, "study", "digits-a", verdict={"movement": [claim], "levels": [other]})
+    (run,) = report.collect(tmp_path).runs
+    assert [found.claim for found in run.claims] == [
+        "movement falls (mse, at end, largest 64)", "levels: ticket against whole"]  # fmt: skip
 
 
 def test_the_command_is_what_was_typed(contents, folder):
