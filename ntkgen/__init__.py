@@ -26,6 +26,7 @@ __all__ = [
     "plotting",
     "pruning",
     "records",
+    "report",
     "roles",
     "spectrum",
     "stats",

@@ -9,12 +9,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import studies
+from ntkgen import report, studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format")
 
 
 class _Parser(flags.ArgumentParser):
@@ -58,6 +58,7 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
+    define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -226,13 +227,51 @@ def main(study: base.Study) -> None:
         run_study(study, sys.argv)
 
 
+REPORTS = {"html": "report.html", "latex": "report_latex", "csv": "report_csv"}  # what is written for each format
+
+
+def run_report(argv: Sequence[str]) -> None:
+    """Write the report of a results folder: `ntkgen report FOLDER [--format=html|latex|csv] [--out=PATH]`.
+
+    Prints what was written. Exits with code 2 and one line on a mistake, or where the folder holds no results.
+    """
+    values = flags.FlagValues()
+    words = f"What to write: {', '.join(REPORTS)}. LaTeX compiles with pdflatex."
+    define_flag("format", options.Choice(tuple(REPORTS)), "html", words, values, "output")
+    words = f"File (html) or folder. Default: {', '.join(REPORTS.values())} in the results folder."
+    flags.DEFINE_string("out", None, words, values, module_name="output")
+    if any(argument in ("-h", "--h", "-help", "--help") for argument in argv[1:]):
+        print(f"usage: ntkgen report FOLDER [flags]\n\nWrites the report of a results folder.\n{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values(list(argv), known_only=False)[1:]
+    except flags.Error as error:
+        fail(str(error))
+    if len(rest) != 1:
+        fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
+    try:
+        contents = report.collect(rest[0])
+        if contents.mixed:
+            print(f"warning: mixed versions; {'; '.join(contents.mixed)}", file=sys.stderr)
+        kind, out = str(values["format"].value), values["out"].value
+        write: Callable[..., Any] = {"html": report.html, "latex": report.latex, "csv": report.csv}[kind]
+        written = write(contents, os.path.join(rest[0], REPORTS[kind]) if out is None else out)
+    except report.ReportError as error:
+        fail(f"--{error}" if str(error).startswith("out: ") else str(error))
+    print("\n".join(map(str, written if isinstance(written, list) else [written])))
+
+
 def command() -> None:
-    """Run the console command `ntkgen <study> [flags]`."""
+    """Run the console command `ntkgen <study> [flags]`, or `ntkgen report FOLDER [flags]`."""
     with guarded():
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
             print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\nstudies: " + ", ".join(studies.NAMES))
+            print("       ntkgen report FOLDER [flags] writes the report of a results folder")
             sys.exit(0)
         name = sys.argv[1]
+        if name == "report":
+            run_report(sys.argv[1:])
+            return
         if name not in studies.NAMES:
             close = options.did_you_mean(name, studies.NAMES)
             fail(f"expected a study, one of {', '.join(studies.NAMES)}, got {name!r}{close}")

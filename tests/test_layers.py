@@ -26,6 +26,7 @@ OWNERS = {
     "flax": {"functions", "roles", "models", "ensemble", "ntk"},
     "optax": {"train"},
     "matplotlib": {"plotting"},
+    "PIL": {"plotting"},
     "orbax": {"records"},
     "tqdm": {"records"},
     "tensorflow_datasets": {"data"},
