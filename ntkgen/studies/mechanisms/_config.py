@@ -92,7 +92,8 @@ EVERYTHING = tuple(measure.MEASUREMENTS)
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(
         num_train=200, replicates=2, num_seeds=2, label_noise=(0.0, 0.9), widths=(32, 128), depths=(2,),
-        batch_sizes=(16, 100), rates=(0.01, 0.05), optimizers=("sgd",), weight_decays=(0.0,), stop_loss=0.01, epochs=400,
+        batch_sizes=(16, 100), rates=(0.01, 0.05), optimizers=("sgd",), weight_decays=(0.0,), stop_loss=0.01,
+        epochs=400,
         measures=("fit", "sharpness", "movement", "kernel", "norms", "margins", "capacity", "prunability"),
         calibrations=50,
     ),
