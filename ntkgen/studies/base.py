@@ -87,11 +87,14 @@ class Derived:
       tables: name -> rows; those without rows are not written.
       verdict: what is decided, JSON types.
       text: the answer as a terminal shows it.
+      failed: in one line, what went wrong in a part whose loss left the others whole. The run is then not finished: the
+        same command tries that part again. "" for nothing.
     """
 
     tables: dict[str, Rows]
     verdict: Any
     text: str
+    failed: str = ""
 
 
 @dataclass(frozen=True)
