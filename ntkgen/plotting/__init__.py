@@ -5,7 +5,7 @@ Use `save` to write a figure. The modules named like a study draw that study; do
 backend.
 """
 
-from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime
+from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime, reproduce
 from ntkgen.plotting._style import (
     COLOURS,
     STYLE,
@@ -32,6 +32,7 @@ __all__ = [
     "model_wise",
     "ntk_regime",
     "panels",
+    "reproduce",
     "sample_wise",
     "save",
     "subplots",

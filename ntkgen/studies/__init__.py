@@ -6,7 +6,7 @@ Use `runner.run` for a study of your own; `base` and `options` say what one is m
 import importlib
 from types import ModuleType
 
-NAMES = ("double_descent", "loss_landscape", "ntk_regime", "mechanisms", "learning_rate")
+NAMES = ("double_descent", "loss_landscape", "ntk_regime", "mechanisms", "reproduce", "learning_rate")
 __all__ = ["NAMES", *NAMES, "base", "options", "runner"]
 
 

@@ -10,9 +10,10 @@ from ntkgen import records
 from ntkgen.studies import base, runner
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.mechanisms import _analysis, _config, _population, _report
+from ntkgen.studies.mechanisms._analysis import OVERALL, PARTIAL, PSI
 from ntkgen.studies.mechanisms._config import Config
 
-__all__ = ["STUDY", "Config", "run"]
+__all__ = ["OVERALL", "PARTIAL", "PSI", "STUDY", "Config", "run"]
 
 
 def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
