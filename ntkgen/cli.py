@@ -95,7 +95,8 @@ def define_flag(
 def run_study(study: base.Study, argv: Sequence[str]) -> None:
     """Parse the command line of a study and run it.
 
-    Exits with code 2 and one line on a mistake of the user, before anything is written.
+    Exits with code 2 and one line on a mistake of the user, before anything is written; with code 1 where a part of the
+    study failed, after everything else is written.
     """
     values = flags.FlagValues()
     define(study, values)
@@ -108,7 +109,9 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
-        runner.work(opened)
+        failed = runner.work(opened).failed
+    if failed:
+        fail(failed, 1)
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:

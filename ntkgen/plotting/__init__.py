@@ -5,7 +5,7 @@ of it. The modules named like a study draw that study; double descent is drawn b
 `sample_wise`; `panels` draws curves of anything. Figures belong to no display: a notebook keeps its backend.
 """
 
-from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime
+from ntkgen.plotting import implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime, reproduce
 from ntkgen.plotting._files import FORMATS, save, smaller, title_of
 from ntkgen.plotting._style import (
     COLOURS,
@@ -33,6 +33,7 @@ __all__ = [
     "model_wise",
     "ntk_regime",
     "panels",
+    "reproduce",
     "sample_wise",
     "save",
     "smaller",

@@ -41,6 +41,7 @@ class Results:
       verdict: what is decided.
       text: the answer as a terminal shows it.
       figures: name -> file, in the first of the formats asked for.
+      failed: in one line, what went wrong in a part of the study; "" for nothing.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Results:
     verdict: Any
     text: str
     figures: dict[str, Path]
+    failed: str = ""
 
     def __repr__(self) -> str:
         """Name the folder and what there is, in one line."""
@@ -128,10 +130,11 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
             run.write_table(f"{name}.csv", rows)
     if derived.complete:
         run.write_json("verdict.json", derived.verdict)
+    if derived.complete and not derived.failed:
         run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
-    return Results(run.folder, found, derived.verdict, derived.text, figures)
+    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed)
 
 
 def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
