@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from ntkgen import functions
-from ntkgen.ntk import _plan
+from ntkgen import functions, memory
 from ntkgen.typing import Apply, Array, PyTree
 
 METHODS = ("auto", "jacobian", "layerwise")
@@ -78,7 +77,7 @@ def prepare(
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), out.dtype)), params)
     names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params))
     sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
-    budget = _plan.default_budget() if memory_budget is None else memory_budget
+    budget = memory.budget() if memory_budget is None else memory_budget
     return Task(f, params, x1, x2, out.dtype, out.shape[1], names, sizes, method, trace, tile, budget)
 
 
