@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ntkgen import functions, models, ntk, spectrum
-from ntkgen.ntk import _factors, _layers, _plan, _products
+from ntkgen.ntk import _factors, _layers, _plan
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -288,27 +288,6 @@ def test_top_eigenvalues_without_the_kernel_are_its_eigenvalues(x64):
     kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(start.size, start.size)
     assert found.converged.all()
     close(found.value, np.linalg.eigvalsh(kernel)[::-1][:3], 1e-10)
-
-
-def test_solutions_scale_with_the_right_hand_side():
-    matrix = jnp.asarray([[2.0, 1.0], [1.0, 3.0]])
-    small = _products.solve(lambda v: matrix @ v, jnp.asarray([1e-30, 2e-30]))
-    one = _products.solve(lambda v: matrix @ v, jnp.asarray([1.0, 2.0]))
-    np.testing.assert_allclose(np.asarray(small.value) / 1e-30, one.value, rtol=1e-5)
-    assert small.converged and not np.asarray(_products.solve(lambda v: matrix @ v, jnp.zeros(2)).value).any()
-
-
-def test_solve_by_conjugate_gradients(x64):
-    f, params, x = case(models.MLP(16, depth=2, num_classes=2), (8,))
-    matvec, b = ntk.ntk_vp(f, params, x), jax.random.normal(jax.random.key(1), (6, 2), jnp.float64)
-    kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(12, 12)
-    done = _products.solve(matvec, b, ridge=0.1, tol=1e-11)
-    assert done.converged and done.residual <= 2e-11
-    close(done.value.ravel(), np.linalg.solve(kernel + 0.1 * np.eye(12), np.asarray(b).ravel()), 1e-8)
-    cut = _products.solve(matvec, b, tol=1e-11, max_iters=2)
-    assert not cut.converged and cut.num_iters == 2 and cut.residual > 1e-11
-    zero = _products.solve(matvec, jnp.zeros_like(b))
-    assert zero.converged and not np.any(zero.value)
 
 
 # --- Fallbacks: exact, and announced
