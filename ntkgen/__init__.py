@@ -20,6 +20,7 @@ __all__ = [
     "landscape",
     "linearize",
     "measure",
+    "memory",
     "models",
     "ntk",
     "paper",

@@ -202,7 +202,7 @@ def _errors_of_the_moment() -> Iterator[None]:
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         fail(f"{named}; {on}", 1)
-    except RuntimeError as error:  # JAX has no types of its own for these
+    except RuntimeError as error:  # JAX has no types for these: only the text tells them apart
         words = str(error)
         if "RESOURCE_EXHAUSTED" in words:
             fail(f"out of memory ({words[:200]}); {on}", 1)

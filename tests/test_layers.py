@@ -16,7 +16,7 @@ SCRIPTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "e
 
 # A package or module imports only from those before it. Some of these are still to come.
 ORDER = (
-    "typing tree io stats paper functions roles models data linearize train ensemble "
+    "typing tree io memory stats paper functions roles models data linearize train ensemble "
     "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli __main__"
 ).split()
 # They take functions and pytrees, so that they serve any network.

@@ -230,7 +230,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
         config = train.Config(epochs=EPOCHS, batch_size=batch, learning_rate=rate)
         stored = records.Checkpointer(folder / "checkpoints" / arm)
         every = [EPOCHS * i // 12 for i in range(1, 13)]
-        fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, evaluate_at=every)
+        fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, options=ensemble.Options(evaluate_at=every))
         for seed in range(2):
             row = rows[arm, seed]
             flat, unravel = tree.ravel(

@@ -182,8 +182,8 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
     with the batch orders and rates of the epochs that follow, and fresh optimizer buffers (Frankle et al. 2020).
 
     Args:
-      fit: fit(level, *, init, masks, probes, start_epoch) -> `ensemble.Result`; passes the keywords on to
-        `ensemble.fit`, and may give each level its own checkpoint.
+      fit: fit(level, *, init, masks, probes, start_epoch) -> `ensemble.Result`; passes start_epoch on to
+        `ensemble.Options` and the others to `ensemble.fit`, and may give each level its own checkpoint.
       rewind_epoch: 0 rewinds to the initialisation.
 
     Returns:
