@@ -90,6 +90,13 @@ def empirical_ntk(
     that f computes in, 2e-4 in float32, and to a twentieth in half precision. float64 in, float64 out (params or
     inputs); matrix products run in the highest precision.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 2.0]])
+      >>> ntk.empirical_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), x, trace=True).tolist()  # X X^T
+      [[1.0, 1.0], [1.0, 5.0]]
+
     Args:
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
         must depend on that sample alone.
@@ -130,6 +137,13 @@ def empirical_ntk_seeds(
     """Compute the kernels of several seeds, one after another with the same compiled parts.
 
     A loop and not `vmap`: one seed's products fill the machine already, and the memory budget holds for each.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> x, params = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.ones((3, 2, 1))  # three seeds
+      >>> ntk.empirical_ntk_seeds(lambda w, x: x @ w, params, x).shape
+      (3, 2, 2, 1, 1)
 
     Args:
       f: as in `empirical_ntk`. The arrays of a `jax.tree_util.Partial` may lead with the seed axis, too, all of them.
@@ -186,6 +200,13 @@ def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options
     """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> plan = ntk.plan(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+      >>> plan.method, plan.tile
+      ('jacobian', (2, 2))
     """
     return _prepare(f, params, x1, x2, **options).plan
 
@@ -194,6 +215,13 @@ def ntk_vp(f: Apply, params: PyTree, x1: Array, x2: Array | None = None) -> Call
     """Make the product of the tangent kernel with a vector, for kernels too big to hold.
 
     J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1 (reverse mode twice where f has no forward mode).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> matvec = ntk.ntk_vp(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+      >>> matvec(jnp.array([[1.0], [0.0]])).tolist()
+      [[1.0], [1.0]]
 
     Args:
       f: function (params, x) -> outputs (n, K).
