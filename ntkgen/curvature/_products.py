@@ -34,7 +34,17 @@ from ntkgen.typing import Apply, Array, Loss, Matvec, PyTree
 
 
 def highest_precision(function: Callable) -> Callable:
-    """Run a function with matrix products and convolutions at full precision, where Ampere and later use TF32."""
+    """Run a function with matrix products and convolutions at full precision, where Ampere and later use TF32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import curvature
+      >>> @curvature.highest_precision
+      ... def product(a, b):
+      ...     return a @ b, jax.config.jax_default_matmul_precision
+      >>> product(jnp.ones((1, 2)), jnp.ones((2, 1)))[1]
+      'highest'
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -47,6 +57,12 @@ def highest_precision(function: Callable) -> Callable:
 @highest_precision
 def hvp(loss: Callable[[PyTree], Array], params: PyTree, v: PyTree) -> PyTree:
     """Multiply the Hessian of a scalar function with a vector, as the jvp of its gradient.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature
+      >>> curvature.hvp(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])).tolist()
+      [6.0, 2.0]
 
     Args:
       loss: params -> ().
@@ -75,6 +91,11 @@ def stability_threshold(learning_rate: float, momentum: float = 0.0) -> float:
 
     For heavy-ball momentum; Cohen et al. 2021 (arXiv:2103.00065), equation 1 and appendix B. It bounds
     full-batch steps at the *current* rate of a schedule, and says nothing of Adam.
+
+    Example:
+      >>> from ntkgen import curvature
+      >>> curvature.stability_threshold(0.1), round(curvature.stability_threshold(0.1, momentum=0.9))
+      (20.0, 38)
     """
     return 2 * (1 + momentum) / learning_rate
 
@@ -83,24 +104,59 @@ def stability_threshold(learning_rate: float, momentum: float = 0.0) -> float:
 
 
 def hessian_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
-    """Multiply the Hessian of the mean loss with v; arguments as in `hessian_matvec`."""
+    """Multiply the Hessian of the mean loss with v; arguments as in `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 1))
+      >>> w = v = jnp.ones((2, 1))
+      >>> curvature.hessian_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()  # X^T X v / n
+      [[2.0], [3.0]]
+    """
     return hessian_matvec(f, loss, params, x, y, chunk)(v)
 
 
 def ggn_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
-    """Multiply the Gauss-Newton matrix of the mean loss with v; arguments as in `hessian_matvec`."""
+    """Multiply the Gauss-Newton matrix of the mean loss with v; arguments as in `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 1))
+      >>> w = v = jnp.ones((2, 1))
+      >>> curvature.ggn_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()  # X^T X v / n
+      [[2.0], [3.0]]
+    """
     return ggn_matvec(f, loss, params, x, y, chunk)(v)
 
 
 def fisher_vp(f: Apply, params: PyTree, x: Any, v: PyTree, chunk: int | None = None) -> PyTree:
-    """Multiply the Fisher matrix of softmax outputs with v; arguments as in `hessian_matvec`."""
+    """Multiply the Fisher matrix of softmax outputs with v; arguments as in `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature
+      >>> x, w = jnp.array([[1.0], [3.0]]), jnp.zeros((1, 2))  # two classes, equally likely
+      >>> curvature.fisher_vp(lambda w, x: x @ w, w, x, jnp.array([[1.0, -1.0]])).tolist()
+      [[2.5, -2.5]]
+    """
     return fisher_matvec(f, params, x, chunk)(v)
 
 
 def gradient_covariance_vp(
     f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, centred: bool = True
 ) -> PyTree:
-    """Multiply the covariance of the examples' gradients with v; arguments as in `gradient_covariance_matvec`."""
+    """Multiply the covariance of the examples' gradients with v; arguments as in `gradient_covariance_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y, w = jnp.array([[1.0], [1.0]]), jnp.array([[1.0], [-1.0]]), jnp.zeros((1, 1))  # gradients -1 and 1
+      >>> v = jnp.ones((1, 1))
+      >>> curvature.gradient_covariance_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()
+      [[1.0]]
+    """
     return gradient_covariance_matvec(f, loss, params, x, y, chunk, centred)(v)
 
 
@@ -108,6 +164,14 @@ def hessian_matvec(
     f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, linearize: bool = False
 ) -> Matvec:
     """Make v -> H v for the Hessian H of the mean of loss(f(params, x), y).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 1))
+      >>> matvec = curvature.hessian_matvec(lambda w, x: x @ w, train.squared_error, jnp.ones((2, 1)), x, y)
+      >>> matvec(jnp.array([[1.0], [0.0]])).tolist()  # the first column of X^T X / n
+      [[1.0], [1.0]]
 
     Args:
       f: (params, x) -> outputs (n, ...), one floating array, each example for itself. One that is a
@@ -136,7 +200,16 @@ def hessian_matvec(
 
 
 def ggn_matvec(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None) -> Matvec:
-    """Make v -> G v for the Gauss-Newton matrix; arguments, result and errors as in `hessian_matvec`."""
+    """Make v -> G v for the Gauss-Newton matrix; arguments, result and errors as in `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 1))
+      >>> matvec = curvature.ggn_matvec(lambda w, x: x @ w, train.squared_error, jnp.ones((2, 1)), x, y)
+      >>> matvec(jnp.array([[1.0], [0.0]])).tolist()  # the Hessian's, since this network is linear
+      [[1.0], [1.0]]
+    """
     return Partial(_call, *_prepared(_ggn, f, loss, params, (x, y), chunk))
 
 
@@ -145,6 +218,13 @@ def fisher_matvec(f: Apply, params: PyTree, x: Any, chunk: int | None = None) ->
 
     Labels are the model's own: no y. The classes are the last axis of the outputs. Arguments, result and errors as in
     `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature
+      >>> matvec = curvature.fisher_matvec(lambda w, x: x @ w, jnp.zeros((1, 2)), jnp.array([[1.0], [3.0]]))
+      >>> matvec(jnp.array([[1.0, -1.0]])).tolist()
+      [[2.5, -2.5]]
     """
     return Partial(_call, *_prepared(_fisher, f, None, params, (x,), chunk))
 
@@ -155,6 +235,14 @@ def gradient_covariance_matvec(
     """Make v -> C v for the covariance of the gradients of single examples, divided by n.
 
     A batch of b examples drawn with replacement has gradient noise of covariance C / b.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y, w = jnp.array([[1.0], [1.0]]), jnp.array([[1.0], [-1.0]]), jnp.zeros((1, 1))  # gradients -1 and 1
+      >>> matvec = curvature.gradient_covariance_matvec(lambda w, x: x @ w, train.squared_error, w, x, y)
+      >>> matvec(jnp.ones((1, 1))).tolist()
+      [[1.0]]
 
     Args:
       f: as in `hessian_matvec`.
@@ -179,6 +267,13 @@ def derivative_mode(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any) -> str
     """Return how all products of f and this loss are differentiated; nothing is computed.
 
     Arguments and errors are those of `hessian_matvec`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import curvature, train
+      >>> x, y, w = jnp.ones((2, 1)), jnp.ones((2, 1)), jnp.zeros((1, 1))
+      >>> curvature.derivative_mode(lambda w, x: x @ w, train.squared_error, w, x, y)
+      'forward over reverse'
 
     Returns:
       "forward over reverse", or "reverse over reverse" where f or the loss use `jax.custom_vjp` and so have no

@@ -81,6 +81,12 @@ def load(
     full training set. So with one seed, a larger subset begins with the smaller one, noisy labels included,
     and a higher noise level flips all labels that a lower one flips, to the same wrong classes.
 
+    Example:
+      >>> from ntkgen import data
+      >>> digits = data.load("digits", num_train=100, label_noise=0.2)
+      >>> digits.train.x.shape, digits.num_flipped > 0, digits.num_classes
+      ((100, 8, 8, 1), True, 10)
+
     Args:
       name: "mnist", "fashion_mnist", "cifar10" (a prepared TFDS folder), "digits" or "mnist1d" (no files).
       data_dir: the TFDS folder; by default $NTKGEN_DATA_DIR, then $TFDS_DATA_DIR, then ~/tensorflow_datasets.

@@ -24,7 +24,16 @@ from ntkgen import io
 
 
 class DataError(ValueError):
-    """A data set cannot be had; the message is one line that says why and what to do."""
+    """A data set cannot be had; the message is one line that says why and what to do.
+
+    Example:
+      >>> from ntkgen import data
+      >>> try:
+      ...     data.load("mnist", data_dir="/nowhere")
+      ... except data.DataError as error:
+      ...     print(error)
+      mnist: there is no folder /nowhere (data_dir); prepare it with `tfds build mnist --file_format=array_record --data_dir=/nowhere`, or use --dataset=digits, which needs nothing
+    """
 
 
 class Raw(NamedTuple):

@@ -26,7 +26,15 @@ METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
 class Checkpoint(Protocol):
-    """What `fit` needs in order to be resumable; `ntkgen.records.Checkpointer` is one."""
+    """What `fit` needs in order to be resumable; `ntkgen.records.Checkpointer` is one.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import ensemble, records
+      >>> with tempfile.TemporaryDirectory() as folder, records.open_run(folder, "study", "digits", {"epochs": 1}) as run:
+      ...     all(hasattr(run.checkpointer("net"), name) for name in ("restore", "save", "scope"))
+      True
+    """
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """Return the last intact (epoch, tree of numpy arrays shaped like `like`), or None."""
@@ -57,6 +65,17 @@ class Context(NamedTuple):
 @dataclass(frozen=True)
 class OnHost:
     """A probe for what cannot be traced, such as a tangent kernel: it runs as plain Python between epochs.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from ntkgen import data, ensemble, models, train
+      >>> def largest_bias(params, context):
+      ...     return np.abs(params["dense0"]["bias"]).max(1)
+      >>> probe = ensemble.OnHost(largest_bias, like=jax.ShapeDtypeStruct((), np.float32))
+      >>> digits, config = data.load("digits", num_train=32), train.Config(epochs=1, batch_size=16)
+      >>> result = ensemble.fit(models.MLP(4, depth=2), digits, config, seeds=2, probes=([0, 1], probe))
+      >>> result.probes.shape  # seeds, epochs
+      (2, 2)
 
     Attributes:
       fn: fn(params, context) -> pytree of arrays (S, ...), where every leaf of params, of context.model_state and of
@@ -154,6 +173,15 @@ def fit(
 
     Seed s is a pure function of (model, dataset, config, s), and repeats bit for bit on the same machine. Which seeds
     run beside it, the strategy and the devices change the rounding of its steps, which long training amplifies.
+
+    Example:
+      >>> from ntkgen import data, ensemble, models, train
+      >>> digits, config = data.load("digits", num_train=32), train.Config(epochs=1, batch_size=16)
+      >>> result = ensemble.fit(models.MLP(4, depth=2), digits, config, seeds=2)
+      >>> result.history["test_accuracy"].shape, result.diverged.tolist()
+      ((2, 1), [False, False])
+      >>> result.variables["params"]["dense0"]["kernel"].shape
+      (2, 64, 4)
 
     Args:
       model: Flax module mapping x (n, ...) to outputs; may hold batch statistics and use dropout, with one of the

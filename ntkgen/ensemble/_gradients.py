@@ -30,6 +30,15 @@ def sam(rho: float) -> Update:
     normalised gradient step of size rho as its adversary. Batch statistics are those of the first of its two passes:
     the second is at weights that the network never has.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ensemble
+      >>> def loss(w, batch):  # its gradient is w
+      ...     return w**2 / 2, {}
+      >>> gradient, state = ensemble.sam(rho=0.5)(loss, jnp.array(3.0), batch=None, key=None)
+      >>> float(gradient)  # of the loss at 3 + rho; pass the update on as ensemble.fit(..., update=ensemble.sam(0.5))
+      3.5
+
     Args:
       rho: distance of the second gradient, in units of the params' Euclidean norm; 0 is the plain gradient.
 
@@ -90,6 +99,17 @@ def injected_noise(target_batch: int, zero_sum: bool = False) -> Update:
     **The last batch of an epoch** may be smaller. One of B' > b examples has s for B'. One of b examples or fewer has
     at least the noise of a batch of b already: its gradient is the plain one.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import ensemble, train
+      >>> def loss(w, batch, weights=None):
+      ...     losses = w * batch.x
+      ...     return jnp.mean(losses if weights is None else weights * losses), {}
+      >>> batch, key = train.Batch(jnp.ones(8), jnp.zeros(8)), jax.random.key(0)
+      >>> gradient, state = ensemble.injected_noise(target_batch=2)(loss, jnp.array(3.0), batch, key)
+      >>> round(float(gradient), 3)  # no noise: the examples' gradients are equal
+      1.0
+
     Args:
       target_batch: b, examples of the batches whose noise is imitated.
       zero_sum: whether the noise sums to zero over each epoch of the imitated batches.
@@ -133,6 +153,13 @@ class _ZeroSumNoise(_InjectedNoise):
 def noise_weights(key: Array, batch: int, target_batch: int, draws: Array | None = None) -> Array:
     """Draw the weights (batch,) of `injected_noise`, which average to 1.
 
+    Example:
+      >>> import jax
+      >>> from ntkgen import ensemble
+      >>> weights = ensemble.noise_weights(jax.random.key(0), batch=32, target_batch=8)
+      >>> weights.shape, round(float(weights.mean()), 3)
+      ((32,), 1.0)
+
     Args:
       key: of the draws.
       batch: examples of the batch.
@@ -158,6 +185,13 @@ def zero_sum_normals(key: Array, index: int | Array, steps: int, count: int) -> 
     m of them sum to s m / n + sqrt(m (n - m) / n) times a standard normal. Halving the steps until `index` is left
     alone takes log2(steps) draws for the row, and no other row. The key of a draw is its place of division, so that
     all rows agree about it.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from ntkgen import ensemble
+      >>> rows = [ensemble.zero_sum_normals(jax.random.key(0), index, steps=4, count=3) for index in range(4)]
+      >>> bool((abs(np.sum(rows, axis=0)) < 1e-5).all())
+      True
 
     Args:
       key: the same for all rows.

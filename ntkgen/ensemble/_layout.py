@@ -41,6 +41,13 @@ class Plan(NamedTuple):
 def plan(strategy: str, variables: PyTree, num_seeds: int) -> Plan:
     """Lay out `num_seeds` seeds of a network over all local devices.
 
+    Example:
+      >>> import jax
+      >>> from ntkgen import ensemble, models
+      >>> variables = models.init(models.MLP(4, depth=2, num_classes=2), jax.random.key(0), (3,))
+      >>> ensemble.plan("vmap", variables, num_seeds=1)
+      Plan(strategy='vmap', mesh=None)
+
     Args:
       strategy: "auto", "vmap" or "sequential".
       variables: one seed's variables, arrays or shapes.
@@ -71,6 +78,13 @@ def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
     seeds of the CNN of 32 channels took 360 ms an epoch so, and 514 ms by vmap (one H100, BUILD_NOTES.md). Other
     networks: vmap, but on CPU sequential for layers wider than `VMAP_MAX_WIDTH_CPU`.
 
+    Example:
+      >>> import jax, numpy as np
+      >>> from ntkgen import ensemble
+      >>> dense, convolution = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((8, 4), (3, 3, 8, 4)))
+      >>> [ensemble.choose_strategy({"params": {"kernel": leaf}}) for leaf in (dense, convolution)]
+      ['vmap', 'sequential']
+
     Args:
       variables: one seed's variables, arrays or shapes.
       backend: "cpu", "gpu" or "tpu"; default the current one.
@@ -93,6 +107,13 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Pla
     for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
     input for a convolution. What they may take together is `memory.budget`.
 
+    Example:
+      >>> import jax, numpy as np
+      >>> from ntkgen import ensemble
+      >>> variables = {"params": {"dense0": {"kernel": jax.ShapeDtypeStruct((784, 10), np.float32)}}}
+      >>> ensemble.seeds_per_chunk(variables, 128, 28 * 28, ensemble.Plan("vmap")) > 100
+      True
+
     Args:
       variables: one seed's variables, arrays or shapes.
       batch_size: examples a step.
@@ -110,6 +131,15 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Pla
 
 def check_fits(num_params: int, name: str) -> None:
     """Refuse a network of which not even one seed can be trained.
+
+    Example:
+      >>> from ntkgen import ensemble
+      >>> ensemble.check_fits(1000, "width 8")
+      >>> try:
+      ...     ensemble.check_fits(10**15, "width 10,000,000")
+      ... except ValueError as error:
+      ...     print(error)
+      width 10,000,000: training one seed takes 22,351,742 GiB, the device has ...
 
     Args:
       num_params: its learned numbers.
@@ -160,6 +190,12 @@ def place(layout: Plan, tree: PyTree, *, seeds: bool) -> PyTree:
     """Put a pytree on the devices: split along its leading seed axis, or whole on each.
 
     An axis that the devices do not divide is padded with copies of the last seed; `trim` drops them again.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import ensemble
+      >>> ensemble.place(ensemble.Plan("vmap"), {"bias": np.zeros((2, 4))}, seeds=True)["bias"].shape
+      (2, 4)
     """
     if layout.mesh is None:
         return jax.tree.map(jax.numpy.asarray, tree)

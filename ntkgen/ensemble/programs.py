@@ -17,7 +17,16 @@ from ntkgen.typing import Array, PyTree
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
-    """Return the variables of every seed: x is one batch, keys (S,)."""
+    """Return the variables of every seed: x is one batch, keys (S,).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import ensemble, models
+      >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
+      >>> variables = ensemble.programs.init(ensemble.Plan("vmap"), model, jnp.ones((8, 3)), keys)
+      >>> variables["params"]["dense0"]["kernel"].shape
+      (3, 3, 4)
+    """
     # One key at a time whatever the strategy: half the compilation, and the draws are the same.
     fn = functools.partial(functions.init, model)
     return over_seeds(layout._replace(strategy="sequential"), fn, (0, None))(keys, x)
@@ -25,7 +34,18 @@ def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
-    """Return the state of training before the first step; the variables and masks lead with the seed axis."""
+    """Return the state of training before the first step; the variables and masks lead with the seed axis.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import ensemble, models, train
+      >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
+      >>> variables = ensemble.programs.init(ensemble.Plan("vmap"), model, jnp.ones((8, 3)), keys)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = ensemble.programs.start(ensemble.Plan("vmap"), program, variables, None)
+      >>> state.variables["params"]["dense0"]["bias"].shape
+      (3, 4)
+    """
     axes = (0, None if masks is None else 0)
     fn = functools.partial(train.init_state, program)
     return over_seeds(layout._replace(strategy="vmap"), fn, axes)(variables, masks)
@@ -44,6 +64,18 @@ def train_epoch(
     active: Array | None = None,
 ) -> train.TrainState:
     """Train every seed for one epoch; the state's memory is given away.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import ensemble, models, train
+      >>> layout, model = ensemble.Plan("vmap"), models.MLP(4, depth=2, num_classes=2)
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> data, rate = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int)), jnp.array(0.1)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = ensemble.programs.start(layout, program, ensemble.programs.init(layout, model, data.x, keys), None)
+      >>> after = ensemble.programs.train_epoch(layout, program, state, keys, jnp.array(0), rate, data, None)
+      >>> after.variables["params"]["dense0"]["kernel"].shape
+      (3, 3, 4)
 
     Args:
       layout: how the seed axis is walked.
@@ -69,7 +101,19 @@ def train_epoch(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
-    """Return training loss and accuracy, test loss and accuracy of every seed -> (S, 4)."""
+    """Return training loss and accuracy, test loss and accuracy of every seed -> (S, 4).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import ensemble, models, train
+      >>> layout, model = ensemble.Plan("vmap"), models.MLP(4, depth=2, num_classes=2)
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> data = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> variables = ensemble.programs.init(layout, model, data.x, keys)
+      >>> ensemble.programs.evaluate(layout, program, variables, data, data).shape
+      (3, 4)
+    """
 
     def one(variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
         return jnp.stack([*train.evaluate(program, variables, data), *train.evaluate(program, variables, test)])

@@ -67,6 +67,12 @@ def switches(model: Any, train: bool) -> dict[str, bool]:
 
     `SWITCHES` lists the names that are recognised; all that the call has are set. One that the constructor has fixed
     (`nn.BatchNorm(use_running_average=True)`) is left alone: Flax refuses to set it twice.
+
+    Example:
+      >>> from flax import linen as nn
+      >>> from ntkgen import functions
+      >>> functions.switches(nn.BatchNorm(), train=True), functions.switches(nn.Dropout(0.5), train=True)
+      ({'use_running_average': False}, {'deterministic': False})
     """
     known = parameters(model)
     fields = getattr(bare(model), "__dataclass_fields__", {})
@@ -115,6 +121,14 @@ def forward_train(
     model: Any, variables: dict[str, Any], x: Array, rngs: Mapping[str, Array] | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """Apply the network in training mode.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import functions, models
+      >>> norm, x = models.BatchNormRelu(), jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)
+      >>> outputs, updated = functions.forward_train(norm, functions.init(norm, jax.random.key(0), x), x)
+      >>> round(float(updated["batch_stats"]["mean"][0]), 3)  # a tenth of the way to the mean of the batch
+      0.1
 
     Args:
       model: the network.
@@ -165,6 +179,14 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
 
     A running statistic moves as new = a old + (1 - a) batch, whatever the network calls its momentum. Its derivative
     by the old value is a, and a step from zero gives (1 - a) batch, so that both are measured on the network itself.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import functions, models
+      >>> norm, x = models.BatchNormRelu(affine=True), jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)
+      >>> variables = functions.init(norm, jax.random.key(0), x)
+      >>> functions.refit_statistics(norm, variables, x, batch_size=2)["batch_stats"]["mean"].round(3).tolist()
+      [1.0]
 
     Args:
       model: any network; batch norms of any momentum, Flax's (fed by the biased variance) or `models.BatchNormRelu`.

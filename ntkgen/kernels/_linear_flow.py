@@ -39,6 +39,13 @@ def movement_to_loss(
     `kernels.flow_movement`. For cross-entropy theta_t = theta_0 + J^T u and f_t = K u with u' = y - softmax(f_t),
     integrated (Runge-Kutta, an error of 1e-4 a step) from outputs of zero; |J^T u|^2 = tr(u^T K u).
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> found = kernels.movement_to_loss(np.eye(1), np.ones((1, 1)), loss=0.125)  # half of the residual is left
+      >>> round(found.time, 3), round(found.movement, 3)
+      (0.693, 0.5)
+
     Args:
       kernel: tangent kernel of the training samples, (n, n), positive semidefinite, shared by all outputs.
       targets: y (n, k); for cross-entropy each sample's probabilities, such as one-hot labels.
@@ -65,6 +72,13 @@ def movement_to_loss(
 
 def arrival(at: Callable[[float], _regression.Flow], loss: float) -> Arrival:
     """Say when a flow of `kernels.flow_movement` has come down to a loss, as `movement_to_loss` does, which makes it.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> found = kernels.arrival(kernels.flow_movement(np.eye(1), np.ones((1, 1))), loss=0.125)
+      >>> round(found.time, 3), round(found.movement, 3)
+      (0.693, 0.5)
 
     Args:
       at: the flow, time -> movement and loss.

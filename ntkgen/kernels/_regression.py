@@ -43,7 +43,14 @@ class InfiniteWidth(NamedTuple):
 
 
 def as_matrix(kernel: ArrayLike) -> Array:
-    """Flatten (n1, n2, k1, k2) to (n1 k1, n2 k2), outputs running fastest; (n1, n2) stays."""
+    """Flatten (n1, n2, k1, k2) to (n1 k1, n2 k2), outputs running fastest; (n1, n2) stays.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> kernels.as_matrix(np.zeros((4, 3, 2, 2))).shape
+      (8, 6)
+    """
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim == 4:
         n1, n2, k1, k2 = kernel.shape
@@ -54,7 +61,18 @@ def as_matrix(kernel: ArrayLike) -> Array:
 
 
 def symmetric(kernel: ArrayLike) -> Array:
-    """Flatten a kernel of samples with themselves like `as_matrix`, or raise ValueError: it is not symmetric."""
+    """Flatten a kernel of samples with themselves like `as_matrix`, or raise ValueError: it is not symmetric.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> kernels.symmetric(np.eye(2)).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+      >>> kernels.symmetric([[1.0, 2.0], [0.0, 1.0]])
+      Traceback (most recent call last):
+          ...
+      ValueError: kernel: expected a symmetric one, got shape (2, 2), or unequal halves
+    """
     matrix = as_matrix(kernel)
     scale = np.abs(matrix).max()
     if matrix.shape[0] != matrix.shape[1] or np.abs(matrix - matrix.T).max() > 1e-5 * scale:
@@ -63,7 +81,14 @@ def symmetric(kernel: ArrayLike) -> Array:
 
 
 def drift(kernel: ArrayLike, initial: ArrayLike) -> float:
-    """Give |K_t - K_0| / |K_0| in Frobenius norms (kernels of one shape)."""
+    """Give |K_t - K_0| / |K_0| in Frobenius norms (kernels of one shape).
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> kernels.drift(2 * np.eye(2), np.eye(2))
+      1.0
+    """
     now, before = as_matrix(kernel), as_matrix(initial)
     _same_shape(now, before)
     return float(np.linalg.norm(now - before) / _nonzero(np.linalg.norm(before), "initial"))
@@ -74,6 +99,12 @@ def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> f
 
     1 - alignment(K_0, K_t) is the drift that a change of scale does not count in. Kernels (n, n, k, k) are centred over
     samples, for each output by itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> round(kernels.alignment(5 * np.eye(3), np.eye(3)), 3)
+      1.0
     """
     one, two = symmetric(kernel), symmetric(other)
     _same_shape(one, two)
@@ -84,7 +115,15 @@ def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> f
 
 
 def target_alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = True) -> float:
-    """Give the alignment of a kernel (n, n) with that of the targets (n, classes), Y Y^T."""
+    """Give the alignment of a kernel (n, n) with that of the targets (n, classes), Y Y^T.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> y = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> round(kernels.target_alignment(y @ y.T, y), 3), round(kernels.target_alignment(np.eye(3), y), 3)
+      (1.0, 0.707)
+    """
     targets = np.asarray(targets, np.float64)
     if targets.ndim != 2:
         raise ValueError(f"targets: expected (n, classes), such as one-hot rows, got shape {targets.shape}")
@@ -110,13 +149,26 @@ def _nonzero(norm: Any, name: str) -> float:
 
 
 def spectrum(kernel: ArrayLike) -> Spectrum:
-    """Decompose a symmetric kernel."""
+    """Decompose a symmetric kernel.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> kernels.spectrum(np.diag([1.0, 4.0])).values.tolist()
+      [4.0, 1.0]
+    """
     values, vectors = np.linalg.eigh(symmetric(kernel))
     return Spectrum(values[::-1], vectors[:, ::-1])
 
 
 def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
     """Count the directions that matter in a positive semidefinite kernel.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> round(kernels.effective_rank(np.eye(2)), 3), round(kernels.effective_rank(np.diag([1.0, 0.0])), 3)
+      (2.0, 1.0)
 
     Args:
       kernel: symmetric.
@@ -144,6 +196,13 @@ class NotPositiveDefiniteError(ValueError):
 
 def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> Callable[[ArrayLike], Array]:
     """Fit kernel regression, with no prior mean: K(x, X) (K + ridge I)^-1 y.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> predict = kernels.regression(np.eye(2), np.array([[1.0], [3.0]]))
+      >>> predict(np.array([[0.5, 0.5]])).tolist()
+      [[2.0]]
 
     Args:
       kernel: of the training samples, (n, n), shared by all outputs, or (n, n, k, k).
@@ -208,6 +267,13 @@ def gradient_flow(
     f_t(X) = y + exp(-t K) (f_0 - y); f_t(x) = f_0(x) - K(x, X) K^-1 (I - exp(-t K)) (f_0 - y). For the mean over n
     samples instead of the sum, t is time / n; gradient descent of rate r has done t = r x steps.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> at = kernels.gradient_flow(np.eye(2), np.array([[1.0], [3.0]]), np.zeros((2, 1)))
+      >>> [at(time)[0].ravel().round(3).tolist() for time in (0.0, np.inf)]
+      [[0.0, 0.0], [1.0, 3.0]]
+
     Args:
       kernel: tangent kernel of the training samples, (n, n) or (n, n, k, k); singular ones are fine: eigenvalues below
         the rounding of its own dtype count as zero.
@@ -256,6 +322,13 @@ def flow_movement(kernel: ArrayLike, targets: ArrayLike, covariance: Any = None)
 
     |theta_t - theta_0|^2 = r^T (I - exp(-t K)) K^-1 (I - exp(-t K)) r for the residual r = f_0 - y; at infinite time
     r^T K^-1 r.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> flow = kernels.flow_movement(np.eye(2), np.array([[3.0], [4.0]]))(np.inf)
+      >>> round(flow.movement, 3), round(flow.loss, 3)
+      (5.0, 0.0)
 
     Args:
       kernel: tangent kernel of the training samples, (n, n), shared by all outputs.
@@ -306,6 +379,13 @@ def infinite_mlp(
     drops all that is not proportional to the width, is 784/w away from a finite network and so of no use for a
     comparison. Expectations are those of Cho and Saul (2009); preactivations are taken as Gaussian, which needs many
     inputs too.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> found = kernels.infinite_mlp(np.eye(2), width=np.inf, depth=2, parametrization="ntk")
+      >>> found.ntk.shape, bool(found.ntk[0, 0] > found.ntk[0, 1] > 0)
+      ((2, 2), True)
 
     Args:
       x1: inputs (n1, ...), flattened.

@@ -41,6 +41,12 @@ def error_barrier(
 ) -> Barrier:
     """Measure the error barrier on the line (1 - alpha) first + alpha second.
 
+    Example:
+      >>> from ntkgen import landscape
+      >>> found = landscape.error_barrier(lambda w: 1 - w["a"] ** 2, {"a": -1.0}, {"a": 1.0}, alphas=[0.0, 0.5, 1.0])
+      >>> found.errors.tolist(), float(found.barrier)
+      ([0.0, 1.0, 0.0], 1.0)
+
     Args:
       evaluate: evaluate(variables) -> error, scalar or one for each seed; NaN makes the barrier NaN.
       first: variables of one child, all collections.

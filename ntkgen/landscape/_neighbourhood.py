@@ -70,6 +70,13 @@ def perturbation(
 ) -> Sensitivity:
     """Measure how a function of the params rises when Gaussian noise is added to them.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> found = landscape.perturbation(lambda w: (w**2).sum(), jnp.zeros(3), jax.random.key(0), sigmas=[0.01, 0.1])
+      >>> found.values.shape, bool(found.increase[1] > found.increase[0] > 0)
+      ((2, 5), True)
+
     Args:
       value: params -> ().
       params: the solution.
@@ -124,6 +131,17 @@ def average_adaptive_sharpness(
     by the mean of the batch, so that it may have any size; under frozen statistics noise of that size acts all the
     same, and would be counted as sharpness. `models.without_effect` finds them.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> def loss(w):
+      ...     return (w["a"] * w["b"] - 1) ** 2
+      >>> def sharpness(a, b):
+      ...     params = {"a": jnp.array(a), "b": jnp.array(b)}
+      ...     return landscape.average_adaptive_sharpness(loss, params, jax.random.key(0), rho=0.1, num_samples=10)
+      >>> bool(sharpness(4.0, 0.25).increase == sharpness(1.0, 1.0).increase)  # the same function, other weights
+      True
+
     Args:
       value: params -> ().
       params: the solution; weights that are 0 are not moved.
@@ -171,6 +189,13 @@ def worst_adaptive_sharpness(
     projected gradient ascent on u from a random point of the sphere, with steps that fall from rho to zero. Found
     from below: a bad search looks like a flat minimum, so vary num_steps. Invariant like the average, with the same
     `unmoved`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> found = landscape.worst_adaptive_sharpness(lambda w: (w - 2) ** 2, jnp.array(2.0), jax.random.key(0), rho=0.5)
+      >>> round(float(found.increase), 3)  # at 2 + 2 rho
+      1.0
 
     Args:
       value: params -> ().
@@ -252,6 +277,14 @@ def filter_direction(key: Array, params: PyTree, roles: PyTree | None = None) ->
     kernel (in, out) a column, of layers stacked as (layers, in, out) a column of each. Leaves that are neither
     kernels nor embeddings (biases, normalisation scales, single vectors) get zeros, as in their code.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> params = {"kernel": jnp.array([[3.0, 0.0], [4.0, 1.0]]), "bias": jnp.ones(2)}
+      >>> direction = landscape.filter_direction(jax.random.key(0), params)
+      >>> jnp.linalg.norm(direction["kernel"], axis=0).round(3).tolist(), direction["bias"].tolist()
+      ([5.0, 1.0], [0.0, 0.0])
+
     Args:
       key: of the draw.
       params: one network's params.
@@ -278,6 +311,12 @@ def filter_direction(key: Array, params: PyTree, roles: PyTree | None = None) ->
 @highest_precision
 def line(value: Value, params: PyTree, direction: PyTree, steps: Any, refit: Refit | None = None) -> Any:
     """Evaluate along params + a direction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> landscape.line(lambda w: (w**2).sum(), jnp.array([1.0]), jnp.array([2.0]), jnp.array([0.0, 1.0])).tolist()
+      [1.0, 9.0]
 
     Args:
       value: params -> numbers, a tree of arrays; with `refit` (params, state) -> numbers.
@@ -308,6 +347,13 @@ def plane(
 ) -> Any:
     """Evaluate over params + a first + b second, for all pairs of steps.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> steps, directions = jnp.array([0.0, 1.0]), (jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))
+      >>> landscape.plane(lambda w: (w**2).sum(), jnp.zeros(2), directions, (steps, steps)).tolist()
+      [[0.0, 4.0], [1.0, 5.0]]
+
     Args:
       value: as in `line`.
       params: the centre.
@@ -336,6 +382,12 @@ def interpolate(value: Value, start: PyTree, end: PyTree, steps: Any, refit: Ref
     """Evaluate along (1 - t) start + t end.
 
     With batch norm give `refit`: statistics interpolated or kept belong to no network on the way.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import landscape
+      >>> landscape.interpolate(lambda w: w**2, jnp.array(-1.0), jnp.array(1.0), jnp.array([0.0, 0.5, 1.0])).tolist()
+      [1.0, 0.0, 1.0]
 
     Args:
       value: as in `line`.

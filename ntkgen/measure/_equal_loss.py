@@ -21,7 +21,14 @@ RANGE = 30.0  # temperatures between 2^-30 and 2^30
 
 
 def tempered(f: Callable, temperature: Any) -> Partial:
-    """Divide a network's outputs by a temperature, which stays an argument of compiled programs."""
+    """Divide a network's outputs by a temperature, which stays an argument of compiled programs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> measure.tempered(lambda w, x: w * x, 2.0)(jnp.array(3.0), jnp.array([2.0])).tolist()
+      [3.0]
+    """
     return Partial(_divide, f if isinstance(f, Partial) else Partial(f), jnp.asarray(temperature))
 
 
@@ -30,7 +37,16 @@ def _divide(f: Callable, temperature: Array, params: PyTree, x: Any) -> Array:
 
 
 def matching_temperature(f: Callable, params: PyTree, x: Any, y: Array, *, target: float) -> Array:
-    """Find the temperature of a network's outputs; as `outputs_temperature` of f(params, x) with x (n, ...)."""
+    """Find the temperature of a network's outputs; as `outputs_temperature` of f(params, x) with x (n, ...).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> x, y = jnp.array([[4.0, 0.0], [0.0, 4.0]]), jnp.array([0, 1])
+      >>> found = measure.matching_temperature(lambda w, x: w * x, jnp.array(1.0), x, y, target=0.1)
+      >>> round(float(train.cross_entropy(x / found, y).mean()), 3)
+      0.1
+    """
     with jax.default_matmul_precision("highest"):
         return outputs_temperature(f(params, x), y, target=target)
 
@@ -41,6 +57,14 @@ def outputs_temperature(outputs: Array, y: Array, *, target: float) -> Array:
 
     In b = 1 / T the loss is convex and begins at log k. While f is right more often than chance it falls first, to a
     lowest value that is 0 only if every example is classified right; T is sought on that falling branch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> outputs, y = jnp.array([[4.0, 0.0], [0.0, 4.0]]), jnp.array([0, 1])
+      >>> found = measure.outputs_temperature(outputs, y, target=0.1)
+      >>> round(float(train.cross_entropy(outputs / found, y).mean()), 3)
+      0.1
 
     Args:
       outputs: logits (n, k).
@@ -84,7 +108,14 @@ class Passage(NamedTuple):
 
 
 def passage(losses: Sequence[float], target: float) -> Passage:
-    """Find where the losses (s,) at snapshots along training first fall to the target."""
+    """Find where the losses (s,) at snapshots along training first fall to the target.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> found = measure.passage([1.0, 0.1, 0.001], target=0.01)
+      >>> found.before, found.after, round(found.share, 3)
+      (1, 2, 0.5)
+    """
     at = np.asarray(losses, float)
     below = np.flatnonzero(at <= target)
     after = int(below[0]) if below.size else -1
@@ -108,6 +139,11 @@ class Matched(NamedTuple):
 
 def at_loss(losses: Sequence[float], values: Sequence[float], target: float) -> Matched:
     """Interpolate log value against log loss, where the loss first falls to the target.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> round(measure.at_loss([1.0, 0.1, 0.001], [2.0, 4.0, 16.0], target=0.01).value, 3)
+      8.0
 
     Args:
       losses: (s,) at snapshots along training.

@@ -141,7 +141,13 @@ def _perturbation(
 
 
 def perturbation_at(sigmas: Sequence[float]) -> Measurement:
-    """Return the measurement `perturbation` at some strengths."""
+    """Return the measurement `perturbation` at some strengths.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> measure.perturbation_at([0.01, 0.1]).options["sigmas"]
+      (0.01, 0.1)
+    """
     values = [f"rise_{sigma:g}" for sigma in sigmas]
     return Measurement(
         name="perturbation",

@@ -87,7 +87,13 @@ def _no_temperature(names: Sequence[str], model: Any, loss: Loss) -> dict[str, s
 
 
 def sharpness_at(targets: Sequence[float]) -> Measurement:
-    """Return the measurement `sharpness_at_loss` at some levels of the loss, in nats."""
+    """Return the measurement `sharpness_at_loss` at some levels of the loss, in nats.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> measure.sharpness_at([0.1, 0.01]).options["targets"]
+      (0.1, 0.01)
+    """
     columns = {f"{name}_at_{target:g}": unit for target in targets for name, unit in _AT_LOSS.items()}
     claims = [f"{name}_at_{target:g}" for target in targets for name in ("eigenvalue", "average_adaptive")]
     return Measurement(

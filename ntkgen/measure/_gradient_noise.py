@@ -43,6 +43,14 @@ def noise_scale(f: Callable, params: PyTree, x: PyTree, y: PyTree, *, loss: Loss
     by trace C / n, which is what the sample's own noise adds to it. At interpolation the mean gradient vanishes while
     those of the examples do not, so the scale grows beyond what n examples can resolve: `resolved` says so.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> w, x, y = jnp.zeros((1, 1)), jnp.ones((4, 1)), jnp.array([[1.0], [2.0], [3.0], [4.0]])  # gradients -y
+      >>> found = measure.noise_scale(lambda w, x: x @ w, w, x, y, loss=train.squared_error)
+      >>> round(float(found.covariance_trace), 3), round(float(found.value), 3)
+      (1.667, 0.286)
+
     Args:
       f: the network.
       params: its params.

@@ -63,6 +63,13 @@ def linear_cka(a: Array, b: Array) -> Array:
 
     |A^T B|^2 / (|A^T A| |B^T B|) of centred features in Frobenius norms (Kornblith et al. 2019, arXiv:1905.00414,
     section 3), computed from the (n, n) Gram matrices.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> a = jnp.array([[1.0, 0.0], [0.0, 1.0], [3.0, 2.0]])
+      >>> round(float(measure.linear_cka(a, 2 * a[:, ::-1])), 3)
+      1.0
     """
     grams = []
     for features in (a, b):
@@ -139,7 +146,13 @@ def smallest_keep(keeps: Sequence[float], accuracies: Array, tolerance: float) -
 
 
 def prunability_at(keeps: Sequence[float]) -> Measurement:
-    """Return the measurement `prunability` at some kept fractions, falling."""
+    """Return the measurement `prunability` at some kept fractions, falling.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> list(measure.prunability_at([0.5, 0.1]).columns)
+      ['log10_keep', 'log10_keep_resolved', 'pruned_acc_0.5', 'pruned_acc_0.1']
+    """
     return Measurement(
         name="prunability",
         definition="Test accuracy after the kernels' weights of smallest magnitude are set to zero, ranked over all "

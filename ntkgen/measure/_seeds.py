@@ -36,6 +36,14 @@ def each_seed(
     The function is traced at each call, so that arrays that it or its options close over may be replaced: the values
     are those of this call. That costs a compilation.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> def output(w, x):
+      ...     return (w * x).sum()
+      >>> measure.each_seed(output, (jnp.array([[1.0], [2.0], [jnp.nan]]),), (jnp.array([3.0]),)).tolist()
+      [3.0, 6.0, nan]
+
     Args:
       function: measures one seed; a function of a module, since compiled programs are found by it.
       seeded: trees whose leaves lead with the seed axis, such as (f, params).
@@ -85,6 +93,14 @@ def each_seed(
 
 def correct(f: Callable, params: PyTree, x: Any, y: Any, *, chunk: int = 1000) -> np.ndarray:
     """Return for every seed whether each example is classified right, booleans (seeds, examples).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jax.tree_util import Partial
+      >>> from ntkgen import measure
+      >>> x, params = jnp.array([[2.0, 1.0]]), jnp.array([[[1.0, 1.0]], [[1.0, 3.0]]])  # two seeds
+      >>> measure.correct(Partial(lambda w, x: w * x), params, x, jnp.array([0])).tolist()
+      [[True], [False]]
 
     Args:
       f: the network, arrays leading with the seed axis, as `each_seed` takes it.

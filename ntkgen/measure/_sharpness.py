@@ -24,7 +24,15 @@ START_NOISE = 0.1  # norm of the noise on a warm start, beside a unit vector: a 
 
 
 def mean_loss(f: Callable, params: PyTree, x: Any, y: Any, *, loss: Loss) -> Array:
-    """Average the loss over the examples -> ()."""
+    """Average the loss over the examples -> ().
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> w, x, y = jnp.ones((1, 1)), jnp.array([[1.0], [3.0]]), jnp.zeros((2, 1))
+      >>> float(measure.mean_loss(lambda w, x: x @ w, w, x, y, loss=train.squared_error))
+      2.5
+    """
     with jax.default_matmul_precision("highest"):
         return jnp.mean(loss(f(params, x), y))
 
@@ -52,6 +60,15 @@ def spectral(
 ) -> Spectral:
     """Measure the largest eigenvalue and the trace of the mean loss's Hessian on one seed; host-driven.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> w, x, y = jnp.ones((2, 1)), jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros((2, 1))
+      >>> start = jnp.array([[1.0], [0.5]])
+      >>> found = measure.spectral(lambda w, x: x @ w, w, start, jax.random.key(0), x, y, loss=train.squared_error)
+      >>> round(float(found.top.value), 3), bool(found.top.converged)
+      (2.0, True)
+
     Args:
       f: the network.
       params: its params.
@@ -78,13 +95,29 @@ def spectral(
 
 
 def random_start(key: Array, params: PyTree) -> PyTree:
-    """Draw a random vector like params of length 1."""
+    """Draw a random vector like params of length 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> start = measure.random_start(jax.random.key(0), jnp.zeros((2, 1)))
+      >>> start.shape, round(float(jnp.linalg.norm(start)), 3)
+      ((2, 1), 1.0)
+    """
     draw = tree.random_like(key, params)
     return tree.scale(1 / tree.norm(draw), draw)
 
 
 def warm_start(key: Array, vector: PyTree) -> PyTree:
-    """Add a random vector of length `START_NOISE` to an earlier eigenvector."""
+    """Add a random vector of length `START_NOISE` to an earlier eigenvector.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> vector = jnp.array([[1.0], [0.0]])
+      >>> bool((measure.warm_start(jax.random.key(0), vector) == vector).all())
+      False
+    """
     return tree.axpy(START_NOISE, random_start(key, vector), vector)
 
 
@@ -96,7 +129,17 @@ def _first_pair(eigen: spectrum.Eigen) -> spectrum.Eigen:
 def power(
     f: Callable, params: PyTree, start: PyTree, x: Any, y: Any, *, loss: Loss, num_iters: int = 30
 ) -> spectrum.Eigen:
-    """Run the paper's power iteration (section IV-E) on one seed; host-driven. Arguments as in `spectral`."""
+    """Run the paper's power iteration (section IV-E) on one seed; host-driven. Arguments as in `spectral`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> w, x, y = jnp.ones((2, 1)), jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros((2, 1))
+      >>> start = jnp.array([[1.0], [0.5]])
+      >>> top = measure.power(lambda w, x: x @ w, w, start, x, y, loss=train.squared_error)
+      >>> round(float(top.value), 3), int(top.num_matvecs)
+      (2.0, 30)
+    """
     return spectrum.power_iteration(curvature.hessian_matvec(f, loss, params, x, y, linearize=True), start, num_iters)
 
 
@@ -128,6 +171,16 @@ def flatness(
 ) -> Flatness:
     """Perturb one seed's weights: the paper's noise, noise relative to filters, average and worst adaptive sharpness.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import measure, train
+      >>> params, x, y = {"kernel": jnp.ones((2, 1))}, jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[2.0], [1.0]])
+      >>> def f(params, x):
+      ...     return x @ params["kernel"]
+      >>> found = measure.flatness(f, params, jax.random.key(0), x, y, loss=train.squared_error, worst_steps=0)
+      >>> float(found.absolute.baseline), bool(found.average.increase > 0)
+      (0.0, True)
+
     Args:
       f: the network.
       params: its params.
@@ -158,7 +211,15 @@ def flatness(
 
 
 def distance(params: PyTree, initial: PyTree) -> tuple[Array, Array]:
-    """Give |params - initial| and the same over |initial| -> (), ()."""
+    """Give |params - initial| and the same over |initial| -> (), ().
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import measure
+      >>> moved, relative = measure.distance({"kernel": jnp.array([[3.0, 6.0]])}, {"kernel": jnp.array([[3.0, 4.0]])})
+      >>> float(moved), round(float(relative), 3)
+      (2.0, 0.4)
+    """
     moved = tree.norm(tree.axpy(-1.0, initial, params))
     return moved, moved / tree.norm(initial)
 
@@ -210,6 +271,17 @@ def track(
 
     Lanczos begins from the last snapshot's eigenvector plus a little noise, which saves products where it turned
     little and costs none where it turned much.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jax.tree_util import Partial
+      >>> from ntkgen import measure, train
+      >>> x, y = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros((2, 1))
+      >>> snapshots = [(Partial(lambda w, x: x @ w), jnp.ones((1, 2, 1)))]  # one snapshot of one seed
+      >>> keys = jax.random.split(jax.random.key(0), 1)
+      >>> found = measure.track(snapshots, keys, x, y, loss=train.squared_error, rates=[0.1])
+      >>> found.value.round(3).tolist(), found.threshold.tolist()
+      ([[2.0]], [20.0])
 
     Args:
       snapshots: (f, params) in the order of training, leaves leading with the seed axis.

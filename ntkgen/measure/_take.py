@@ -61,6 +61,20 @@ def nothing_undefined(model: Any, loss: Loss) -> dict[str, str]:
 class Measurement:
     """One measurement of a trained network.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> from ntkgen import measure, models, train
+      >>> def largest_bias(network, examples, *, model, loss):
+      ...     return {"bias": jnp.abs(network.variables["params"]["dense0"]["bias"]).max()}
+      >>> largest = measure.Measurement("largest_bias", "Largest bias of the first layer.", {"bias": "1"}, largest_bias)
+      >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
+      >>> variables = jax.vmap(lambda key: models.init(model, key, (3,)))(keys)
+      >>> split = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
+      >>> trained, data = measure.Trained(model, variables, variables, keys), SimpleNamespace(train=split, test=split)
+      >>> measure.take(largest, trained, data)["bias"].shape
+      (3,)
+
     Attributes:
       name: such as "sharpness".
       definition: what is measured, with formula and source.
@@ -100,6 +114,18 @@ def take(
 
     Compiled programs serve all networks of equal model, shapes and options. Matrix products run in the highest
     precision.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from types import SimpleNamespace
+      >>> from ntkgen import measure, models, train
+      >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
+      >>> variables = jax.vmap(lambda key: models.init(model, key, (3,)))(keys)
+      >>> trained = measure.Trained(model, jax.tree.map(lambda leaf: 2 * leaf, variables), variables, keys)
+      >>> split = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
+      >>> found = measure.take(measure.MEASUREMENTS["movement"], trained, SimpleNamespace(train=split, test=split))
+      >>> found["relative_distance"].round(3).tolist()
+      [1.0, 1.0, 1.0]
 
     Args:
       measurement: what to measure.

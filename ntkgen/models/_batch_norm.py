@@ -39,6 +39,12 @@ def max_pool(x: Array) -> Array:
 
     A reshape and a maximum: on CPU the gradient of `reduce_window` is an order of magnitude slower. The gradient goes
     to the first of equal maxima, as in PyTorch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> models.max_pool(jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
+      [[[[3.0]]]]
     """
     return _windows(x).max((2, 4))
 
@@ -68,6 +74,13 @@ def norm_relu(y: Array, pool: bool = False) -> tuple[Array, Array, Array]:
     """Normalise y (n, h, w, c) by its own batch statistics, take the ReLU, and with `pool` the 2x2 maximum.
 
     Forward and reverse mode both work, also one over the other.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> activations, mean, variance = models.norm_relu(jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1))
+      >>> activations.ravel().round(3).tolist(), mean.tolist(), variance.tolist()
+      ([0.0, 1.0], [1.0], [1.0])
 
     Args:
       y: outputs of a convolution.

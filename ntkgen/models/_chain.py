@@ -26,17 +26,35 @@ class Affine(NamedTuple):
 
 
 def is_linen(model: Any) -> bool:
-    """Return whether a network is a Flax Linen module, also one that Python cannot hash (`functions.hashable`)."""
+    """Return whether a network is a Flax Linen module, also one that Python cannot hash (`functions.hashable`).
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.is_linen(models.MLP(4)), models.is_linen(object())
+      (True, False)
+    """
     return isinstance(functions.bare(model), nn.Module)
 
 
 def is_relu_chain(model: Any) -> bool:
-    """Return whether a network is a chain of Dense layers with ReLU between them: `MLP`, in any parametrisation."""
+    """Return whether a network is a chain of Dense layers with ReLU between them: `MLP`, in any parametrisation.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.is_relu_chain(models.MLP(4)), models.is_relu_chain(models.CNN(4))
+      (True, False)
+    """
     return isinstance(model, _networks.MLP)
 
 
 def has_effective_layers(model: Any) -> bool:
-    """Return whether `effective_layers` knows a network: `MLP` and `CNN`."""
+    """Return whether `effective_layers` knows a network: `MLP` and `CNN`.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.has_effective_layers(models.CNN(4)), models.has_effective_layers(models.BatchNormRelu())
+      (True, False)
+    """
     return isinstance(model, _networks.MLP | _networks.CNN)
 
 
@@ -45,6 +63,14 @@ def effective_layers(model: _networks.MLP | _networks.CNN, variables: PyTree) ->
 
     The multipliers of a parametrisation are part of the weights. A batch norm with frozen statistics is an affine map
     of each channel; it is folded into the convolution before it (as Jiang et al. 2020 do for their norms).
+
+    Example:
+      >>> import jax
+      >>> from ntkgen import models
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> layers = models.effective_layers(model, models.init(model, jax.random.key(0), (3,)))
+      >>> [(layer.kernel.shape, layer.bias.shape) for layer in layers]
+      [((3, 4), (4,)), ((4, 2), (2,))]
 
     Args:
       model: `MLP` or `CNN`.

@@ -29,6 +29,12 @@ TILE_FLOATS = 2**17  # size of the largest array of a tile of images: three copi
 def conv3x3(x: Array, kernel: Array) -> Array:
     """Convolve images with a 3x3 kernel, stride 1, padding 1.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> models.conv3x3(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+      [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+
     Args:
       x: images (n, h, w, channels in), floating.
       kernel: (3, 3, channels in, channels out), the dtype of x.

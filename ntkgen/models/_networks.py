@@ -31,6 +31,13 @@ def pytorch_uniform(fan_in: int) -> Callable[..., Array]:
     The paper's "Kaiming for linear layers, Xavier for convolutions" (section IV-D) describes it loosely;
     PyTorch 2.6 uses the same rule for both.
 
+    Example:
+      >>> import jax
+      >>> from ntkgen import models
+      >>> kernel = models.pytorch_uniform(fan_in=16)(jax.random.key(0), (16, 3))
+      >>> kernel.shape, bool((abs(kernel) <= 1 / 4).all())
+      ((16, 3), True)
+
     Args:
       fan_in: inputs that one output unit sees (for a convolution: kernel height x width x channels).
 
@@ -111,6 +118,14 @@ class BatchNormRelu(nn.Module):
     unbiased batch variance while the batch itself is normalised with the biased one. Variables:
     `batch_stats/{mean, var}` of shape (c,); with `affine` also params `{scale, bias}`.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import functions, models
+      >>> norm, x = models.BatchNormRelu(), jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)
+      >>> y, updated = functions.forward_train(norm, functions.init(norm, jax.random.key(0), x), x)
+      >>> y.ravel().round(3).tolist(), round(float(updated["batch_stats"]["mean"][0]), 3)
+      ([0.0, 1.0], 0.1)
+
     Attributes:
       affine: learn a scale and a shift.
       pool: end with the maximum over 2x2 windows.
@@ -158,6 +173,14 @@ class MLP(nn.Module):
     * "mup": maximal updates by SGD (Yang & Hu 2021, arXiv:2011.14522, table 1). The limit learns features, and one
       rate serves all widths. Equal to "standard" at width `MUP_BASE_WIDTH`, so that a rate means the same there.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> model = models.MLP(width=4, depth=2, num_classes=3)
+      >>> variables = models.init(model, jax.random.key(0), (5,))
+      >>> model.apply(variables, jnp.ones((2, 5))).shape, sorted(variables["params"])
+      ((2, 3), ['dense0', 'dense1'])
+
     Attributes:
       width: units in each hidden layer.
       depth: number of Dense layers, the output layer included; 4 in the paper.
@@ -200,6 +223,11 @@ class CNN(nn.Module):
     The published counts leave one learned vector for each Conv-BN pair. The default reading is a
     convolution bias with a batch norm that has no scale and shift; `affine_norm=True` is the usual network
     (bias-free convolutions, affine batch norm), which has 14 x channels parameters more.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.num_params(models.CNN(channels=4), (32, 32, 3))
+      72990
 
     Attributes:
       channels: channels of the first block; the second has 2x, the third 4x.
@@ -248,6 +276,13 @@ class CNN(nn.Module):
 def init(model: nn.Module, key: Array, input_shape: tuple[int, ...], dtype: Any = jnp.float32) -> dict[str, Any]:
     """Draw a network's variables, in evaluation mode.
 
+    Example:
+      >>> import jax
+      >>> from ntkgen import models
+      >>> variables = models.init(models.MLP(4, depth=2, num_classes=2), jax.random.key(0), (3,))
+      >>> jax.tree.map(lambda leaf: leaf.shape, variables["params"]["dense0"])
+      {'bias': (4,), 'kernel': (3, 4)}
+
     Args:
       model: any Flax module whose call maps x (n, ...) to its outputs.
       key: a PRNG key.
@@ -261,7 +296,13 @@ def init(model: nn.Module, key: Array, input_shape: tuple[int, ...], dtype: Any 
 
 
 def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
-    """Name the layers in the order of the forward pass, and the normalisation behind each that has one."""
+    """Name the layers in the order of the forward pass, and the normalisation behind each that has one.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.unit_chain(models.MLP(4, depth=2))
+      (['dense0', 'dense1'], {})
+    """
     if isinstance(model, MLP):
         return [f"dense{layer}" for layer in range(model.depth)], {}
     halves = [f"{block}_{half}" for block in range(3) for half in range(2)]
@@ -270,6 +311,15 @@ def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
 
 def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Array], Array]:
     """Freeze everything but the parameters of a network.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> variables = models.init(model, jax.random.key(0), (3,))
+      >>> f = models.apply_fn(model, variables)
+      >>> f(variables["params"], jnp.ones((5, 3))).shape
+      (5, 2)
 
     Args:
       model: any Flax module whose call maps x (n, ...) to outputs (n, k).
@@ -288,6 +338,11 @@ def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.
     """Count a network's learned numbers for inputs of `input_shape` (without batch axis); nothing is computed.
 
     `dtype` is that of the inputs, an integer one for networks of tokens.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.num_params(models.MLP(4, depth=2, num_classes=2), (3,))  # 3 * 4 + 4 + 4 * 2 + 2
+      26
     """
     shapes = jax.eval_shape(lambda key: init(model, key, input_shape, dtype), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))

@@ -30,6 +30,15 @@ def without_effect(f: Callable[[PyTree, Any], Array], params: PyTree, x: Any, ke
     Measured: the gradient of a random combination of all outputs is zero to rounding in every entry of the leaf, at
     the params given and at draws around them.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> def centred(params, x):
+      ...     y = x * params["scale"] + params["bias"]
+      ...     return y - jnp.mean(y)
+      >>> models.without_effect(centred, {"bias": jnp.ones(()), "scale": jnp.ones(())}, jnp.arange(4.0))
+      ['bias']
+
     Args:
       f: f(params, x) -> outputs, as the network is trained: batch norm by the batch's statistics. Under frozen
         statistics such a bias does act, but a network whose statistics are estimated anew is the same function.
@@ -61,6 +70,11 @@ def cancelled(model: _networks.MLP | _networks.CNN) -> list[str]:
     """Return what `without_effect` finds in the package's own networks: the biases of convolutions before batch norm.
 
     The usual CNN (`affine_norm`) has no such biases, and the MLP has no batch norm.
+
+    Example:
+      >>> from ntkgen import models
+      >>> models.cancelled(models.CNN(4))[:2], models.cancelled(models.MLP(4))
+      (['conv0_0/bias', 'conv0_1/bias'], [])
     """
     biased = isinstance(model, _networks.CNN) and not model.affine_norm
     return [f"{layer}/bias" for layer in _networks.unit_chain(model)[1]] if biased else []

@@ -92,6 +92,13 @@ def empirical_ntk(
     that f computes in, 2e-4 in float32, and to a twentieth in half precision. float64 in, float64 out (params or
     inputs); matrix products run in the highest precision.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> x = jnp.array([[1.0, 0.0], [1.0, 2.0]])
+      >>> ntk.empirical_ntk(lambda w, x: x @ w, jnp.ones((2, 1)), x, trace=True).tolist()  # X X^T
+      [[1.0, 1.0], [1.0, 5.0]]
+
     Args:
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
         must depend on that sample alone.
@@ -127,6 +134,13 @@ def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options
     """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> plan = ntk.plan(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+      >>> plan.method, plan.tile
+      ('jacobian', (2, 2))
     """
     return _decide(prepare(f, params, x1, x2, **options)).plan
 

@@ -87,6 +87,16 @@ def iterative_pruning(
     The loop draws nothing and keeps nothing between levels but the masks and trained variables: it is as
     reproducible as `train`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> def train(start, masks, level):  # stands for training: doubles the weights
+      ...     return pruning.Trained({"params": {"kernel": 2 * start["params"]["kernel"]}})
+      >>> initial = {"params": {"kernel": jnp.array([[1.0, -3.0], [2.0, 0.5]])}}
+      >>> levels = list(pruning.iterative_pruning(train, initial, [1.0, 0.5], seed_axis=False))
+      >>> levels[1].start["params"]["kernel"].tolist()
+      [[0.0, -3.0], [2.0, 0.0]]
+
     Args:
       train: train(start, masks, level) -> Trained; must keep pruned entries at zero, begin with epoch 0 at level 0 and
         with `rewind_epoch` at the others, and leave its arguments' buffers alone (no donation).
@@ -171,7 +181,14 @@ def iterative_pruning(
 
 
 def snapshot(params: PyTree, context: Any) -> PyTree:
-    """Give the variables of this moment; a probe of `ensemble.fit`."""
+    """Give the variables of this moment; a probe of `ensemble.fit`.
+
+    Example:
+      >>> from types import SimpleNamespace
+      >>> from ntkgen import pruning
+      >>> sorted(pruning.snapshot({"kernel": 1.0}, SimpleNamespace(model_state={"batch_stats": {"mean": 0.0}})))
+      ['batch_stats', 'params']
+    """
     return {"params": params, **context.model_state}
 
 
@@ -180,6 +197,17 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
 
     Level 0 is trained from epoch 0 and its variables are kept after the rewind epoch; the others go on from there,
     with the batch orders and rates of the epochs that follow, and fresh optimizer buffers (Frankle et al. 2020).
+
+    Example:
+      >>> from ntkgen import data, ensemble, models, pruning, train
+      >>> digits, model = data.load("digits", num_train=32), models.MLP(4, depth=2)
+      >>> config = train.Config(epochs=1, batch_size=16)
+      >>> def fit(level, **options):
+      ...     return ensemble.fit(model, digits, config, 2, **options)
+      >>> initial = ensemble.fit(model, digits, config, 2).initial
+      >>> levels = pruning.iterative_pruning(pruning.rewinding(fit), initial, [1.0, 0.5])
+      >>> [level.keep_fraction for level in levels]
+      [1.0, 0.5]
 
     Args:
       fit: fit(level, *, init, masks, probes, start_epoch) -> `ensemble.Result`; passes start_epoch on to

@@ -33,7 +33,13 @@ from ntkgen.typing import Array, PyTree
 
 
 def keep_count(size: int, keep_fraction: float) -> int:
-    """Give the number of weights that a fraction keeps: round(keep_fraction x size), halves to even, at least one."""
+    """Give the number of weights that a fraction keeps: round(keep_fraction x size), halves to even, at least one.
+
+    Example:
+      >>> from ntkgen import pruning
+      >>> pruning.keep_count(10, 0.25), pruning.keep_count(10, 0.01)
+      (2, 1)
+    """
     return max(1, round(float(keep_fraction) * size))  # a NumPy float would round the product to its own precision
 
 
@@ -41,28 +47,66 @@ def keep_count(size: int, keep_fraction: float) -> int:
 
 
 def magnitude(params: PyTree) -> PyTree:
-    """Score by |w| (Han et al. 2015; Frankle & Carbin 2019)."""
+    """Score by |w| (Han et al. 2015; Frankle & Carbin 2019).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> pruning.magnitude({"kernel": jnp.array([[1.0, -3.0]])})["kernel"].tolist()
+      [[1.0, 3.0]]
+    """
     return jax.tree.map(jnp.abs, params)
 
 
 def weight_change(params: PyTree, initial: PyTree) -> PyTree:
-    """Score by |w_T - w_0| ("movement" of Zhou et al. 2019)."""
+    """Score by |w_T - w_0| ("movement" of Zhou et al. 2019).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params, initial = {"kernel": jnp.array([[1.0, -3.0]])}, {"kernel": jnp.array([[1.0, -1.0]])}
+      >>> pruning.weight_change(params, initial)["kernel"].tolist()
+      [[0.0, 2.0]]
+    """
     tree.check_like("initial", initial, params)
     return jax.tree.map(lambda after, before: jnp.abs(after - before), params, initial)
 
 
 def gradient_magnitude(loss: Callable[[PyTree], Array], params: PyTree) -> PyTree:
-    """Score by |dL/dw|; loss(params) -> scalar."""
+    """Score by |dL/dw|; loss(params) -> scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params = {"kernel": jnp.array([[1.0, -3.0]])}
+      >>> pruning.gradient_magnitude(lambda params: (params["kernel"] ** 2).sum(), params)["kernel"].tolist()
+      [[2.0, 6.0]]
+    """
     return jax.tree.map(jnp.abs, jax.grad(loss)(params))
 
 
 def snip(loss: Callable[[PyTree], Array], params: PyTree) -> PyTree:
-    """Score by the connection sensitivity |w dL/dw| (Lee et al. 2019, there divided by its sum); loss -> scalar."""
+    """Score by the connection sensitivity |w dL/dw| (Lee et al. 2019, there divided by its sum); loss -> scalar.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params = {"kernel": jnp.array([[1.0, -3.0]])}
+      >>> pruning.snip(lambda params: (params["kernel"] ** 2).sum(), params)["kernel"].tolist()
+      [[2.0, 18.0]]
+    """
     return jax.tree.map(lambda w, g: jnp.abs(w * g), params, jax.grad(loss)(params))
 
 
 def random(key: Array, params: PyTree) -> PyTree:
-    """Score by independent draws from U[0, 1)."""
+    """Score by independent draws from U[0, 1).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> pruning.random(jax.random.key(0), {"kernel": jnp.ones((1, 2))})["kernel"].shape
+      (1, 2)
+    """
     leaves, structure = jax.tree.flatten(params)
     drawn = [jax.random.uniform(jax.random.fold_in(key, i), np.shape(leaf)) for i, leaf in enumerate(leaves)]
     return jax.tree.unflatten(structure, drawn)
@@ -81,6 +125,13 @@ def masks_from_scores(
     roles: PyTree | None = None,
 ) -> PyTree:
     """Keep exactly the k highest scores.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> scores = {"kernel": jnp.array([[1.0, 3.0], [2.0, 0.5]]), "bias": jnp.zeros(2)}
+      >>> pruning.masks_from_scores(scores, 0.5)["kernel"].tolist()
+      [[False, True], [True, False]]
 
     Args:
       scores: pytree like params of floating-point arrays; scores of leaves that are not prunable are ignored.
@@ -135,6 +186,13 @@ def shuffle_masks(
 ) -> PyTree:
     """Draw random masks that keep as many weights as the given ones.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> masks = {"kernel": jnp.array([[True, True], [False, False]])}
+      >>> int(pruning.shuffle_masks(jax.random.key(0), masks)["kernel"].sum())
+      2
+
     Args:
       key: randomness.
       masks: pytree like params.
@@ -154,18 +212,41 @@ def shuffle_masks(
 
 
 def full_masks(params: PyTree) -> PyTree:
-    """Keep everything."""
+    """Keep everything.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> pruning.full_masks({"kernel": jnp.zeros((1, 2))})["kernel"].tolist()
+      [[True, True]]
+    """
     return jax.tree.map(lambda leaf: np.ones(np.shape(leaf), bool), params)
 
 
 def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
-    """Set pruned entries to +0, whatever they were, NaN included; kept ones stay bit for bit."""
+    """Set pruned entries to +0, whatever they were, NaN included; kept ones stay bit for bit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params, masks = {"kernel": jnp.array([[jnp.nan, 2.0]])}, {"kernel": jnp.array([[False, True]])}
+      >>> pruning.apply_masks(params, masks)["kernel"].tolist()
+      [[0.0, 2.0]]
+    """
     tree.check_like("masks", masks, params)
     return _apply(params, masks)
 
 
 def sparsity_profile(masks: PyTree, *, prunable: Prunable = is_kernel, roles: PyTree | None = None) -> dict[str, Array]:
-    """Give the fraction of weights kept in each layer, by name, scalars; stacked layers are "stack/kernel[0]", ..."""
+    """Give the fraction of weights kept in each layer, by name, scalars; stacked layers are "stack/kernel[0]", ...
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> masks = {"dense0": {"kernel": jnp.array([[True, False]])}, "dense1": {"kernel": jnp.array([[True], [True]])}}
+      >>> jax.tree.map(float, pruning.sparsity_profile(masks))
+      {'dense0/kernel': 0.5, 'dense1/kernel': 1.0}
+    """
     layers = split_layers("masks", masks, prunable, roles)
     return {name: jnp.mean(_as_bool(leaf), dtype=float) for name, leaf in layers.items()}
 

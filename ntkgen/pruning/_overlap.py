@@ -34,6 +34,14 @@ def overlap(
 ) -> dict[str, Overlap]:
     """Compare two tickets layer by layer; runs on the host.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> one, other = ({"kernel": np.array([kept], bool)} for kept in ([1, 1, 0, 0], [1, 0, 1, 0]))
+      >>> found = pruning.overlap(one, other)["kernel"]
+      >>> round(found.jaccard, 3), round(found.chance, 3), found.kept
+      (0.333, 0.389, (2, 2))
+
     Args:
       masks: one network's masks, no seed axis.
       other: masks of the same structure.
@@ -63,6 +71,12 @@ def jaccard_chance(size: int, kept: int, other: int) -> tuple[float, float]:
 
     The intersection i is hypergeometric, the index i / (kept + other - i). Both moments are sums over its
     distribution, cut off twelve standard deviations from the mean.
+
+    Example:
+      >>> from ntkgen import pruning
+      >>> expectation, std = pruning.jaccard_chance(size=4, kept=2, other=2)
+      >>> round(expectation, 3), round(std, 3)
+      (0.389, 0.299)
 
     Args:
       size: of the set.

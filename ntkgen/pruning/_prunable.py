@@ -40,6 +40,13 @@ is_kernel: Prunable = _Kernels()
 def kernels(except_for: Sequence[str]) -> Prunable:
     """Make a rule that prunes the kernels of all but some layers.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> params = {"dense0": {"kernel": np.ones((2, 2))}, "dense1": {"kernel": np.ones((2, 1))}}
+      >>> list(pruning.layers_of("params", params, pruning.kernels(except_for=["dense1"])))
+      ['dense0/kernel']
+
     Args:
       except_for: names on the way to a leaf, e.g. ("dense3",) for the head of the four-layer MLP.
 
@@ -60,6 +67,13 @@ def layers_of(
     """Give the prunable leaves by name, in the order of the flattened tree; a ValueError names the argument.
 
     Leaves stay whole: they may lead with a seed axis, or stack layers.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> params = {"dense0": {"kernel": np.ones((2, 2)), "bias": np.ones(2)}}
+      >>> {name: leaf.shape for name, leaf in pruning.layers_of("params", params).items()}
+      {'dense0/kernel': (2, 2)}
     """
     own: list[leaf_roles.Leaf] = jax.tree.leaves(leaf_roles.given(params, roles, strict=False))
     named = {leaf_roles.tree_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}

@@ -33,6 +33,14 @@ def shuffle_values(
     With `places` equal to `masks` the survivors' values are shuffled, every order equally likely. The mask and each
     layer's values stay; only which value stands where changes.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+      >>> masks = {"kernel": jnp.array([[True, True], [False, False]])}
+      >>> sorted(pruning.shuffle_values(jax.random.key(0), params, masks, masks)["kernel"].ravel().tolist())
+      [0.0, 0.0, 1.0, 2.0]
+
     Args:
       key: randomness.
       params: pytree of arrays.
@@ -66,6 +74,13 @@ def match_std(
     Each layer is multiplied by one factor, so its signs and the shape of its distribution stay. Standard deviations are
     about zero, sqrt(mean(w^2)): an initialisation has mean zero, and a layer that keeps one weight has a scale too.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params, reference = {"kernel": jnp.array([[1.0, -1.0]])}, {"kernel": jnp.array([[3.0, 9.0]])}
+      >>> pruning.match_std(params, reference, {"kernel": jnp.array([[True, False]])})["kernel"].tolist()
+      [[3.0, 0.0]]
+
     Args:
       params: pytree of arrays, for example drawn anew.
       reference: like params, for example the ticket's initialisation.
@@ -88,6 +103,13 @@ def scale_to_kept_fan_in(params: PyTree, masks: PyTree, *, prunable: _masks.Prun
 
     Weights drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, become draws from the same rule with the
     number of inputs that the unit keeps: pruning then does not shrink the signal.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import pruning
+      >>> params, masks = {"kernel": jnp.ones((4, 1))}, {"kernel": jnp.array([[True], [False], [False], [False]])}
+      >>> pruning.scale_to_kept_fan_in(params, masks)["kernel"].ravel().tolist()
+      [2.0, 0.0, 0.0, 0.0]
 
     Args:
       params: pytree of arrays. The last axis of a kernel counts its units, the others its inputs (Flax's Dense, Conv).

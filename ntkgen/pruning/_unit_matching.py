@@ -38,6 +38,17 @@ def match_units(
     matching), is the start; then each layer in turn is matched exactly given its neighbours, until nothing improves.
     The result is a local maximum.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> params = {
+      ...     "hidden": {"kernel": np.array([[1.0, 5.0]]), "bias": np.zeros(2)},
+      ...     "head": {"kernel": np.array([[2.0], [3.0]]), "bias": np.zeros(1)},
+      ... }
+      >>> swapped = pruning.permute_units(params, [np.array([1, 0])], ["hidden", "head"])
+      >>> [order.tolist() for order in pruning.match_units(params, swapped, ["hidden", "head"])]
+      [[1, 0]]
+
     Args:
       params: {layer: {"kernel", "bias"}}, no seed axis, see the module's text; params of the normalisations beside.
       other: params of the same structure.
@@ -93,6 +104,17 @@ def permute_units(
 
     With batch norm the running statistics must follow, see `permute_statistics`.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> params = {
+      ...     "hidden": {"kernel": np.array([[1.0, 5.0]]), "bias": np.zeros(2)},
+      ...     "head": {"kernel": np.array([[2.0], [3.0]]), "bias": np.zeros(1)},
+      ... }
+      >>> swapped = pruning.permute_units(params, [np.array([1, 0])], ["hidden", "head"])
+      >>> swapped["hidden"]["kernel"].tolist(), swapped["head"]["kernel"].tolist()
+      ([[5.0, 1.0]], [[3.0], [2.0]])
+
     Args:
       params: as `match_units` takes them, or masks of the same structure.
       permutations: for each hidden layer an array (units,); new unit u is old unit permutation[u].
@@ -125,6 +147,14 @@ def permute_statistics(
     statistics: PyTree, permutations: Sequence[np.ndarray], layers: Sequence[str], norms: Mapping[str, str]
 ) -> PyTree:
     """Reorder what normalisations keep for each unit (`batch_stats`), as `permute_units` does the params.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import pruning
+      >>> statistics = {"norm": {"mean": np.array([1.0, 5.0])}}
+      >>> swapped = pruning.permute_statistics(statistics, [np.array([1, 0])], ["hidden", "head"], {"hidden": "norm"})
+      >>> swapped["norm"]["mean"].tolist()
+      [5.0, 1.0]
 
     Args:
       statistics: {norm: {name: (units,)}}.

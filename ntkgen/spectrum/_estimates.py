@@ -91,6 +91,12 @@ def interval(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the lower and the upper end of value +- t standard_error, t the quantile of Student's distribution.
 
+    Example:
+      >>> from ntkgen import spectrum
+      >>> low, high = spectrum.interval(10.0, 1.0, degrees_of_freedom=4)
+      >>> round(float(low), 2), round(float(high), 2)
+      (7.22, 12.78)
+
     Args:
       value: estimates, of any shape.
       standard_error: their standard errors.
@@ -111,6 +117,13 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     """Find the eigenvalue of largest magnitude, which may be negative, by repeated multiplication.
 
     The paper's protocol is 30 iterations (section IV-F). The error of the vector falls like |l2 / l1|^t.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import spectrum
+      >>> top = spectrum.power_iteration(lambda v: jnp.array([3.0, 1.0]) * v, jnp.ones(2), num_iters=30, tol=1e-3)
+      >>> round(float(top.value), 3), bool(top.converged), int(top.num_matvecs) < 30
+      (3.0, True, True)
 
     Args:
       matvec: the operator.
@@ -150,6 +163,13 @@ def lanczos(
 
     Operators of half precision (bfloat16, float16) are given vectors rounded to it. Everything else is float32, vectors
     included, and each residual costs a product of its own.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import spectrum
+      >>> top = spectrum.lanczos(lambda v: jnp.array([3.0, 2.0, 1.0]) * v, jnp.ones(3), num_iters=3, k=2)
+      >>> [round(float(value), 3) for value in top.value], top.converged.tolist(), bool(top.complete)
+      ([3.0, 2.0], [True, True], True)
 
     Args:
       matvec: the operator, of dimension d.
@@ -201,6 +221,15 @@ def density(
     A probe of random signs sees every eigenvalue with expected weight 1/d; Lanczos from it gives the Gauss quadrature
     of its own density, exact for polynomials up to degree 2 num_iters - 1.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import spectrum
+      >>> found = spectrum.density(
+      ...     lambda v: jnp.array([4.0, 0.0]) * v, jnp.ones(2), jax.random.key(0), 2, 2, edges=jnp.array([-1.0, 2.0, 5.0])
+      ... )
+      >>> found.mass.round(3).tolist()  # half of the eigenvalues in each bin
+      [0.5, 0.5]
+
     Args:
       matvec: the operator, of dimension d.
       params_like: a tree whose structure, shapes and dtypes the vectors have.
@@ -239,7 +268,15 @@ def density(
 
 
 def smooth(spectrum: Density, grid: Array, width: float) -> Array:
-    """Spread the nodes' masses by Gaussians of standard deviation `width`: density at the points of grid (g,)."""
+    """Spread the nodes' masses by Gaussians of standard deviation `width`: density at the points of grid (g,).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import spectrum
+      >>> found = spectrum.Density(jnp.array([[0.0, 4.0]]), jnp.array([[0.5, 0.5]]), *[None] * 7)
+      >>> [round(float(height), 2) for height in spectrum.smooth(found, jnp.array([0.0, 2.0, 4.0]), width=0.5)]
+      [0.4, 0.0, 0.4]
+    """
     z = (grid[:, None] - spectrum.nodes.reshape(1, -1)) / width
     bells = jnp.exp(-0.5 * z**2) / (width * jnp.sqrt(2 * jnp.pi))
     return bells @ spectrum.weights.reshape(-1) / len(spectrum.nodes)
@@ -247,6 +284,13 @@ def smooth(spectrum: Density, grid: Array, width: float) -> Array:
 
 def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, method: str = "hutchinson") -> Estimate:
     """Estimate the trace from products with random signs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import spectrum
+      >>> estimate = spectrum.trace(lambda v: jnp.array([3.0, 1.0]) * v, jnp.ones(2), jax.random.key(0), num_probes=4)
+      >>> round(float(estimate.value), 3), float(estimate.degrees_of_freedom)
+      (4.0, 3.0)
 
     Args:
       matvec: the operator.

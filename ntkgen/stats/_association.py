@@ -47,6 +47,13 @@ def association(
     2010). The p-value is exact at any size of the arms' and of the seeds' effects, and conditional on ties (tau-b,
     Kendall 1945).
 
+    Example:
+      >>> from ntkgen import stats
+      >>> accuracy = [[90.0, 91.0, 93.0, 94.0, 97.0]]  # one seed, five arms
+      >>> found = stats.association(accuracy, [[9.0, 7.0, 6.0, 4.0, 1.0]])
+      >>> round(found.tau, 3), round(found.pvalue, 3)
+      (-1.0, 0.017)
+
     Args:
       accuracy: one measurement, shape (seeds, arms).
       measure: the other, same shape, seeds and arms in the same order.

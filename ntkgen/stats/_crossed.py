@@ -44,6 +44,13 @@ def crossed(correct_a: ArrayLike, correct_b: ArrayLike, level: float = 0.95) -> 
     (M_seeds + M_images - M_rest) / (S I), each component at least zero, and its degrees of freedom are Satterthwaite's
     (Searle, Casella & McCulloch 1992, ch. 4; Satterthwaite 1946), at least S - 1.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> a, b = [[1, 1, 0, 1], [1, 1, 1, 1]], [[1, 0, 0, 1], [1, 0, 1, 1]]  # two seeds, four images
+      >>> found = stats.crossed(a, b)
+      >>> found.difference, found.low < 0.25 < found.high
+      (0.25, True)
+
     Args:
       correct_a: whether each image is classified right, shape (seeds, images), booleans or 0 and 1; a row of NaN is a
         lost run.

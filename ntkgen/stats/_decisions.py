@@ -8,6 +8,11 @@ SEEN, NOT_SEEN, UNDECIDED = "seen", "not seen", "undecided"
 class Decision(NamedTuple):
     """What is decided about a claim, and why.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> str(stats.Decision(stats.UNDECIDED, "two seeds"))
+      'undecided (two seeds)'
+
     Attributes:
       word: "seen", "not seen" or "undecided".
       why: what qualifies it, such as the effect that could have been found; "" for nothing.

@@ -50,6 +50,12 @@ def over_targets(a: ArrayLike, b: ArrayLike, margin: float) -> OverTargets:
     tests. Where all hypotheses must be rejected that keeps the level without a correction for their number
     (intersection-union, Berger 1982). At least two targets must be reached.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.over_targets([[1.0, 1.1, 1.2], [2.0, 2.1, 2.2]], [[0.0, 0.2, 0.1], [1.0, 1.1, 1.1]], margin=0.5)
+      >>> found.sign, round(found.pvalue, 3), found.num_targets
+      (1, 0.003, 2)
+
     Args:
       a: values, shape (targets, seeds), NaN where a seed does not reach a target.
       b: likewise, same targets and seeds.

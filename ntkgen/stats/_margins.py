@@ -21,6 +21,11 @@ def above(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> float:
 
     With shift -margin this is the test of non-inferiority: a is worse by less than the margin.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.above([2.0, 3.1, 3.9], [1.0, 2.0, 3.0]), 3)
+      0.002
+
     Raises:
       ValueError: as `stats.paired`.
     """
@@ -33,6 +38,11 @@ def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
 
     The chance of a difference as far from zero, on either side, if the true one were the margin: Student's two-sided
     test for margin 0, and the one-sided one for a margin of many standard errors.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.beyond([2.0, 3.1, 3.9], [1.0, 2.0, 3.0], margin=0.5), 3)
+      0.007
 
     Raises:
       ValueError: a margin below 0, and as `stats.paired`.
@@ -49,6 +59,11 @@ def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
 def within(a: ArrayLike, b: ArrayLike, margin: float) -> float:
     """Give the p-value of |mean(a - b)| < margin: that of `stats.equivalence`, pairs, and nothing beside it.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.within([1.0, 2.0, 3.0], [1.1, 1.9, 3.1], margin=0.5), 3)
+      0.01
+
     Raises:
       ValueError: a margin that is not positive, and as `stats.paired`.
     """
@@ -62,6 +77,11 @@ def equivalence_power(difference: float, std: float, n: int, margin: float, alph
     """Give the probability that n pairs are called equivalent (TOST) at a true difference.
 
     Given the observed standard deviation s the mean must lie within margin - t s / sqrt(n); that is averaged over s.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> [round(stats.equivalence_power(0.0, std=1.0, n=n, margin=1.0), 2) for n in (5, 20)]
+      [0.29, 0.99]
 
     Args:
       difference: the true one.
@@ -80,6 +100,13 @@ def equivalence_power(difference: float, std: float, n: int, margin: float, alph
 
 def largest_equivalent(std: float, n: int, margin: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
     """Find the largest true difference that n pairs would still call equivalent (TOST) with the given power.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.largest_equivalent(std=1.0, n=20, margin=1.0), 2)
+      0.42
+      >>> print(stats.largest_equivalent(std=1.0, n=5, margin=1.0))
+      None
 
     Args:
       std: of the paired differences.

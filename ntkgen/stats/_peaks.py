@@ -51,6 +51,12 @@ def threshold(size: ArrayLike, error: ArrayLike, criterion: float, level: float 
     so widen the range of sizes. ``index`` is the first size whose mean error is at or below the criterion (None if
     there is none).
 
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.threshold([1.0, 4.0, 16.0], [[0.5, 0.2, 0.0], [0.4, 0.2, 0.0]], criterion=0.1)
+      >>> round(found.value, 3), found.index
+      (8.0, 2)
+
     Args:
         size: Parameter counts (or widths), positive and strictly ascending, shape (k,), k >= 2.
         error: Training error as a fraction, shape (seeds, k). A seed with a NaN is dropped and counted.
@@ -105,6 +111,13 @@ def peak_test(error: ArrayLike, window: ArrayLike, num_permutations: int = 2000,
     choosing the pair of sizes (max-T, Westfall & Young 1993). It is 1 where the mean curve has no peak in the window,
     and 1 / (1 + B) for a peak where all seeds have the same differences.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> error = [[0.20, 0.30, 0.10], [0.21, 0.32, 0.11], [0.19, 0.31, 0.12], [0.20, 0.29, 0.09], [0.22, 0.33, 0.11]]
+      >>> found = stats.peak_test(error, window=[1], num_permutations=200)
+      >>> found.location, round(found.rise, 3), round(found.fall, 3), found.pvalue < 0.05
+      (1, 0.106, 0.204, True)
+
     Args:
         error: Test error, sizes ascending, shape (seeds, k), k >= 3. A seed with a NaN is dropped and counted.
         window: Sizes near the threshold, a boolean mask (k,) or indices; the first and last size cannot be peaks and
@@ -140,6 +153,12 @@ def falls_beyond(error: ArrayLike, index: int) -> TestResult:
     """Paired test of one contrast fixed beforehand: error at ``index`` minus error at the largest size.
 
     Two-tailed; a positive ``mean_difference`` means that the error falls beyond the index.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.falls_beyond([[0.20, 0.30, 0.10], [0.21, 0.32, 0.11], [0.19, 0.31, 0.12]], index=1)
+      >>> round(found.mean_difference, 3), round(found.pvalue, 3)
+      (0.2, 0.001)
 
     Args:
         error: Test error, sizes ascending, shape (seeds, k). A seed with a NaN is dropped and counted.

@@ -17,6 +17,11 @@ def signed_rank(a: ArrayLike, b: ArrayLike) -> float:
     Equal pairs (two infinities too) say nothing and are left out (Wilcoxon 1945). Of n pairs the smallest possible
     p-value is 2^(1-n): 0.0625 with five.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.signed_rank([2.0, 3.1, 3.9, 5.0, 6.2], [1.0, 2.0, 3.0, 4.2, 5.0]), 4)
+      0.0625
+
     Raises:
       ValueError: lengths that differ, or a NaN.
     """
@@ -36,6 +41,11 @@ def signed_rank(a: ArrayLike, b: ArrayLike) -> float:
 
 def rank_sum(a: ArrayLike, b: ArrayLike) -> float:
     """Give the p-value of Wilcoxon's rank-sum test of independent a (seeds_a,) and b (seeds_b,).
+
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.rank_sum([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]), 3)
+      0.1
 
     Raises:
       ValueError: a side without values, or a NaN.

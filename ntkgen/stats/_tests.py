@@ -103,6 +103,11 @@ class _Difference(NamedTuple):
 def mean_std(x: ArrayLike) -> Summary:
     """Mean and sample standard deviation (divisor n - 1) of x, shape (seeds,).
 
+    Example:
+      >>> from ntkgen import stats
+      >>> stats.mean_std([1.0, 2.0, 3.0, float("nan")])
+      Summary(mean=2.0, std=1.0, n=3, num_nan=1)
+
     Raises:
         ValueError: If x is not one-dimensional, has an infinity, or has only NaNs.
     """
@@ -123,6 +128,12 @@ def interval(
     ``"bootstrap"`` is the paper's percentile bootstrap with 1,000 resamples (Efron & Tibshirani 1993, ch. 13). Its
     nominal 95 % interval of five normal values covers the mean only about 83.5 % of the time (simulated in the tests),
     so print ``"t"`` beside it: Student's ``mean +- t s / sqrt(n)`` does cover 95 %.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.interval([1.0, 2.0, 3.0], method="t")
+      >>> round(found.low, 2), round(found.high, 2)
+      (-0.48, 4.48)
 
     Args:
         x: Values, shape (seeds,).
@@ -159,6 +170,12 @@ def welch(a: ArrayLike, b: ArrayLike) -> TestResult:
 
     ``df`` is Welch-Satterthwaite's (n_a + n_b - 2 at zero variance).
 
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.welch([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+      >>> found.mean_difference, round(found.pvalue, 3)
+      (-3.0, 0.021)
+
     Raises:
         ValueError: If a or b has an infinity or fewer than 2 values that are not NaN.
     """
@@ -171,6 +188,12 @@ def paired(a: ArrayLike, b: ArrayLike) -> TestResult:
     Runs with one seed share data order and initialisation, and that seed's own effect cancels in a - b. A pair with a
     NaN on either side is dropped and counted.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.paired([1.0, 2.0, 3.0], [2.0, 3.1, 3.9])
+      >>> round(found.mean_difference, 3), round(found.pvalue, 3), found.n_a
+      (-1.0, 0.003, 3)
+
     Raises:
         ValueError: If the lengths differ, a value is infinite, or fewer than 2 pairs are left.
     """
@@ -181,6 +204,12 @@ def equivalence(a: ArrayLike, b: ArrayLike, margin: float, paired: bool = True, 
     """Test that mean(a) and mean(b) differ by less than a margin fixed beforehand (TOST, Schuirmann 1987).
 
     At zero variance p is 0 if the difference is inside the margin and 1 if not, and ``detectable`` is 0.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.equivalence([1.0, 2.0, 3.0], [1.1, 1.9, 3.1], margin=0.5)
+      >>> found.equivalent, round(found.pvalue, 3)
+      (True, 0.01)
 
     Args:
         a: Values, shape (seeds,).
@@ -211,6 +240,11 @@ def minimum_detectable_effect(
 
     From the noncentral t distribution, in the unit of std.
 
+    Example:
+      >>> from ntkgen import stats
+      >>> round(stats.minimum_detectable_effect(std=1.0, n=5), 2)
+      1.68
+
     Args:
         std: Standard deviation of the paired differences, or within each group if not paired.
         n: Pairs, or runs in each of the two groups.
@@ -231,6 +265,12 @@ def minimum_detectable_effect(
 
 def false_discovery(pvalues: ArrayLike, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
     """Control the false discovery rate of one family of tests (Benjamini & Hochberg 1995).
+
+    Example:
+      >>> from ntkgen import stats
+      >>> rejected, adjusted = stats.false_discovery([0.01, 0.04, 0.5])
+      >>> rejected.tolist(), adjusted.round(3).tolist()
+      ([True, False, False], [0.03, 0.06, 0.5])
 
     Args:
         pvalues: p-values, shape (m,), m >= 1.
@@ -258,6 +298,12 @@ def power_law_fit(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> PowerLaw:
     one seed it is the regression's, with k - 2 degrees of freedom (``method="regression"``). ``exponent``,
     ``prefactor`` and ``r2`` belong to the fit of the seed-mean log y, whose exponent is the mean of ``per_seed``. A
     constant y is met exactly and has r2 = 1.
+
+    Example:
+      >>> from ntkgen import stats
+      >>> found = stats.power_law_fit([1.0, 4.0, 16.0], [[2.0, 1.0, 0.5], [4.0, 2.0, 1.0]])
+      >>> round(found.exponent, 3), round(found.r2, 3), found.method
+      (-0.5, 1.0, 'seeds')
 
     Args:
         x: Positive sizes, shape (k,), k >= 3, at least two of them distinct.

@@ -13,12 +13,25 @@ from ntkgen.typing import Array, Loss
 
 
 def is_integer(x: Any) -> bool:
-    """Say whether an array, or its shape, holds integers: class labels or tokens."""
+    """Say whether an array, or its shape, holds integers: class labels or tokens.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import train
+      >>> train.is_integer(np.array([3, 1])), train.is_integer(np.array([0.5]))
+      (True, False)
+    """
     return jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return the softmax cross-entropy in nats, (n,).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import train
+      >>> [round(float(loss), 3) for loss in train.cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))]  # log 4
+      [1.386, 1.386]
 
     Args:
       logits: (n, ..., k).
@@ -37,6 +50,13 @@ def squared_error(outputs: Array, targets: Array) -> Array:
     """Return half the squared distance to the targets, (n,).
 
     The half makes the residual the gradient, so that gradient flow has the closed form of the NTK papers.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import train
+      >>> outputs = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+      >>> train.squared_error(outputs, jnp.array([0, 1])).tolist()
+      [0.0, 1.0]
 
     Args:
       outputs: (n, ...).
@@ -59,6 +79,12 @@ def correct(outputs: Any, targets: Any) -> Array:
     NaN where there is no such thing: targets that are no labels 0 ... k - 1 of outputs (n, ..., k) with k of at least
     2. Non-finite outputs count as NaN too: the argmax of NaNs is class 0, which would read as ten percent accuracy.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import train
+      >>> train.correct(jnp.array([[2.0, 1.0], [2.0, 1.0], [jnp.nan, 1.0]]), jnp.array([0, 1, 0])).tolist()
+      [1.0, 0.0, nan]
+
     Args:
       outputs: an array, or whatever the network returns.
       targets: an array, or whatever the loss takes.
@@ -72,7 +98,15 @@ def correct(outputs: Any, targets: Any) -> Array:
 
 
 def is_classification(outputs: Any, targets: Any) -> bool:
-    """Say whether targets are integers, one for each vector of at least two outputs; arrays or their shapes."""
+    """Say whether targets are integers, one for each vector of at least two outputs; arrays or their shapes.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import train
+      >>> outputs = np.zeros((2, 4))
+      >>> train.is_classification(outputs, np.array([0, 3])), train.is_classification(outputs, outputs)
+      (True, False)
+    """
     arrays = all(hasattr(leaf, "dtype") for leaf in (outputs, targets))
     return arrays and is_integer(targets) and targets.shape == outputs.shape[:-1] and outputs.shape[-1:] > (1,)
 
@@ -94,5 +128,11 @@ LOSSES: dict[str, Loss] = {
 
 
 def per_example(loss: str | Loss) -> Loss:
-    """Return the loss of that name; a function is returned as it is."""
+    """Return the loss of that name; a function is returned as it is.
+
+    Example:
+      >>> from ntkgen import train
+      >>> train.per_example("mse") is train.squared_error, train.per_example(train.correct) is train.correct
+      (True, True)
+    """
     return LOSSES[loss] if isinstance(loss, str) else loss

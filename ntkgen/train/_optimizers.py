@@ -43,6 +43,11 @@ def make(optimizer: str, momentum: float, weight_decay: float) -> optax.Gradient
 def learning_rate_at(epoch: int, *, base: float, epochs: int, schedule: str) -> float:
     """Give the rate of epoch 0 ... epochs - 1: `CosineAnnealingLR(T_max=epochs)` stepped once an epoch, or constant.
 
+    Example:
+      >>> from ntkgen import train
+      >>> [round(train.learning_rate_at(epoch, base=0.1, epochs=4, schedule="cosine"), 3) for epoch in range(4)]
+      [0.1, 0.085, 0.05, 0.015]
+
     Raises:
       ValueError: the schedule is unknown.
     """
@@ -57,6 +62,11 @@ def scaled_learning_rate(
     batch_size: int, *, base: float = 0.01, base_batch: int = 128, scaling: str = "table"
 ) -> float:
     """Give the rate for a batch size under a scaling rule.
+
+    Example:
+      >>> from ntkgen import train
+      >>> [train.scaled_learning_rate(512, scaling=rule) for rule in ("linear", "sqrt", "fixed")]
+      [0.04, 0.02, 0.01]
 
     Args:
       batch_size: examples in a step.

@@ -33,6 +33,16 @@ INIT, ORDER, MEASUREMENT = 0, 1, 2
 class Config:
     """The choices that define a training run; checked when made.
 
+    Example:
+      >>> from ntkgen import train
+      >>> config = train.Config(epochs=2, batch_size=32, learning_rate=0.1)
+      >>> config.optimizer, [round(config.rate(epoch), 3) for epoch in range(2)]
+      ('sgd', [0.1, 0.05])
+      >>> train.Config(epochs=0)
+      Traceback (most recent call last):
+          ...
+      ValueError: epochs: expected a whole number from 1 to 10,000,000, got 0
+
     Attributes:
       epochs: passes over the training set, at most `MAX_EPOCHS`.
       batch_size: examples a step; the last step of an epoch takes what is left. Ignored by "gd".
@@ -113,6 +123,13 @@ class Program(NamedTuple):
 
     `rngs` names the keys that the network draws from in training ("dropout"), see `functions.trace_training`. `code`
     tells programs apart whose functions read other values from outside; see `ensemble.fit`.
+
+    Example:
+      >>> from ntkgen import models, train
+      >>> short, long = train.Config(epochs=1, batch_size=4), train.Config(epochs=9, batch_size=4, learning_rate=0.2)
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> train.Program.of(model, short, num_train=8) == train.Program.of(model, long, num_train=8)
+      True
     """
 
     model: nn.Module
@@ -165,7 +182,14 @@ class Keys(NamedTuple):
 
 
 def run_keys(seed: int | Array, vary: str = "both") -> Keys:
-    """Derive a run's keys from its seed; the source that does not vary is seed 0's for every run."""
+    """Derive a run's keys from its seed; the source that does not vary is seed 0's for every run.
+
+    Example:
+      >>> from ntkgen import train
+      >>> one, other = (train.run_keys(seed, vary="order") for seed in (1, 2))
+      >>> bool(one.init == other.init), bool(one.order == other.order)
+      (True, False)
+    """
     # Multiplied, not chosen: for an array of seeds each `vary` is then the same program.
     sources = seed * int(vary != "order"), seed * int(vary != "init")
     children = zip(sources, (INIT, ORDER), strict=True)
@@ -177,17 +201,40 @@ def measurement_key(seed: int | Array) -> Array:
 
     It is a child of the seed's key, as those of `run_keys` are. The seed's key itself would not do: splitting it gives
     the very keys that initialisation and batch order were drawn from.
+
+    Example:
+      >>> from ntkgen import train
+      >>> key, keys = train.measurement_key(3), train.run_keys(3)
+      >>> bool(key == keys.init), bool(key == keys.order)
+      (False, False)
     """
     return jax.random.fold_in(jax.random.key(seed), MEASUREMENT)
 
 
 def batch_order(order_key: Array, epoch: int | Array, num_train: int) -> Array:
-    """Give the order (num_train,) in which epoch 0, 1, ... visits the examples."""
+    """Give the order (num_train,) in which epoch 0, 1, ... visits the examples.
+
+    Example:
+      >>> from ntkgen import train
+      >>> order = train.batch_order(train.run_keys(0).order, epoch=0, num_train=8)
+      >>> sorted(order.tolist())
+      [0, 1, 2, 3, 4, 5, 6, 7]
+    """
     return jax.random.permutation(jax.random.fold_in(order_key, epoch), num_train)
 
 
 def init_state(program: Program, variables: dict[str, Any], mask: PyTree | None = None) -> TrainState:
-    """Start from given variables, masked if there is a mask (pytree like params; 1 keeps an entry)."""
+    """Start from given variables, masked if there is a mask (pytree like params; 1 keeps an entry).
+
+    Example:
+      >>> import jax
+      >>> from ntkgen import models, train
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = train.init_state(program, models.init(model, jax.random.key(0), (3,)))
+      >>> jax.tree.map(lambda leaf: leaf.shape, state.variables["params"]["dense0"])
+      {'bias': (4,), 'kernel': (3, 4)}
+    """
     if mask is not None:
         variables = {**variables, "params": _masked(variables["params"], mask)}
     return TrainState(variables, program.direction().init(variables["params"]))
@@ -216,6 +263,18 @@ def train_step(
     rngs: dict[str, Array] | None = None,
 ) -> TrainState:
     """Take one step of the optimizer on one batch.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models, train
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = train.init_state(program, models.init(model, jax.random.key(0), (3,)))
+      >>> batch = train.Batch(jnp.ones((4, 3)), jnp.zeros(4, int))
+      >>> after = train.train_step(program, state, batch, jnp.array(0.1), mask=None, key=None)
+      >>> loss = [float(train.evaluate(program, one.variables, batch)[0]) for one in (state, after)]
+      >>> loss[1] < loss[0]
+      True
 
     Args:
       program: static choices.
@@ -264,6 +323,18 @@ def train_epoch(
 ) -> TrainState:
     """Pass once over the training set, the last partial batch included.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models, train
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = train.init_state(program, models.init(model, jax.random.key(0), (3,)))
+      >>> examples = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
+      >>> after = train.train_epoch(program, state, train.run_keys(0).order, jnp.array(0), jnp.array(0.5), examples)
+      >>> loss, accuracy = train.evaluate(program, after.variables, examples)
+      >>> float(accuracy)
+      1.0
+
     Args:
       program: static choices.
       state: state at the start of the epoch.
@@ -309,6 +380,16 @@ def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[
     """Return mean loss and accuracy (a fraction) over a dataset in evaluation mode.
 
     Both are NaN where outputs are not finite, and accuracy where targets are no class labels (`train.correct`).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models, train
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> zeros = jax.tree.map(jnp.zeros_like, models.init(model, jax.random.key(0), (3,)))
+      >>> loss, accuracy = train.evaluate(program, zeros, train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int)))
+      >>> round(float(loss), 3)  # log 2: both classes are equally likely
+      0.693
     """
     per_example = _losses.per_example(program.loss)
     f = models.apply_fn(program.model, variables)
