@@ -3,8 +3,6 @@
 Warnings are errors too (`filterwarnings` in pyproject.toml).
 """
 
-import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.experimental
 import pytest
+from compilations import count_compilations
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # some tests draw with pyplot, and none may open a window
 
@@ -61,31 +60,7 @@ def x64() -> Iterator[None]:
         yield
 
 
-class _Compilations(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith("Compiling %s with global shapes"):
-            self.names.append(str(record.args[0]))
-
-
-@contextlib.contextmanager
-def count_compilations() -> Iterator[list[str]]:
-    """Collect the names of the programs that JAX compiles meanwhile; it takes a positive control to prove anything."""
-    handler, logger = _Compilations(), logging.getLogger("jax._src.interpreters.pxla")
-    propagate, logger.propagate = logger.propagate, False  # the messages are for us alone
-    logger.addHandler(handler)
-    try:
-        with jax.log_compiles(True):
-            yield handler.names
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagate
-
-
 @pytest.fixture
 def compilations():
-    """The context manager `count_compilations`; a fixture, since tests do not import conftest."""
+    """The context manager `count_compilations`."""
     return count_compilations

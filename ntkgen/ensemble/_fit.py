@@ -31,7 +31,8 @@ class Checkpoint(Protocol):
     Example:
       >>> import tempfile
       >>> from ntkgen import ensemble, records
-      >>> with tempfile.TemporaryDirectory() as folder, records.open_run(folder, "study", "digits", {"epochs": 1}) as run:
+      >>> settings = {"epochs": 1}
+      >>> with tempfile.TemporaryDirectory() as folder, records.open_run(folder, "study", "digits", settings) as run:
       ...     all(hasattr(run.checkpointer("net"), name) for name in ("restore", "save", "scope"))
       True
     """

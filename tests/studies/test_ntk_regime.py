@@ -28,7 +28,7 @@ from ntkgen.studies.ntk_regime import (
 )
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, WidthSeries
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "experiments" / "ntk_regime.py"
 
 MAIN = WidthSeries("cross_entropy", "fixed")

@@ -1,14 +1,11 @@
 """The simulation of false positives: its truths, its table, and what it calls too high."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
-
+ROOT = Path(__file__).resolve().parents[2]
 import reliability  # noqa: E402
 
 from ntkgen import records, stats  # noqa: E402

@@ -33,7 +33,7 @@ from ntkgen.studies.lottery_ticket import _arms as arms
 from ntkgen.studies.lottery_ticket import _tables as tables
 from ntkgen.studies.lottery_ticket._controls import WHOLE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "lottery_ticket.py"
 
 # Arms and measurements, in this process
@@ -56,7 +56,7 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(lab, request):
     """Arm at level -> TrainedArm, and the programs compiled at the last level of the ticket and its controls."""
-    from conftest import count_compilations
+    from compilations import count_compilations
 
     found, measured = {}, {}
     levels, last = arms.train_all(lab), _controls.CONTROLS[-1]

@@ -1,7 +1,6 @@
 """Curvature products against dense float64 oracles, finite differences, PyTorch, and identities."""
 
 import functools
-from pathlib import Path
 
 import hypothesis
 import jax
@@ -128,9 +127,8 @@ def test_eigenpairs_against_finite_differences_of_the_gradient(name, x64):
 
 
 @pytest.mark.parametrize("name", ["mlp5", "cnn2", "cnn2-affine"])
-def test_hvp_against_torch_double_backward(name, x64, monkeypatch):
+def test_hvp_against_torch_double_backward(name, x64):
     torch = pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "parity"))
     import parity_cases
     import torch_nets
 

@@ -4,10 +4,8 @@
 """
 
 import functools
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -247,10 +245,8 @@ def test_deep_linear_network(x64):
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_against_torch_func(name, x64):
     torch = pytest.importorskip("torch")
-    path = Path(__file__).parent / "parity" / "torch_nets.py"
-    spec = importlib.util.spec_from_file_location("torch_nets_for_ntk", path)
-    torch_nets = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(torch_nets)
+    import torch_nets
+
     model, shape = {"mlp": (models.MLP(6), (4, 3, 2)), "cnn": (models.CNN(2), (9, 16, 2))}[name]
     x = jax.random.normal(jax.random.key(5), (5, *shape), jnp.float64)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), models.init(model, jax.random.key(4), shape))

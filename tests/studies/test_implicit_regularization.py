@@ -21,7 +21,7 @@ from ntkgen.studies.implicit_regularization import _tables as tables
 from ntkgen.studies.implicit_regularization._config import CONTROLS, PROTOCOL, SHARPNESS
 from ntkgen.studies.implicit_regularization._measure import BatchSizeSweep, first_images
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "implicit_regularization.py"
 STUDY = implicit_regularization.STUDY
 TARGETS = PROTOCOL.loss_targets

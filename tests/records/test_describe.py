@@ -17,7 +17,7 @@ import pytest
 
 from ntkgen import ensemble, io, measure, models, records, train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Everything that a description may meet; ONE and the others are changed below, one at a time.
 SCRIPT = """

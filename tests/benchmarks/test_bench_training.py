@@ -1,18 +1,12 @@
 """The benchmark of training: its count of compiled programs, and the pruned networks on its other side."""
 
-import sys
-from pathlib import Path
-
+import cases
 import jax
 import jax.numpy as jnp
-import numpy as np
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "benchmarks"))
-
-import cases
 import networks
 import networks_torch
+import numpy as np
+import pytest
 import training
 
 from ntkgen import pruning

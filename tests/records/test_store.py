@@ -18,7 +18,7 @@ from ntkgen import data, ensemble, io, models, records, train
 from ntkgen.ensemble import programs
 from ntkgen.records import _networks, _run_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODEL, CONFIG, SEEDS = models.MLP(2, 2), train.Config(epochs=2, batch_size=16), [0, 1]
 
 

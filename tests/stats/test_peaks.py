@@ -193,7 +193,7 @@ def test_power_on_the_digits_recipe(n, sd, least):
 
 def test_power_on_label_noise_on_mnist():
     """Means and spreads of figures/double_descent_mnist_noise0.2_n4000.csv, widths 12 to 96 near the threshold."""
-    rows = records.read_table(Path(__file__).parent.parent / "figures" / "double_descent_mnist_noise0.2_n4000.csv")
+    rows = records.read_table(Path(__file__).parents[2] / "figures" / "double_descent_mnist_noise0.2_n4000.csv")
     mean = 100 - np.array([float(row["test_acc_mean"]) for row in rows])
     sd = np.array([float(row["test_acc_std"]) for row in rows])
     studies = mean + sd * normal(24, 300, 5, len(rows))

@@ -21,7 +21,7 @@ from ntkgen.studies.loss_landscape import _tables
 from ntkgen.studies.loss_landscape._config import ARMS
 from ntkgen.studies.loss_landscape._verdict import judge
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "experiments" / "loss_landscape.py"
 BENCH = ROOT / "experiments" / "benchmarks" / "curvature.py"
 QUESTIONS, MATCHED = _tables.QUESTIONS, _tables.MATCHED

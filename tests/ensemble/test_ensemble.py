@@ -663,9 +663,9 @@ def on_four_devices(kind):
 
 @pytest.mark.parametrize("kind", ["vmap", "sequential", "cnn"])
 def test_four_devices_do_what_one_does(kind):
-    here = Path(__file__).parent
+    here = Path(__file__).parent, Path(reference.__file__).parent
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    path = os.pathsep.join([str(here), str(Path(ntkgen.__file__).parents[1])])
+    path = os.pathsep.join(map(str, (*here, Path(ntkgen.__file__).parents[1])))
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"import test_ensemble; test_ensemble.on_four_devices({kind!r})"],
         env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},

@@ -22,7 +22,7 @@ import pytest
 from ntkgen import cli, io, paper, records, studies, train
 from ntkgen.studies import options
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = ROOT / "experiments" / "double_descent.py"
 # Scripts with a command line; workers of benchmarks have none.
 SCRIPTS = sorted(path for path in STUDY.parent.rglob("*.py") if re.search(r"cli\.(main|script)\(", path.read_text()))

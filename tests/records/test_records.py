@@ -193,7 +193,7 @@ def test_a_folder_in_use_names_its_holder(tmp_path):
     code = "import sys, time; from ntkgen import io\n"
     code += "with io.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(run.folder)]
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
         try:
             assert child.stdout.readline() == "1\n"
