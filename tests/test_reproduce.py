@@ -101,7 +101,7 @@ def test_the_second_call_trains_nothing_and_says_the_same(tiny):
 
 def test_it_says_beforehand_what_it_takes_and_then_how_far_it_is(tiny):
     *_, said = tiny
-    assert said[0].startswith("about ") and "on two processor cores: double_descent about" in said[0]
+    assert said[0].startswith("about ") and "of processor time" in said[0] and ": double_descent about" in said[0]
     assert said[1].startswith("1 of 1: double_descent, about")
 
 

@@ -73,7 +73,7 @@ def against_published(
                     place += 1
             ax.axvline(none, color="black", linewidth=1, zorder=1)
             ax.set_yticks(ticks, names, fontsize=8)
-            ax.set_ylim(max(place, 1) - 0.4, -0.7)
+            ax.set_ylim(max(longest, 1) - 0.4, -0.7)  # rows as high on both sides
             ax.grid(axis="x", alpha=0.3)
             ax.set_xlabel(label)
             if none:
