@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import matplotlib
 import matplotlib.lines
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -79,6 +80,8 @@ def against_published(
             if none:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_formatter("{x:g}")
+                # Labels between powers of ten where the axis spans less than one.
+                ax.xaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(1, 0.4)))
             if not place:
                 ax.text(0.5, 0.5, "nothing to compare", transform=ax.transAxes, ha="center", va="center")
         handles = [
