@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import matplotlib
 import matplotlib.lines
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -73,12 +74,14 @@ def against_published(
                     place += 1
             ax.axvline(none, color="black", linewidth=1, zorder=1)
             ax.set_yticks(ticks, names, fontsize=8)
-            ax.set_ylim(max(place, 1) - 0.4, -0.7)
+            ax.set_ylim(max(longest, 1) - 0.4, -0.7)  # rows as high on both sides
             ax.grid(axis="x", alpha=0.3)
             ax.set_xlabel(label)
             if none:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_formatter("{x:g}")
+                # Labels between powers of ten where the axis spans less than one.
+                ax.xaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(1, 0.4)))
             if not place:
                 ax.text(0.5, 0.5, "nothing to compare", transform=ax.transAxes, ha="center", va="center")
         handles = [

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ntkgen import paper
+from ntkgen import paper, plotting
 from ntkgen.studies.reproduce import _published, _statements
 
 NUMBERS = paper.published_numbers()
@@ -178,3 +178,15 @@ def test_ours_stands_beside_what_the_tables_say():
     ]
     assert said(rows)[0]["ours"] == "1 of 2 steps go down"
     assert said()[0]["ours"] == _statements.UNMEASURED
+
+
+def test_the_figure_is_drawn_with_every_status_and_with_nothing(tmp_path):
+    against = plotting.reproduce.Against
+    rows = [against(word, 0.5, 0.1, 0.9, word) for word in plotting.reproduce.STATUSES]
+    lost = against("one seed", 2.0, math.nan, math.nan, "within")
+    figure = plotting.reproduce.against_published({"V-A": rows, "V-B": []}, {"V-E": [lost]}, "title")
+    assert [ax.get_xscale() for ax in figure.axes] == ["linear", "log"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(plotting.reproduce.STATUSES)
+    assert plotting.save(figure, tmp_path / "a.png").stat().st_size > 0
+    empty = plotting.reproduce.against_published({}, {}, "title")
+    assert "nothing to compare" in [text.get_text() for text in empty.axes[0].texts]

@@ -1,11 +1,11 @@
-"""What a study is expected to take, in seconds of two processor cores.
+"""What a study is expected to take, in processor seconds: on two cores it takes half to all of that.
 
 Training costs products (weights times images, forward and back), steps, and a compilation for each program, one for
 each shape of a network and its batch. Measuring costs products too: so many passes over its images for each network.
 The rest (imports, compiling the measurements, tests and figures) is a constant of each study.
 
-The constants are processor seconds on two cores (x86, JAX 0.11 without a GPU), measured one study after another with
-its quick preset on digits, and with single networks of width 32 to 512. A GPU is faster; this does not know how much.
+The constants were measured on two cores (x86, JAX 0.11 without a GPU), one study after another with its quick preset on
+digits, and with single networks of width 32 to 512. A GPU is faster; this does not know how much.
 """
 
 import math
@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 
 from ntkgen import models
 
-PER_PRODUCT = {"mlp": 1.3e-10, "cnn": 8e-10}  # 25 epochs of width 512: 0.45 s for 3.7e9 products; of 4 channels: 0.41
+# 25 epochs of width 512: 0.45 s for 3.7e9 products. A CNN of 4 to 32 channels: about half an
+# hour of two cores for 6.3e12 (double_descent, small, CIFAR-10).
+PER_PRODUCT = {"mlp": 1.3e-10, "cnn": 5.5e-10}
 PER_STEP = 3e-5  # of one seed: 25 epochs of 41 steps, three seeds, width 32: 0.09 s
 PER_PROGRAM = {"mlp": 2.5, "cnn": 11.0}  # first call less the second
 IMAGES = {"digits": (8, 8, 1), "mnist1d": (40, 1, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
-# What a study takes where its networks cost nothing, and the passes over its images that measure one network.
+# What a study takes where its networks cost nothing, and the passes over its images that measure one network. Both are
+# split so that they add up to the quick run; on larger networks the passes have been checked to a factor of two only.
 FIXED = {
-    "double_descent": 20.0, "implicit_regularization": 60.0, "loss_landscape": 45.0, "ntk_regime": 60.0,
-    "lottery_ticket": 60.0, "mechanisms": 60.0,
+    "double_descent": 18.0, "implicit_regularization": 40.0, "loss_landscape": 40.0, "ntk_regime": 75.0,
+    "lottery_ticket": 22.0, "mechanisms": 52.0,
 }  # fmt: skip
 PASSES = {
-    "double_descent": 0, "implicit_regularization": 1_500, "loss_landscape": 3_000, "ntk_regime": 1_500,
-    "lottery_ticket": 1_000, "mechanisms": 2_000,
+    "double_descent": 0, "implicit_regularization": 180, "loss_landscape": 1_000, "ntk_regime": 100,
+    "lottery_ticket": 60, "mechanisms": 2_000,
 }  # fmt: skip
 STOPS_AFTER = 0.25  # of the epochs that networks trained to a loss may take
 LEAST_PRODUCTS = 3_000.0  # a smaller network costs as much as this
@@ -148,17 +151,21 @@ def _lottery_ticket(config: Any, facts: Mapping[str, Any]) -> Iterator[Training]
         trainings = levels + (arm == "ticket")
         again = measured if arm in config.barrier_arms else 0  # another training each, for stability
         epochs = config.epochs * (trainings + again)
-        # One program trains all levels of an arm, and nearly all arms.
+        # Two programs train all levels of all arms.
         yield Training(
-            config.model, cost, images, config.batch_size, epochs, seeds, seeds * measured, 2 if not index else 1
+            config.model, cost, images, config.batch_size, epochs, seeds, seeds * measured, 0 if index else 2
         )
 
 
 def _mechanisms(config: Any, facts: Mapping[str, Any]) -> Iterator[Training]:
+    compiled: set[tuple] = set()  # rates and data are no part of a program
     for arm in config.arms:
         cost, epochs = products(config, arm.width, arm.depth), config.epochs * STOPS_AFTER * (1 + arm.label_noise)
         seeds = config.num_seeds * config.replicates
-        yield Training(config.model, cost, _count(facts), arm.batch_size, epochs, seeds)
+        program = (arm.batch_size, arm.width, arm.depth, arm.optimizer, arm.weight_decay)
+        new = int(program not in compiled)
+        compiled.add(program)
+        yield Training(config.model, cost, _count(facts), arm.batch_size, epochs, seeds, programs=new)
 
 
 TRAININGS: dict[str, Callable[[Any, Mapping[str, Any]], Iterator[Training]]] = {

@@ -124,7 +124,7 @@ def _ntk_regime(run: FinishedRun) -> list[Finding]:
     ) -> Finding:
         ends = (cell(row, name) for name in ("difference", "low", "high"))
         effect, low, high = (None if value is None else scale(value) for value in ends)
-        equal = row["kind"] == "equal"
+        equal = row["kind"] == "equal" and row["decision"] != NOT_SEEN  # a difference that is shown denies equality
         shown: dict[str, Any] = {"effect": effect, "unit": unit, "low": low, "high": high}
         shown["test"] = "equivalence, adjusted" if equal else "paired t, adjusted"
         shown["p"] = cell(row, "equivalence_adjusted" if equal else "paired_adjusted")

@@ -21,7 +21,7 @@ TABLES = {
     "ntk_regime": "V-E: widths", "lottery_ticket": "V-F: lottery tickets",
 }  # fmt: skip
 WORDS = {
-    "test_acc": "test accuracy", "train_acc": "training accuracy", "test_error": "test error", "gap": "gap",
+    "test_acc": "test accuracy", "train_acc": "training accuracy", "gap": "gap",
     "relative_movement": "movement", "top_eigenvalue": "top eigenvalue",
     "movement_fall_percent": "fall of movement",
 }  # fmt: skip
@@ -94,13 +94,18 @@ def words(prepared: Prepared, parts: Sequence[Mapping[str, Any]], verdict: Mappi
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
-    """Draw published numbers against ours, grouped by table."""
+    """Draw published numbers against ours, grouped by table; what the paper prints twice is drawn once."""
+    seen: set[tuple[str, str, str]] = set()
     differences: dict[str, list[plotting.reproduce.Against]] = {}
     ratios: dict[str, list[plotting.reproduce.Against]] = {}
     for row in derived.tables["published"]:
         drawn = row["status"] in (WITHIN, OUTSIDE, NOT_COMPARABLE) and row["metric"] in WORDS
         if not drawn or row["ours"] is None or row["published"] is None or not math.isfinite(row["ours"]):
             continue
+        name = row["study"], row["setting"], row["metric"]
+        if name in seen:
+            continue
+        seen.add(name)
         ratio = row["metric"] in RATIOS
         ends = (row["ours"], *(math.nan if row[end] is None else row[end] for end in ("low", "high")))
         value, low, high = (end / row["published"] if ratio else end - row["published"] for end in ends)
