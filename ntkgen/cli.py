@@ -34,6 +34,13 @@ class _Parser(flags.ArgumentParser):
         return self.check.kind
 
 
+class _Serializer(flags.ArgumentSerializer):
+    """Writes a value as it is typed: a list with commas between, the empty one as "none"."""
+
+    def serialize(self, value: Any) -> str:
+        return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+
+
 def define(study: base.Study, values: flags.FlagValues) -> None:
     """Define the flags of a study: the shared ones and a flag for each of its settings, in groups."""
     define_flag(
@@ -80,7 +87,7 @@ def define_flag(
         flag: flags.Flag = flags.BooleanFlag(name, default, words)  # which --noNAME turns off
         flag.parser = _Parser(check)
     else:
-        flag = flags.Flag(_Parser(check), flags.ArgumentSerializer(), name, default, words)
+        flag = flags.Flag(_Parser(check), _Serializer(), name, default, words)
     flags.DEFINE_flag(flag, values, module_name=group)
 
 
@@ -223,7 +230,9 @@ def command() -> None:
     """Run the console command `ntkgen <study> [flags]`."""
     with guarded():
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
-            print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\nstudies: " + ", ".join(studies.NAMES))
+            print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\n\nstudies:")
+            for name in studies.NAMES:
+                print(f"  {name:{max(map(len, studies.NAMES))}}  {getattr(studies, name).STUDY.question}")
             sys.exit(0)
         name = sys.argv[1]
         if name not in studies.NAMES:
