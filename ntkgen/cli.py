@@ -35,7 +35,7 @@ class _Parser(flags.ArgumentParser):
 
 
 class _Serializer(flags.ArgumentSerializer):
-    """Writes a value as a flag takes it: lists with commas."""
+    """Writes a value as it is typed: a list with commas between, the empty one as "none"."""
 
     def serialize(self, value: Any) -> str:
         return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
@@ -268,8 +268,10 @@ def command() -> None:
     """Run the console command `ntkgen <study> [flags]`, or `ntkgen report FOLDER [flags]`."""
     with guarded():
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
-            print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\nstudies: " + ", ".join(studies.NAMES))
-            print("       ntkgen report FOLDER [flags] writes the report of a results folder")
+            print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\n\nstudies:")
+            for name in studies.NAMES:
+                print(f"  {name:{max(map(len, studies.NAMES))}}  {getattr(studies, name).STUDY.question}")
+            print("\nntkgen report FOLDER [flags] writes the report of a results folder")
             sys.exit(0)
         name = sys.argv[1]
         if name == "report":

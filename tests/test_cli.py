@@ -106,6 +106,13 @@ class Config(base.Config):
     wide: bool = options.setting(options.SWITCH, "Wide.", default=True, group="network")
 
 
+@dataclasses.dataclass(frozen=True)
+class Lists(base.Config):
+    sizes: tuple[int, ...] = options.setting(options.COUNTS, "Sizes.", default=(4, 8))
+    parts: tuple[str, ...] = options.setting(options.Choices(("a", "b")), "Parts.", default=("a", "b"))
+    empty: tuple[str, ...] = options.setting(options.Choices(("a", "b")), "Empty.", default=())
+
+
 def study(resolve) -> base.Study:
     return dataclasses.replace(double_descent.STUDY, name="made_up", question="Is it?", config=Config, resolve=resolve)
 
@@ -175,6 +182,57 @@ def test_help_says_what_is_expected_and_ends_well(capsys):
             and "--[no]force" in out
         )
         assert "comma-separated list of a, b, or none" in " ".join(out.split())
+
+
+def test_help_shows_a_default_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit):
+        cli.run_study(dataclasses.replace(study(None), config=Lists), ["made_up", "--help"])
+    out = capsys.readouterr().out
+    assert "(default: '4,8')" in out and "(default: 'a,b')" in out and "(default: 'none')" in out
+
+
+SCRIPT = r"""
+import warnings
+from absl import flags
+from ntkgen import cli
+from ntkgen.studies import options
+
+cli.define_flag("count", options.COUNT, 3, "How many.")
+cli.define_flag("loud", options.SWITCH, True, "Whether.")
+
+def work():
+    with cli.user_errors(flags.FLAGS):
+        if flags.FLAGS.count == 7:
+            raise ValueError("count: expected another number, got 7")
+    if flags.FLAGS.count == 9:
+        raise ValueError("count: of a bug")
+    warnings.warn("something is damaged", stacklevel=1)
+    print(flags.FLAGS.count, flags.FLAGS.loud)
+
+cli.script(work)
+"""
+
+
+@pytest.mark.parametrize(
+    ("flag", "code", "out", "err"),
+    [
+        ("--count=5", 0, "5 True\n", "UserWarning: something is damaged\n"),
+        ("--noloud", 0, "3 False\n", "UserWarning: something is damaged\n"),
+        ("--count=0", 2, "", "error: flag --count=0: expected a whole number from 1 to 1000000000\n"),
+        ("--count=7", 2, "", "error: --count: expected another number, got 7\n"),
+        ("count", 2, "", "error: expected flags only, got 'count'\n"),
+    ],
+)
+def test_a_script_that_is_no_study(flag, code, out, err):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, flag], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+def test_a_bug_in_a_script_keeps_its_stack_trace():
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "--count=9"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 1 and "Traceback" in done.stderr and "of a bug" in done.stderr and done.stdout == ""
 
 
 def test_a_study_runs_without_standard_streams(monkeypatch):
