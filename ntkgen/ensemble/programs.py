@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import functions, train
-from ntkgen.ensemble._layout import Plan, over_seeds
+from ntkgen.ensemble._layout import Layout, over_seeds
 from ntkgen.typing import Array, PyTree
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
+def init(layout: Layout, model: nn.Module, x: Array, keys: Array) -> PyTree:
     """Return the variables of every seed: x is one batch, keys (S,)."""
     # One key at a time whatever the strategy: half the compilation, and the draws are the same.
     fn = functools.partial(functions.init, model)
@@ -24,7 +24,7 @@ def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
+def start(layout: Layout, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
     """Return the state of training before the first step; the variables and masks lead with the seed axis."""
     axes = (0, None if masks is None else 0)
     fn = functools.partial(train.init_state, program)
@@ -33,7 +33,7 @@ def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_epoch(
-    layout: Plan,
+    layout: Layout,
     program: train.Program,
     state: train.TrainState,
     keys: Array,
@@ -68,7 +68,7 @@ def train_epoch(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
+def evaluate(layout: Layout, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
     """Return training loss and accuracy, test loss and accuracy of every seed -> (S, 4)."""
 
     def one(variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
