@@ -27,6 +27,7 @@ __all__ = [
     "plotting",
     "pruning",
     "records",
+    "report",
     "roles",
     "spectrum",
     "stats",

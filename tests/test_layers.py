@@ -26,6 +26,7 @@ OWNERS = {
     "flax": {"functions", "roles", "models", "ensemble", "ntk"},
     "optax": {"train"},
     "matplotlib": {"plotting"},
+    "PIL": {"plotting"},
     "orbax": {"records"},
     "tqdm": {"records"},
     "tensorflow_datasets": {"data"},
@@ -38,7 +39,6 @@ OWNERS = {
     "torch": set(),  # tests/ and experiments/ only
     "tensorflow": set(),
     "experiments": set(),
-    "common": set(),
     "tests": set(),
 }
 # Files that name flax's types in signatures, and call nothing of it: a test below holds them to that.

@@ -21,7 +21,7 @@ from ntkgen.typing import PyTree
 STRATEGIES = ("auto", "vmap", "sequential")
 
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
-# experiments/bench_training.py, see BUILD_NOTES.md.
+# experiments/benchmarks/training.py, see BUILD_NOTES.md.
 VMAP_MAX_WIDTH_CPU = 256
 COPIES = 6  # of the params that training holds: params, initial, gradient, update, two optimizer buffers
 

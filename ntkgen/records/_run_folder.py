@@ -171,6 +171,7 @@ def open_run(
     force: bool = False,
     code: Sequence[str | Path] = ("ntkgen.ensemble", "ntkgen.measure"),
     tables: Sequence[str] = (),
+    command: dict[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Open the folder of a run, new or begun, and hold it.
 
@@ -184,6 +185,7 @@ def open_run(
       code: modules and files whose code makes the numbers. They belong to the run's identity, with all of this
         package that they import.
       tables: files without which the run is not finished.
+      command: what began the run, JSON types, kept beside the config; it is no part of the run's identity.
 
     Yields:
       The run.
@@ -225,6 +227,7 @@ def open_run(
                         "numerics": numerics(),
                         "commit": commit(),
                         "source": source(*code),
+                        **({} if command is None else {"command": command}),
                     },
                 )
             yield run
