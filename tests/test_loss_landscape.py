@@ -437,7 +437,8 @@ def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(environment, t
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"), [("--cases=mlp", "--cases=mlp: expected mlp<width>"), ("--out=/proc/x.csv", "out: cannot write")]
+    ("flags", "words"),
+    [("--cases=mlp", "--cases=mlp: expected mlp<width>"), ("--out=/proc/x.csv", "out: cannot write")],
 )
 def test_the_benchmark_refuses_bad_input(environment, flags, words):
     done = call(environment, BENCH, flags)
