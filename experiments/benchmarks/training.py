@@ -82,7 +82,7 @@ class Ours:
         model = network(kind, size)
         self.program = train.Program.of(model, config, EXAMPLES[kind])
         self.keys = jax.vmap(train.run_keys)(jnp.arange(num_seeds))
-        variables = programs.init(ensemble.Plan("sequential"), model, self.split.x[:1], self.keys.init)
+        variables = programs.init(ensemble.Layout("sequential"), model, self.split.x[:1], self.keys.init)
         self.layout = ensemble.plan(strategy, jax.tree.map(lambda leaf: leaf[0], variables), num_seeds)
         self.keys, variables = (ensemble.place(self.layout, tree, seeds=True) for tree in (self.keys, variables))
         self.split = ensemble.place(self.layout, self.split, seeds=False)

@@ -9,7 +9,7 @@ batched, one seed after another, or over devices; `fit` calls them for you.
 from ntkgen.ensemble import programs
 from ntkgen.ensemble._fit import METRICS, Checkpoint, Context, OnHost, Result, fit
 from ntkgen.ensemble._gradients import injected_noise, noise_weights, sam, zero_sum_normals
-from ntkgen.ensemble._layout import STRATEGIES, Plan, check_fits, choose_strategy, place, plan, seeds_per_chunk
+from ntkgen.ensemble._layout import STRATEGIES, Layout, check_fits, choose_strategy, place, plan, seeds_per_chunk
 from ntkgen.ensemble._options import Options
 
 __all__ = [
@@ -17,9 +17,9 @@ __all__ = [
     "STRATEGIES",
     "Checkpoint",
     "Context",
+    "Layout",
     "OnHost",
     "Options",
-    "Plan",
     "Result",
     "check_fits",
     "choose_strategy",

@@ -144,7 +144,7 @@ def naming(argument: str, what: str) -> Iterator[None]:
         raise ValueError(f"{argument}: {what}: {type(error).__name__}: {text}") from error
 
 
-class Network(NamedTuple):
+class TracedNetwork(NamedTuple):
     """What tracing has shown of a network.
 
     Attributes:
@@ -188,7 +188,7 @@ def call(model: Any) -> None:
         raise ValueError(f"model: expected a call with x and training switches, got {needed[0]} without a default")
 
 
-def network(model: Any, variables: PyTree, x: Any) -> Network:
+def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
     """Trace a network in evaluation and in training mode, and refuse what would be trained wrongly.
 
     Args:
@@ -261,7 +261,7 @@ def network(model: Any, variables: PyTree, x: Any) -> Network:
     for name, before in variables.items():
         if name != "params" and _shapes(before) != _shapes(state.get(name)):
             raise ValueError(f"model: expected collections of fixed shapes, got {name}, which a step changes")
-    return Network(outputs, train_outputs, rngs, min(tables, default=None))
+    return TracedNetwork(outputs, train_outputs, rngs, min(tables, default=None))
 
 
 def _is_integer_array(value: Any) -> bool:
@@ -349,7 +349,7 @@ def _each(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["n", *map(str, shape)]) + ("" if shape else ",") + ")"
 
 
-def loss(program: Program, seen: Network, y: Any, size: int) -> None:
+def loss(program: Program, seen: TracedNetwork, y: Any, size: int) -> None:
     """Check that a loss gives one real number for each example of a batch, in evaluation and in training.
 
     Args:

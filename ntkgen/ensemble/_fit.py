@@ -17,7 +17,7 @@ import numpy as np
 
 from ntkgen import functions, train
 from ntkgen.ensemble import _checks, _layout, programs
-from ntkgen.ensemble._layout import Plan, over_seeds, place, trim
+from ntkgen.ensemble._layout import Layout, over_seeds, place, trim
 from ntkgen.ensemble._options import Options, whole
 from ntkgen.typing import Array, PyTree
 
@@ -140,7 +140,7 @@ class Result(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _probe(
-    layout: Plan, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array
+    layout: Layout, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array
 ) -> PyTree:
     def one(params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array) -> PyTree:
         return fn(params, Context(state, initial, epoch, rate))
@@ -310,7 +310,7 @@ def _probe_pairs(probes: Any, start: int, epochs: int) -> tuple[bool, tuple[tupl
 
 
 def _fit_chunk(
-    layout: Plan,
+    layout: Layout,
     program: train.Program,
     splits: tuple[train.Batch, train.Batch],
     config: train.Config,

@@ -26,7 +26,7 @@ VMAP_MAX_WIDTH_CPU = 256
 COPIES = 6  # of the params that training holds: params, initial, gradient, update, two optimizer buffers
 
 
-class Plan(NamedTuple):
+class Layout(NamedTuple):
     """Static layout of the seed axis: a strategy other than "auto", and the devices (None for a single one)."""
 
     strategy: str
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
         return 1 if self.mesh is None else self.mesh.size
 
 
-def plan(strategy: str, variables: PyTree, num_seeds: int) -> Plan:
+def plan(strategy: str, variables: PyTree, num_seeds: int) -> Layout:
     """Lay out `num_seeds` seeds of a network over all local devices.
 
     Example:
@@ -62,7 +62,7 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Plan:
     check_strategy(strategy)
     chosen = choose_strategy(variables) if strategy == "auto" else strategy
     devices = jax.local_devices()[:num_seeds]
-    return Plan(chosen, Mesh(np.array(devices), ("seed",)) if len(devices) > 1 else None)
+    return Layout(chosen, Mesh(np.array(devices), ("seed",)) if len(devices) > 1 else None)
 
 
 def check_strategy(strategy: str) -> None:
@@ -100,7 +100,7 @@ def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
     return "vmap" if max((shape[-1] for shape in kernels), default=0) <= VMAP_MAX_WIDTH_CPU else "sequential"
 
 
-def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Plan) -> int:
+def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Layout) -> int:
     """Estimate how many seeds fit in memory at once.
 
     Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
@@ -157,7 +157,7 @@ def _kernel_shapes(variables: PyTree) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if len(leaf.shape) >= 2]
 
 
-def over_seeds(layout: Plan, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+def over_seeds(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
     """Lift a one-seed function to arguments with a leading seed axis where in_axes is 0.
 
     Args:
@@ -186,7 +186,7 @@ def over_seeds(layout: Plan, fn: Callable, in_axes: tuple[int | None, ...]) -> C
     return jax.shard_map(lifted, mesh=layout.mesh, in_specs=specs, out_specs=PartitionSpec("seed"), check_vma=False)
 
 
-def place(layout: Plan, tree: PyTree, *, seeds: bool) -> PyTree:
+def place(layout: Layout, tree: PyTree, *, seeds: bool) -> PyTree:
     """Put a pytree on the devices: split along its leading seed axis, or whole on each.
 
     An axis that the devices do not divide is padded with copies of the last seed; `trim` drops them again.

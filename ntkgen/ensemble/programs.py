@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import functions, train
-from ntkgen.ensemble._layout import Plan, over_seeds
+from ntkgen.ensemble._layout import Layout, over_seeds
 from ntkgen.typing import Array, PyTree
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
+def init(layout: Layout, model: nn.Module, x: Array, keys: Array) -> PyTree:
     """Return the variables of every seed: x is one batch, keys (S,).
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from ntkgen import ensemble, models
       >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
-      >>> variables = ensemble.programs.init(ensemble.Plan("vmap"), model, jnp.ones((8, 3)), keys)
+      >>> variables = ensemble.programs.init(ensemble.Layout("vmap"), model, jnp.ones((8, 3)), keys)
       >>> variables["params"]["dense0"]["kernel"].shape
       (3, 3, 4)
     """
@@ -33,16 +33,16 @@ def init(layout: Plan, model: nn.Module, x: Array, keys: Array) -> PyTree:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
+def start(layout: Layout, program: train.Program, variables: PyTree, masks: PyTree | None) -> train.TrainState:
     """Return the state of training before the first step; the variables and masks lead with the seed axis.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from ntkgen import ensemble, models, train
       >>> model, keys = models.MLP(4, depth=2, num_classes=2), jax.random.split(jax.random.key(0), 3)
-      >>> variables = ensemble.programs.init(ensemble.Plan("vmap"), model, jnp.ones((8, 3)), keys)
+      >>> variables = ensemble.programs.init(ensemble.Layout("vmap"), model, jnp.ones((8, 3)), keys)
       >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
-      >>> state = ensemble.programs.start(ensemble.Plan("vmap"), program, variables, None)
+      >>> state = ensemble.programs.start(ensemble.Layout("vmap"), program, variables, None)
       >>> state.variables["params"]["dense0"]["bias"].shape
       (3, 4)
     """
@@ -53,7 +53,7 @@ def start(layout: Plan, program: train.Program, variables: PyTree, masks: PyTree
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_epoch(
-    layout: Plan,
+    layout: Layout,
     program: train.Program,
     state: train.TrainState,
     keys: Array,
@@ -68,7 +68,7 @@ def train_epoch(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from ntkgen import ensemble, models, train
-      >>> layout, model = ensemble.Plan("vmap"), models.MLP(4, depth=2, num_classes=2)
+      >>> layout, model = ensemble.Layout("vmap"), models.MLP(4, depth=2, num_classes=2)
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> data, rate = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int)), jnp.array(0.1)
       >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
@@ -100,13 +100,13 @@ def train_epoch(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def evaluate(layout: Plan, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
+def evaluate(layout: Layout, program: train.Program, variables: PyTree, data: train.Batch, test: train.Batch) -> Array:
     """Return training loss and accuracy, test loss and accuracy of every seed -> (S, 4).
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from ntkgen import ensemble, models, train
-      >>> layout, model = ensemble.Plan("vmap"), models.MLP(4, depth=2, num_classes=2)
+      >>> layout, model = ensemble.Layout("vmap"), models.MLP(4, depth=2, num_classes=2)
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> data = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
       >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)

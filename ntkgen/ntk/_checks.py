@@ -13,7 +13,7 @@ from ntkgen.typing import Apply, Array, PyTree
 METHODS = ("auto", "jacobian", "layerwise")
 
 
-class Options(TypedDict, total=False):
+class KernelOptions(TypedDict, total=False):
     """The options of `empirical_ntk`, for what passes them on."""
 
     method: str

@@ -28,10 +28,10 @@ from jax import lax
 from ntkgen import functions
 from ntkgen.ntk import _layers, _plan
 from ntkgen.ntk._activations import activations
-from ntkgen.ntk._checks import Options, Task, finite, prepare
+from ntkgen.ntk._checks import KernelOptions, Task, finite, prepare
 from ntkgen.ntk._factors import Factors, factors, write_block
 from ntkgen.ntk._layers import Structure
-from ntkgen.ntk._plan import Plan, Problem
+from ntkgen.ntk._plan import Plan, Workload
 from ntkgen.typing import Apply, Array, PyTree
 
 
@@ -49,14 +49,14 @@ class Decision(NamedTuple):
     Attributes:
       plan: what `plan` returns.
       structure: how the leaves of params are handled.
-      problem: the sizes that decided.
+      workload: the sizes that decided.
       first: the first tile of x1, whose certificate holds; None where no layer has factors, or where factors are not
         kept, so that no more memory is held than the plan says.
     """
 
     plan: Plan
     structure: Structure
-    problem: Problem
+    workload: Workload
     first: Tile | None
 
 
@@ -130,7 +130,7 @@ def empirical_ntk(
     return kernel.value
 
 
-def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[Options]) -> Plan:
+def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[KernelOptions]) -> Plan:
     """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
@@ -149,32 +149,32 @@ def _decide(task: Task) -> Decision:
     """Return the plan whose certificate holds for the first tile; leaves that fail get their own Jacobians."""
     found = _layers.discover(task.f, task.params, task.x1, trace=task.trace)
     forward = sum(map(_plan.forward_cost, found.groups)) + sum(task.sizes[i] for i in found.own)
-    problem = Problem(
+    workload = Workload(
         task.x1.shape[0], None if task.x2 is None else task.x2.shape[0], task.num_outputs, task.trace,
         task.dtype.itemsize, task.sizes, forward, activations(task.f, task.params, task.x1),
     )  # fmt: skip
     failed: tuple[str, ...] = ()
     while True:
-        plan, structure = _choose(task, problem, found, failed)
+        plan, structure = _choose(task, workload, found, failed)
         if not structure.groups:
-            return Decision(plan, structure, problem, None)
+            return Decision(plan, structure, workload, None)
         first = _take(task, structure, task.x1, 0, plan.tile[0])
         covered = [i for group in structure.groups for i in group.leaves]
         bad = [i for i, wrong in zip(covered, np.asarray(first.failed), strict=True) if wrong]
         if not bad:
-            return Decision(plan, structure, problem, first if plan.keeps_factors else None)
+            return Decision(plan, structure, workload, first if plan.keeps_factors else None)
         found = _layers.without(found, bad, len(task.names))
         failed += tuple(task.names[i] for i in bad)
 
 
-def _choose(task: Task, problem: Problem, layers: Structure, failed: tuple[str, ...]) -> tuple[Plan, Structure]:
+def _choose(task: Task, workload: Workload, layers: Structure, failed: tuple[str, ...]) -> tuple[Plan, Structure]:
     """Choose between the layers that are left and Jacobians of everything; `failed` names leaves taken apart before."""
     none = _layers.without(Structure((), ()), (), len(task.names))
     found, why = none, "asked for"
     if task.method != "jacobian":
         found, why = layers, "" if layers.groups else "no Dense or Conv layer seen (is f jitted?): Jacobians"
-    choices, note = _plan.choose(found, none, problem, task.method)
-    if len(choices) > 1 and not _plan.fits(choices[0], problem, task.tile, task.budget):
+    choices, note = _plan.choose(found, none, workload, task.method)
+    if len(choices) > 1 and not _plan.fits(choices[0], workload, task.tile, task.budget):
         choices, note = choices[::-1], f"{note}; the other method, since that needs more than memory_budget"
     if not functions.has_forward_mode(task.f):
         note += "; f has no forward mode (custom_vjp), reverse mode is used alone"
@@ -184,7 +184,7 @@ def _choose(task: Task, problem: Problem, layers: Structure, failed: tuple[str, 
     elif structure.groups:
         why = "certified; "
     handling = _handling(structure, task.names)
-    return _plan.schedule(structure, problem, task.tile, task.budget, why + note, handling), structure
+    return _plan.schedule(structure, workload, task.tile, task.budget, why + note, handling), structure
 
 
 def _handling(structure: Structure, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -240,7 +240,7 @@ def _certified(task: Task, decision: Decision, kernel: Kernel) -> bool:
         return False
     # Looking through the kernel takes as long as writing it; mostly the factors are too small for it to overflow.
     limit = float(jnp.finfo(task.dtype).max) / 4
-    bounded = _plan.bounded(decision.structure, decision.problem, kernel.largest.max(0), limit)
+    bounded = _plan.bounded(decision.structure, decision.workload, kernel.largest.max(0), limit)
     if not bounded and not finite([kernel.value]):
         raise ValueError("params: expected a finite kernel, got infinities or NaN; the derivatives overflow")
     return True

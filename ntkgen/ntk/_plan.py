@@ -37,7 +37,7 @@ class Plan(NamedTuple):
     reason: str
 
 
-class Problem(NamedTuple):
+class Workload(NamedTuple):
     """The sizes that decide.
 
     Attributes:
@@ -78,33 +78,33 @@ def tiles(num: int, tile: int) -> tuple[list[int], int]:
     return [min(i * size, num - size) for i in range(count)], size
 
 
-def _group_bytes(group: Group, problem: Problem) -> int:
+def _group_bytes(group: Group, workload: Workload) -> int:
     """Bytes of a group's factors for one sample."""
     inputs, outputs = group.num_inputs, group.shape[1]
-    entries = group.positions * (inputs + problem.k * outputs) if group.paired else problem.k * inputs * outputs
-    return entries * problem.itemsize
+    entries = group.positions * (inputs + workload.k * outputs) if group.paired else workload.k * inputs * outputs
+    return entries * workload.itemsize
 
 
-def _factor_bytes(structure: Structure, problem: Problem) -> tuple[int, int]:
+def _factor_bytes(structure: Structure, workload: Workload) -> tuple[int, int]:
     """Bytes for one sample: held factors, and what is alive beside them while they are taken."""
-    own = sum(problem.sizes[i] for i in structure.own) * problem.k * problem.itemsize
-    held = own + sum(_group_bytes(group, problem) for group in structure.groups)
+    own = sum(workload.sizes[i] for i in structure.own) * workload.k * workload.itemsize
+    held = own + sum(_group_bytes(group, workload) for group in structure.groups)
     # Cotangents of a layer's outputs exist beside the ones that came before, and before they are laid out anew.
     outputs = sum(group.positions * group.shape[1] for group in structure.groups)
     laid_out = [group.positions * group.num_inputs for group in structure.groups if not group.paired]
     # Where other operations are larger, what forward leaves, and some cotangents of the largest for every output; XLA
     # reports up to 3.6 of them for networks of convolutions and of attention.
-    passes = problem.activations.total + 4 * problem.k * problem.activations.largest
-    return held, max(3 * problem.k * outputs + sum(laid_out), passes) * problem.itemsize + own
+    passes = workload.activations.total + 4 * workload.k * workload.activations.largest
+    return held, max(3 * workload.k * outputs + sum(laid_out), passes) * workload.itemsize + own
 
 
-def peak_bytes(structure: Structure, problem: Problem, tile: tuple[int, int], keep: bool) -> int:
+def peak_bytes(structure: Structure, workload: Workload, tile: tuple[int, int], keep: bool) -> int:
     """Count the largest memory held at once: result, factors, a tile's working set, and three blocks."""
-    held, busy = _factor_bytes(structure, problem)
-    result = problem.n1 * problem.columns * problem.block_outputs**2
-    block = 3 * tile[0] * tile[1] * problem.block_outputs**2
-    num_held = (problem.n1 + (problem.n2 or 0)) if keep else sum(tile)
-    return (result + block) * problem.itemsize + num_held * held + max(tile) * busy
+    held, busy = _factor_bytes(structure, workload)
+    result = workload.n1 * workload.columns * workload.block_outputs**2
+    block = 3 * tile[0] * tile[1] * workload.block_outputs**2
+    num_held = (workload.n1 + (workload.n2 or 0)) if keep else sum(tile)
+    return (result + block) * workload.itemsize + num_held * held + max(tile) * busy
 
 
 def forward_cost(group: Group) -> int:
@@ -112,9 +112,9 @@ def forward_cost(group: Group) -> int:
     return group.shape[0] * group.shape[1] * group.positions
 
 
-def flops(structure: Structure, problem: Problem, pairs: int, samples: int) -> float:
+def flops(structure: Structure, workload: Workload, pairs: int, samples: int) -> float:
     """Count operations for `pairs` pairs of samples, with factors taken for `samples` samples."""
-    k2 = problem.k if problem.trace else problem.k**2
+    k2 = workload.k if workload.trace else workload.k**2
     a_pair, a_sample = 0.0, 0.0
     for group in structure.groups:
         inputs, outputs = group.num_inputs, group.shape[1]
@@ -122,22 +122,22 @@ def flops(structure: Structure, problem: Problem, pairs: int, samples: int) -> f
             a_pair += group.positions**2 * (inputs + k2 * (outputs + 1))
         else:
             a_pair += k2 * inputs * outputs
-            a_sample += problem.k * forward_cost(group)
-    own = sum(problem.sizes[i] for i in structure.own)
+            a_sample += workload.k * forward_cost(group)
+    own = sum(workload.sizes[i] for i in structure.own)
     a_pair += k2 * own
     if structure.groups:  # forward; k times back to the layers' outputs; the certificate, forward and back
-        a_sample += (4 + problem.k) * problem.forward
+        a_sample += (4 + workload.k) * workload.forward
     if own:  # forward; k times back; and the leaves' own entries, which take another forward's work if they are all
-        a_sample += (1 + problem.k) * problem.forward + problem.k * (own if structure.groups else problem.forward)
+        a_sample += (1 + workload.k) * workload.forward + workload.k * (own if structure.groups else workload.forward)
     return 2.0 * (a_pair * pairs + a_sample * samples)
 
 
-def bounded(structure: Structure, problem: Problem, largest: Sequence[float], limit: float) -> bool:
+def bounded(structure: Structure, workload: Workload, largest: Sequence[float], limit: float) -> bool:
     """Show by counting that neither the kernel nor a product on the way to it exceeds a limit.
 
     Args:
       structure: how the leaves are handled.
-      problem: the sizes.
+      workload: the sizes.
       largest: absolute values as from `_factors.factors`, over all samples.
       limit: the limit.
 
@@ -149,7 +149,7 @@ def bounded(structure: Structure, problem: Problem, largest: Sequence[float], li
 
     def squared(length: int) -> float:
         value = float(next(values))
-        seen.append(problem.k * length * value * value)  # with `trace`, a sum over outputs too
+        seen.append(workload.k * length * value * value)  # with `trace`, a sum over outputs too
         return seen[-1]
 
     for group in structure.groups:
@@ -159,50 +159,50 @@ def bounded(structure: Structure, problem: Problem, largest: Sequence[float], li
         else:
             total += squared(inputs * outputs)
     if structure.own:
-        total += squared(sum(problem.sizes[i] for i in structure.own))
+        total += squared(sum(workload.sizes[i] for i in structure.own))
     return all(value <= limit for value in (*seen, total))  # False for NaN
 
 
-def choose(found: Structure, none: Structure, problem: Problem, method: str) -> tuple[list[Structure], str]:
+def choose(found: Structure, none: Structure, workload: Workload, method: str) -> tuple[list[Structure], str]:
     """Order the layers that were found and Jacobians of everything, with "auto" by counting; say why.
 
     What comes second is for where the first does not fit into memory.
     """
     if not found.groups:
         return [none], ""
-    pairs = problem.n1 * problem.columns // (2 if problem.n2 is None else 1)
-    samples = problem.n1 + (problem.n2 or 0)
-    counts = [flops(each, problem, pairs, samples) for each in (found, none)]
+    pairs = workload.n1 * workload.columns // (2 if workload.n2 is None else 1)
+    samples = workload.n1 + (workload.n2 or 0)
+    counts = [flops(each, workload, pairs, samples) for each in (found, none)]
     note = f"{counts[0] / 1e9:.3g} GFLOP layerwise, {counts[1] / 1e9:.3g} by Jacobians"
     if method != "auto":
         return [found], note
     return [none, found] if counts[1] < counts[0] else [found, none], note
 
 
-def fits(structure: Structure, problem: Problem, tile: int | None, budget: int) -> bool:
+def fits(structure: Structure, workload: Workload, tile: int | None, budget: int) -> bool:
     """Say whether `schedule` would find a tile."""
-    return _fit(structure, problem, tile, budget)[2] <= budget
+    return _fit(structure, workload, tile, budget)[2] <= budget
 
 
-def _fit(structure: Structure, problem: Problem, tile: int | None, budget: int) -> tuple[int, bool, int]:
+def _fit(structure: Structure, workload: Workload, tile: int | None, budget: int) -> tuple[int, bool, int]:
     """Find the largest useful tile that fits, or the smallest: it, whether factors are kept, and the bytes."""
-    side = max(1, math.isqrt(BLOCK_ENTRIES) // problem.block_outputs)
-    wanted = tile if tile is not None else min(side, max(problem.n1, problem.columns))
+    side = max(1, math.isqrt(BLOCK_ENTRIES) // workload.block_outputs)
+    wanted = tile if tile is not None else min(side, max(workload.n1, workload.columns))
     while True:
-        first, second = (tiles(num, min(wanted, num))[1] for num in (problem.n1, problem.columns))
-        keep = peak_bytes(structure, problem, (first, second), True) <= budget
-        need = peak_bytes(structure, problem, (first, second), keep)
+        first, second = (tiles(num, min(wanted, num))[1] for num in (workload.n1, workload.columns))
+        keep = peak_bytes(structure, workload, (first, second), True) <= budget
+        need = peak_bytes(structure, workload, (first, second), keep)
         if need <= budget or tile is not None or wanted == 1:
             return wanted, keep, need
         wanted //= 2
 
 
-def schedule(structure: Structure, problem: Problem, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:
+def schedule(structure: Structure, workload: Workload, tile: int | None, budget: int, reason: str, layers: Any) -> Plan:
     """Choose tiles that fit the budget.
 
     Args:
       structure: how the leaves are handled.
-      problem: the sizes.
+      workload: the sizes.
       tile: samples in a tile, or None to choose.
       budget: bytes.
       reason: to pass on.
@@ -214,20 +214,20 @@ def schedule(structure: Structure, problem: Problem, tile: int | None, budget: i
     Raises:
       ValueError: not even a tile of one sample (or the given tile) fits.
     """
-    wanted, keep, need = _fit(structure, problem, tile, budget)
+    wanted, keep, need = _fit(structure, workload, tile, budget)
     if need > budget:
         raise ValueError(
             f"memory_budget: a tile of {wanted} sample(s) and the result need {need:,} bytes, got {budget:,}"
         )
-    starts = [tiles(num, min(wanted, num)) for num in (problem.n1, problem.columns)]
+    starts = [tiles(num, min(wanted, num)) for num in (workload.n1, workload.columns)]
     sizes = (starts[0][1], starts[1][1])
     counts = [len(side_starts) for side_starts, _ in starts]
-    symmetric = problem.n2 is None
+    symmetric = workload.n2 is None
     num_blocks = counts[0] * (counts[0] + 1) // 2 if symmetric else counts[0] * counts[1]
     if keep:
         samples = counts[0] * sizes[0] + (0 if symmetric else counts[1] * sizes[1])
     else:  # the column's factors once, and those of every other block's rows
         samples = counts[1] * sizes[1] + (num_blocks - (counts[0] if symmetric else 0)) * sizes[0]
-    work = flops(structure, problem, num_blocks * sizes[0] * sizes[1], samples)
+    work = flops(structure, workload, num_blocks * sizes[0] * sizes[1], samples)
     method = "layerwise" if structure.groups else "jacobian"
     return Plan(method, layers, sizes, num_blocks, keep, work, need, reason)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import functions
-from ntkgen.ntk._checks import Options
+from ntkgen.ntk._checks import KernelOptions
 from ntkgen.ntk._kernel import empirical_ntk
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -19,7 +19,7 @@ def empirical_ntk_seeds(
     x2: Array | None = None,
     *,
     f_has_seeds: bool | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[KernelOptions],
 ) -> Array:
     """Compute the kernels of several seeds, one after another with the same compiled parts.
 

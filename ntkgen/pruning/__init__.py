@@ -6,7 +6,7 @@ changes one thing about a ticket. Use `overlap` to compare masks, after `match_u
 their initialisation.
 """
 
-from ntkgen.pruning._iterative import Level, Score, Train, Trained, iterative_pruning, rewinding, snapshot
+from ntkgen.pruning._iterative import Level, Score, Train, TrainedLevel, iterative_pruning, rewinding, snapshot
 from ntkgen.pruning._masks import (
     apply_masks,
     full_masks,
@@ -33,7 +33,7 @@ __all__ = [
     "Prunable",
     "Score",
     "Train",
-    "Trained",
+    "TrainedLevel",
     "apply_masks",
     "full_masks",
     "gradient_magnitude",

@@ -32,7 +32,7 @@ class Store(Protocol):
         """Return a store of its own for a part of the run."""
 
 
-class Trained(NamedTuple):
+class TrainedLevel(NamedTuple):
     """What a training function returns.
 
     Attributes:
@@ -63,7 +63,7 @@ class Level(NamedTuple):
     variables: PyTree
 
 
-Train = Callable[[PyTree, PyTree, int], Trained]  # (start variables, masks, level) -> Trained
+Train = Callable[[PyTree, PyTree, int], TrainedLevel]  # (start variables, masks, level) -> TrainedLevel
 Score = Callable[[PyTree, PyTree, int], PyTree]  # (trained variables, what is rewound to, level) -> scores
 
 
@@ -98,8 +98,8 @@ def iterative_pruning(
       [[0.0, -3.0], [2.0, 0.0]]
 
     Args:
-      train: train(start, masks, level) -> Trained; must keep pruned entries at zero, begin with epoch 0 at level 0 and
-        with `rewind_epoch` at the others, and leave its arguments' buffers alone (no donation).
+      train: train(start, masks, level) -> TrainedLevel; must keep pruned entries at zero, begin with epoch 0 at level 0
+        and with `rewind_epoch` at the others, and leave its arguments' buffers alone (no donation).
       initial: variables, {"params": ..., other collections}; other collections are rewound too, and never pruned.
       keep_fractions: strictly decreasing from 1, each a fraction of all prunable weights.
       rewind_epoch: 0 rewinds to `initial`, k > 0 to what `train` returned as `rewind` at level 0.
@@ -215,7 +215,7 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
       rewind_epoch: 0 rewinds to the initialisation.
 
     Returns:
-      (start, masks, level) -> Trained.
+      (start, masks, level) -> TrainedLevel.
 
     Raises:
       ValueError: rewind_epoch is no whole number of at least 0.
@@ -229,19 +229,19 @@ class _Rewinding:
     fit: Callable[..., Any]
     rewind_epoch: int
 
-    def __call__(self, start: PyTree, masks: PyTree, level: int) -> Trained:
+    def __call__(self, start: PyTree, masks: PyTree, level: int) -> TrainedLevel:
         probes = ((self.rewind_epoch,), snapshot) if self.rewind_epoch and not level else ()
         begun = self.rewind_epoch if level else 0
         result = self.fit(level, init=start, masks=masks, probes=probes, start_epoch=begun)
         taken = jax.tree.map(lambda leaf: leaf[:, 0], result.probes) if probes else None
-        return Trained(result.variables, taken)
+        return TrainedLevel(result.variables, taken)
 
 
 def _train(train: Train, start: PyTree, masks: PyTree, level: int, rewinds: bool) -> dict[str, PyTree]:
     """Train one level, and hold the training function to its contract."""
     trained = train(start, masks, level)
-    if not isinstance(trained, Trained):
-        raise ValueError(f"train: expected to return a Trained, got {type(trained).__name__}")
+    if not isinstance(trained, TrainedLevel):
+        raise ValueError(f"train: expected to return a TrainedLevel, got {type(trained).__name__}")
     tree.check_like("train", trained.variables, start)
     for leaf, keep in zip(*map(jax.tree.leaves, (trained.variables["params"], masks)), strict=True):
         pruned = np.asarray(leaf)[~np.asarray(keep)]

@@ -7,7 +7,7 @@ that none is trained twice. Whatever is stored carries checksums.
 
 from ntkgen.records._checkpoints import Checkpointer, DamagedError, StorageError
 from ntkgen.records._identity import describe, source
-from ntkgen.records._networks import Network, Networks
+from ntkgen.records._networks import Networks, StoredNetwork
 from ntkgen.records._progress import Progress
 from ntkgen.records._provenance import numerics, versions
 from ntkgen.records._run_folder import RecordError, Run, check_writable, open_run, read_table, write_table
@@ -15,12 +15,12 @@ from ntkgen.records._run_folder import RecordError, Run, check_writable, open_ru
 __all__ = [
     "Checkpointer",
     "DamagedError",
-    "Network",
     "Networks",
     "Progress",
     "RecordError",
     "Run",
     "StorageError",
+    "StoredNetwork",
     "check_writable",
     "describe",
     "numerics",

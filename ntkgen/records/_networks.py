@@ -53,7 +53,7 @@ def identity(
     }
 
 
-class Network:
+class StoredNetwork:
     """One entry of the store.
 
     Attributes:
@@ -139,10 +139,10 @@ class Networks:
         self.folder = Path(out_dir) / "networks"
         self._fresh: set[Path] | None = set() if retrain else None  # entries that were trained anew, if all are to be
 
-    def find(self, made_by: dict[str, Any]) -> Network:
+    def find(self, made_by: dict[str, Any]) -> StoredNetwork:
         """Return the entry of an `identity`; nothing is read or written before it is `held`."""
         folder = self.folder / io.config_hash(made_by)
         retrain = self._fresh is not None and folder not in self._fresh
         if self._fresh is not None:
             self._fresh.add(folder)
-        return Network(folder, made_by, retrain=retrain)
+        return StoredNetwork(folder, made_by, retrain=retrain)

@@ -25,7 +25,7 @@ from ntkgen import ensemble, io
 from ntkgen.records import _values
 from ntkgen.records._checkpoints import Checkpointer
 from ntkgen.records._identity import source
-from ntkgen.records._networks import Network, Networks, identity
+from ntkgen.records._networks import Networks, StoredNetwork, identity
 from ntkgen.records._provenance import commit, device, numerics, versions
 
 FINISHED = "finished.json"
@@ -50,7 +50,7 @@ class Run:
     def __init__(self, folder: Path, finished: bool, store: Networks | None = None) -> None:
         """Wrap a folder that `open_run` prepared; without a store, networks are kept in the folder itself."""
         self.folder, self.finished = folder, finished
-        self.networks: dict[str, Network] = {}
+        self.networks: dict[str, StoredNetwork] = {}
         self._store = Networks(folder) if store is None else store
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
@@ -102,7 +102,7 @@ class Run:
         except TypeError:
             if link.is_symlink():  # to another network
                 link.unlink()
-            self.networks[name] = Network(self.folder / "own" / name)
+            self.networks[name] = StoredNetwork(self.folder / "own" / name)
             return ensemble.fit(model, dataset, config, seeds, checkpoint=self.checkpointer(name), **given)
         network = self.networks[name] = self._store.find(made_by)
         with network.held():

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from ntkgen import tree
-from ntkgen.spectrum import _krylov, _multiplicity
+from ntkgen.spectrum import _lanczos, _multiplicity
 from ntkgen.typing import Array, Matvec, PyTree
 
 TOLERANCE = 1e-3  # residual up to which a pair counts as converged where no other is asked for
@@ -137,17 +137,17 @@ def power_iteration(matvec: Matvec, v0: PyTree, num_iters: int, tol: float | Non
     Raises:
       ValueError: num_iters is no whole number of at least 1, a start of zeros or not finite, a negative tolerance.
     """
-    problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
-    start = problem.start
+    op = _lanczos.FlatOperator.of(matvec, v0, num_iters, tol)
+    start = op.start
     zero = jnp.zeros((), start.dtype)
     state = _Power(start, start, zero, jnp.full_like(zero, jnp.inf), jnp.zeros((), int))
     more = functools.partial(_power_unfinished, num_iters, -1.0 if tol is None else tol)
-    state = _krylov.loop(problem.product, lambda s: s.following, _power_step, more, state)
+    state = _lanczos.loop(op.product, lambda s: s.following, _power_step, more, state)
     value, residual, spent = state.value, state.residual, state.steps
-    if problem.rounds:
-        (value, residual), spent = _krylov.measured(problem, state.vector, v0), spent + 1
+    if op.rounds:
+        (value, residual), spent = _lanczos.measured(op, state.vector, v0), spent + 1
     converged = residual <= _judged(tol)
-    return Eigen(value, problem.unravel(state.vector), residual, spent, converged, converged)
+    return Eigen(value, op.unravel(state.vector), residual, spent, converged, converged)
 
 
 def lanczos(
@@ -191,19 +191,19 @@ def lanczos(
     """
     if which not in WHICH:
         raise ValueError(f"which: expected one of {', '.join(WHICH)}, got {which!r}")
-    problem = _krylov.Problem.of(matvec, v0, num_iters, tol)
-    size = problem.start.size
-    _krylov.check_count("k", k, f"1 to {size}, the number of parameters", 1, size)
-    _krylov.check_count("num_iters", num_iters, f"at least k = {k}", k)
-    state = _krylov.iterate(problem, num_iters, k, which, tol)
-    found = _multiplicity.search(problem, state, num_iters, k, which, _judged(tol))
+    op = _lanczos.FlatOperator.of(matvec, v0, num_iters, tol)
+    size = op.start.size
+    _lanczos.check_count("k", k, f"1 to {size}, the number of parameters", 1, size)
+    _lanczos.check_count("num_iters", num_iters, f"at least k = {k}", k)
+    state = _lanczos.iterate(op, num_iters, k, which, tol)
+    found = _multiplicity.search(op, state, num_iters, k, which, _judged(tol))
     value, vectors, residual, spent = found.value, found.vectors, found.residual, found.num_matvecs
-    if problem.rounds:
-        value, residual = _krylov.stack(functools.partial(_krylov.measured, problem, like=v0), vectors)
+    if op.rounds:
+        value, residual = _lanczos.stack(functools.partial(_lanczos.measured, op, like=v0), vectors)
         spent = spent + k
     converged = residual <= _judged(tol)
     complete = found.complete & jnp.all(converged)
-    return Eigen(value, jax.vmap(problem.unravel)(vectors), residual, spent, converged, complete)
+    return Eigen(value, jax.vmap(op.unravel)(vectors), residual, spent, converged, complete)
 
 
 def density(
@@ -247,17 +247,17 @@ def density(
       ValueError: fewer than 2 probes, num_iters below 1, bins below 1, or one of them is no whole number.
     """
     _check_probes(num_probes, 2)
-    _krylov.check_count("bins", bins, "at least 1", 1)
+    _lanczos.check_count("bins", bins, "at least 1", 1)
 
     def quadrature(key: Array) -> tuple[Array, Array, Array]:
-        problem = _krylov.Problem.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
-        state = _krylov.iterate(problem, num_iters, keep_products=False)
-        nodes, vectors = jnp.linalg.eigh(_krylov.tridiagonal(state))
+        op = _lanczos.FlatOperator.of(matvec, tree.random_like(key, params_like, "rademacher"), num_iters, None)
+        state = _lanczos.iterate(op, num_iters, keep_products=False)
+        nodes, vectors = jnp.linalg.eigh(_lanczos.tridiagonal(state))
         return nodes, vectors[0] ** 2, state.steps
 
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
-    matvec = _krylov.compiled(matvec, like)  # once for all probes
-    nodes, weights, steps = _krylov.stack(quadrature, jax.random.split(key, num_probes))
+    matvec = _lanczos.compiled(matvec, like)  # once for all probes
+    nodes, weights, steps = _lanczos.stack(quadrature, jax.random.split(key, num_probes))
     powers = jnp.arange(1, MOMENTS + 1)
     moments = jnp.sum(weights[..., None] * nodes[..., None] ** powers[None, None], 1)  # (p, 4)
     if edges is None:
@@ -313,7 +313,7 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
     _check_probes(num_probes, 2 if method == "hutchinson" else 6)
     like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params_like)
     size, dtype = tree.size(like), jnp.promote_types(jnp.result_type(float(0), *jax.tree.leaves(like)), jnp.float32)
-    multiply = _krylov.flattened(matvec, like)
+    multiply = _lanczos.flattened(matvec, like)
 
     def product(vector: Array) -> tuple[Array, Array]:
         return multiply(vector), jnp.ones((), int)
@@ -322,13 +322,13 @@ def trace(matvec: Matvec, params_like: PyTree, key: Array, num_probes: int, meth
     probes = jax.random.rademacher(key, (num_probes - sketched, size), dtype)
     known, spent = jnp.zeros((), dtype), jnp.zeros((), int)
     if sketched:
-        sketch, done = _krylov.stack(product, probes[:sketched])
+        sketch, done = _lanczos.stack(product, probes[:sketched])
         basis = jnp.linalg.qr(sketch.T)[0].T
-        products, more = _krylov.stack(product, basis)
+        products, more = _lanczos.stack(product, basis)
         known, spent = jnp.sum(basis * products), jnp.sum(done) + jnp.sum(more)
         probes = probes[sketched:]
-        probes = probes - _krylov.dot(_krylov.dot(probes, basis.T), basis)
-    products, done = _krylov.stack(product, probes)
+        probes = probes - _lanczos.dot(_lanczos.dot(probes, basis.T), basis)
+    products, done = _lanczos.stack(product, probes)
     value, error = _mean_and_error(jnp.sum(probes * products, -1))
     return Estimate(known + value, error, spent + jnp.sum(done), jnp.asarray(len(probes) - 1, int))
 
@@ -347,7 +347,7 @@ class _Power(NamedTuple):
 @jax.jit
 def _power_step(state: _Power, product: Array) -> _Power:
     vector = state.following
-    value, residual = _krylov.rayleigh(vector, product)
+    value, residual = _lanczos.rayleigh(vector, product)
     length = jnp.linalg.norm(product)
     following = jnp.where(length > 0, product / jnp.where(length > 0, length, 1.0), vector)
     return _Power(vector, following, value, residual, state.steps + 1)
@@ -362,7 +362,7 @@ def _judged(tol: float | None) -> float:
 
 
 def _check_probes(num_probes: int, least: int) -> None:
-    _krylov.check_count("num_probes", num_probes, f"at least {least}, for a standard error", least)
+    _lanczos.check_count("num_probes", num_probes, f"at least {least}, for a standard error", least)
 
 
 def _mean_and_error(samples: Array) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntkgen.spectrum import _krylov
+from ntkgen.spectrum import _lanczos
 from ntkgen.typing import Array
 
 MISSED = 1e-3  # probability of the bound, at most
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 class _Search(NamedTuple):
-    whole: _krylov.Krylov  # all rows; alpha and beta are those of the search of the moment
+    whole: _lanczos.Lanczos  # all rows; alpha and beta are those of the search of the moment
     begun: Array  # () rows before it
     level: Array  # () score of the k-th pair
     low: Array  # () smallest Ritz value, of the score's orientation
@@ -45,34 +45,34 @@ class _Search(NamedTuple):
     clear: Array  # () nothing is left
 
 
-def search(problem: _krylov.Problem, state: _krylov.Krylov, num_iters: int, k: int, which: str, tol: float) -> Found:
+def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k: int, which: str, tol: float) -> Found:
     """Return the k wanted pairs, after a search in the complement of what was built where all have converged.
 
     Args:
-      problem: the operator.
+      op: the operator.
       state: of Lanczos iteration, products kept.
       num_iters: steps that the search may take.
       k: pairs wanted; 1 needs no search, since a multiple value is that value.
       which: "LA", "SA" or "LM".
       tol: residual up to which a pair counts as converged.
     """
-    value, vectors, residual = _krylov.pairs(state, k, which)
+    value, vectors, residual = _lanczos.pairs(state, k, which)
     good = jnp.all(residual <= tol)
     plain = Found(value, vectors, residual, state.steps, good)
     known = not isinstance(good, jax.core.Tracer)
     if k == 1 or (known and not bool(good)):
         return plain
-    size = problem.start.size
+    size = op.start.size
     rows = min(size, min(num_iters, size) + num_iters)
     if known:
         rows = min(rows, int(state.steps) + num_iters)
     if known and int(state.steps) >= size:
         return plain
-    begun = _begin(state, value, k=k, which=which, rows=-(-(rows + 1) // _krylov.BLOCK) * _krylov.BLOCK)
+    begun = _begin(state, value, k=k, which=which, rows=-(-(rows + 1) // _lanczos.BLOCK) * _lanczos.BLOCK)
     begun = begun._replace(whole=begun.whole._replace(done=begun.whole.done | ~good))
-    end = _krylov.loop(
-        problem.product,
-        lambda s: _krylov.last(s.whole.basis, s.whole.steps),
+    end = _lanczos.loop(
+        op.product,
+        lambda s: _lanczos.last(s.whole.basis, s.whole.steps),
         functools.partial(_step, k=k, which=which, tol=tol),
         lambda s: (s.whole.steps < rows) & ~s.whole.done,
         begun,
@@ -95,16 +95,16 @@ def _score(values: Array, which: str) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "rows"))
-def _begin(state: _krylov.Krylov, value: Array, *, k: int, which: str, rows: int) -> _Search:
+def _begin(state: _lanczos.Lanczos, value: Array, *, k: int, which: str, rows: int) -> _Search:
     basis, products = (leaf[: min(rows, len(leaf))] for leaf in (state.basis, state.products))
     basis, products = (jnp.pad(leaf, [(0, rows - len(leaf)), (0, 0)]) for leaf in (basis, products))
     # The row after the last step is no vector of the basis yet.
     basis = jnp.where((jnp.arange(rows) < state.steps)[:, None], basis, 0.0)
-    basis = basis.at[state.steps].set(_krylov.fresh(basis, state.steps), mode="drop")
-    ritz = jnp.linalg.eigvalsh(_krylov.tridiagonal(state))
+    basis = basis.at[state.steps].set(_lanczos.fresh(basis, state.steps), mode="drop")
+    ritz = jnp.linalg.eigvalsh(_lanczos.tridiagonal(state))
     inside = jnp.where(jnp.arange(len(ritz)) < state.steps, ritz, ritz[0])
     empty = jnp.zeros(rows, basis.dtype)
-    whole = _krylov.Krylov(basis, products, empty, empty, state.steps, jnp.zeros((), bool))
+    whole = _lanczos.Lanczos(basis, products, empty, empty, state.steps, jnp.zeros((), bool))
     no = jnp.zeros((), bool)
     return _Search(whole, state.steps, jnp.min(_score(value, which)), jnp.min(inside), jnp.max(inside), no, no)
 
@@ -114,15 +114,15 @@ def _step(state: _Search, product: Array, *, k: int, which: str, tol: float) -> 
     basis, products, alpha, beta, i, _ = state.whole
     j = i - state.begun  # steps of this search before
     products = products.at[i].set(product)
-    alpha = alpha.at[j].set(_krylov.dot(basis[i], product))
-    w = _krylov.orthogonal_part(basis, product, i)
+    alpha = alpha.at[j].set(_lanczos.dot(basis[i], product))
+    w = _lanczos.orthogonal_part(basis, product, i)
     length = jnp.linalg.norm(w)
     scale = jnp.maximum(jnp.abs(state.low), jnp.abs(state.high))
     exhausted = length <= 10 * jnp.finfo(w.dtype).eps * scale
     length = jnp.where(exhausted, 0.0, length)
     beta = beta.at[j].set(length)
-    inner = _krylov.Krylov(basis, products, alpha, beta, j + 1, state.whole.done)
-    values, vectors = jnp.linalg.eigh(_krylov.tridiagonal(inner))
+    inner = _lanczos.Lanczos(basis, products, alpha, beta, j + 1, state.whole.done)
+    values, vectors = jnp.linalg.eigh(_lanczos.tridiagonal(inner))
     mine = jnp.arange(len(values)) < j + 1
     scores = jnp.where(mine, _score(values, which), -jnp.inf)
     best = jnp.argmax(scores)
@@ -136,11 +136,11 @@ def _step(state: _Search, product: Array, *, k: int, which: str, tol: float) -> 
     found = settled & beyond
     nothing_left = i + 1 >= len(product)
     following = lax.cond(
-        exhausted | found, lambda: _krylov.fresh(basis, i), lambda: w / jnp.where(exhausted, 1.0, length)
+        exhausted | found, lambda: _lanczos.fresh(basis, i), lambda: w / jnp.where(exhausted, 1.0, length)
     )
     basis = basis.at[i + 1].set(following, mode="drop")
     done = broken | clear | nothing_left
-    whole = _krylov.Krylov(basis, products, alpha, beta, i + 1, done)
+    whole = _lanczos.Lanczos(basis, products, alpha, beta, i + 1, done)
     take = found | nothing_left
     level = lax.cond(take, lambda: _level(whole, k, which), lambda: state.level)
     begun = jnp.where(found, i + 1, state.begun)
@@ -154,12 +154,12 @@ def _certain(level: Array, top: Array, low: Array, high: Array, steps: Array, si
     return 1.648 * jnp.sqrt(size) * jnp.exp(-jnp.sqrt(eps) * (2 * steps - 1)) <= MISSED
 
 
-def _coordinates(whole: _krylov.Krylov, k: int, which: str) -> tuple[Array, Array]:
+def _coordinates(whole: _lanczos.Lanczos, k: int, which: str) -> tuple[Array, Array]:
     """Return the k best Ritz values over all rows (k,), and their coordinates (k, rows)."""
     rows = len(whole.products)
     inside = jnp.arange(rows) < whole.steps
     both = inside[:, None] & inside[None]
-    projected = jnp.where(both, _krylov.dot(whole.basis, whole.products.T), 0.0)
+    projected = jnp.where(both, _lanczos.dot(whole.basis, whole.products.T), 0.0)
     projected = (projected + projected.T) / 2
     outside = 4 * jnp.max(jnp.sum(jnp.abs(projected), 1)) + 1  # beyond all eigenvalues
     values, vectors = jnp.linalg.eigh(projected + jnp.diag(jnp.where(inside, 0.0, outside)))
@@ -168,13 +168,13 @@ def _coordinates(whole: _krylov.Krylov, k: int, which: str) -> tuple[Array, Arra
     return values[index], vectors[:, index].T
 
 
-def _level(whole: _krylov.Krylov, k: int, which: str) -> Array:
+def _level(whole: _lanczos.Lanczos, k: int, which: str) -> Array:
     return jnp.min(_score(_coordinates(whole, k, which)[0], which))
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which"))
-def _ritz(whole: _krylov.Krylov, *, k: int, which: str) -> tuple[Array, Array, Array]:
+def _ritz(whole: _lanczos.Lanczos, *, k: int, which: str) -> tuple[Array, Array, Array]:
     weights = _coordinates(whole, k, which)[1]
-    vectors, products = (_krylov.dot(weights, rows) for rows in (whole.basis, whole.products))
+    vectors, products = (_lanczos.dot(weights, rows) for rows in (whole.basis, whole.products))
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    return _krylov.ordered(whole, vectors / length, products / length)
+    return _lanczos.ordered(whole, vectors / length, products / length)

@@ -69,7 +69,7 @@ SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
 def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
     def fitting(size):
         monkeypatch.setattr(memory, "total", lambda: size / memory.SHARE)
-        return ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan(strategy))
+        return ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Layout(strategy))
 
     assert fitting(seeds * each + 1) == seeds
     assert fitting(seeds * each + each - 1) == seeds
@@ -78,7 +78,7 @@ def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, ea
 
 def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
     monkeypatch.setattr(memory, "total", lambda: 1e9)
-    layout = ensemble.Plan("vmap")
+    layout = ensemble.Layout("vmap")
 
     def chunk(variables, pixels):
         return ensemble.seeds_per_chunk(variables, 128, pixels, layout)
@@ -89,14 +89,14 @@ def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
 
 def test_seeds_per_chunk_grows_with_the_devices(monkeypatch):
     monkeypatch.setattr(memory, "total", lambda: 10 * VMAP_BYTES)
-    four = ensemble.Plan("vmap", AbstractMesh((4,), ("seed",)))
-    one = ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("vmap"))
+    four = ensemble.Layout("vmap", AbstractMesh((4,), ("seed",)))
+    one = ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Layout("vmap"))
     assert one == 5 and ensemble.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one
 
 
 def test_device_memory_is_that_of_a_computer():
     # Seen through the public function: a network of a kilobyte fits more than ten thousand times.
-    assert ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("sequential")) > 10_000
+    assert ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Layout("sequential")) > 10_000
 
 
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])
@@ -107,7 +107,7 @@ def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
     rng = np.random.default_rng(0)
     tree = {"a": rng.normal(size=(3, 4)).astype(np.float32)}
     shared, own = np.float32(2), np.arange(3, dtype=np.float32)
-    lifted = _layout.over_seeds(ensemble.Plan(strategy), fn, (0, None, 0))
+    lifted = _layout.over_seeds(ensemble.Layout(strategy), fn, (0, None, 0))
     for run in (lifted, jax.jit(lifted)):
         result = run(tree, shared, own)
         np.testing.assert_allclose(result["out"], tree["a"] * 2 + own[:, None], rtol=1e-6)
@@ -116,14 +116,14 @@ def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
 
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])
 def test_over_seeds_passes_none_through(strategy):
-    lifted = _layout.over_seeds(ensemble.Plan(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
+    lifted = _layout.over_seeds(ensemble.Layout(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
     np.testing.assert_array_equal(lifted(jnp.arange(3.0), None), [0, 1, 2])
 
 
 def test_one_device_pads_nothing():
-    placed = ensemble.place(ensemble.Plan("vmap"), {"a": np.arange(5)}, seeds=True)
+    placed = ensemble.place(ensemble.Layout("vmap"), {"a": np.arange(5)}, seeds=True)
     assert isinstance(placed["a"], jax.Array) and placed["a"].shape == (5,)
-    assert ensemble.place(ensemble.Plan("vmap"), None, seeds=True) is None
+    assert ensemble.place(ensemble.Layout("vmap"), None, seeds=True) is None
 
 
 def test_trim_drops_the_padding():

@@ -418,15 +418,15 @@ def test_finiteness_is_shown_by_counting_only_where_it_is_certain(x64):
     f = functions.freeze(f, params, x)
     structure = _layers.discover(f, params, x, trace=False)
     sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
-    problem = _plan.Problem(6, None, 2, False, 4, sizes, sum(sizes))
+    workload = _plan.Workload(6, None, 2, False, 4, sizes, sum(sizes))
     assert structure.own and {group.paired for group in structure.groups} == {True, False}
     _, _, largest = _factors.factors(f, structure, params, x, np.ones((6, 2), np.float32))
     top = float(np.abs(dense_kernel(f, params, x)).max())
-    assert not _plan.bounded(structure, problem, largest, top)
-    assert _plan.bounded(structure, problem, largest, 1e6 * top)
+    assert not _plan.bounded(structure, workload, largest, top)
+    assert _plan.bounded(structure, workload, largest, 1e6 * top)
     for i in range(1, len(largest)):
         for value in (np.nan, np.inf, 1e19):
-            assert not _plan.bounded(structure, problem, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4)
+            assert not _plan.bounded(structure, workload, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4)
 
 
 def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
@@ -458,8 +458,8 @@ def test_wide_networks_cost_factors_not_jacobians():
     structure = _layers.discover(models.apply_fn(model, {}), params, x, trace=False)
     assert not structure.own and all(group.paired for group in structure.groups)
     sizes = tuple(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    problem = _plan.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
-    plan = _plan.schedule(structure, problem, None, 2**40, "", ())
+    workload = _plan.Workload(1000, None, 10, False, 4, sizes, sum(sizes))
+    plan = _plan.schedule(structure, workload, None, 2**40, "", ())
     factors = 4 * 1000 * (784 + 3 * 4096 + 4 + 10 * (3 * 4096 + 10))
     assert 4 * 1000**2 * 100 + factors < plan.peak_bytes < 3 * 2**30
     pairs = plan.num_blocks * plan.tile[0] * plan.tile[1]

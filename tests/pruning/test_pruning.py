@@ -442,7 +442,7 @@ def halve(start, masks, level):
     """A training function without training: signs and order of magnitude change from level to level."""
     before = jax.tree.map(np.asarray, start["params"])
     after = jax.tree.map(lambda leaf: np.sin(np.float32(level + 2) * leaf), before)
-    return pruning.Trained({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
+    return pruning.TrainedLevel({**start, "params": after}, {**start, "params": jax.tree.map(np.cos, before)})
 
 
 @pytest.mark.parametrize("one_shot", [False, True])
@@ -584,10 +584,10 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
 @pytest.mark.parametrize(
     ("name", "fn", "kwargs"),
     [
-        ("train", lambda start, masks, level: pruning.Trained(start["params"]), {}),
-        ("train", lambda start, masks, level: pruning.Trained(start), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: pruning.Trained(start, {}), {"rewind_epoch": 1, "epochs": 2}),
-        ("train", lambda start, masks, level: pruning.Trained(jax.tree.map(lambda a: a + 1, start)), {}),
+        ("train", lambda start, masks, level: pruning.TrainedLevel(start["params"]), {}),
+        ("train", lambda start, masks, level: pruning.TrainedLevel(start), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.TrainedLevel(start, {}), {"rewind_epoch": 1, "epochs": 2}),
+        ("train", lambda start, masks, level: pruning.TrainedLevel(jax.tree.map(lambda a: a + 1, start)), {}),
         ("train", lambda start, masks, level: (start, None), {}),
         ("score", halve, {"score": lambda trained, target, level: trained}),
     ],
@@ -600,7 +600,7 @@ def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
 
 def test_a_diverged_seed_does_not_stop_the_others():
     def fit(start, masks, level):
-        return pruning.Trained(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
+        return pruning.TrainedLevel(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
 
     initial = {"params": stack([PARAMS, PARAMS])}
     levels = list(pruning.iterative_pruning(fit, initial, (1, 0.5, 0.2)))

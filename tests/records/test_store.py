@@ -57,7 +57,7 @@ def bits(result) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves((result.variables, result.history, result.probes))]
 
 
-def trained(out, dataset, study="one", force=False, **options) -> tuple[list[bytes], records.Network]:
+def trained(out, dataset, study="one", force=False, **options) -> tuple[list[bytes], records.StoredNetwork]:
     with opened(out, study, force=force) as run:
         return bits(fit(run, dataset, **options)), run.networks["net"]
 
@@ -152,7 +152,7 @@ def test_a_probe_is_known_by_what_it_computes(tmp_path, digits, epochs):
     assert two != one and other.folder != network.folder and epochs() == [0, 1]
 
 
-def checkpoint_file(network: records.Network) -> Path:
+def checkpoint_file(network: records.StoredNetwork) -> Path:
     return network.training / str(CONFIG.epochs) / "manifest.ocdbt"
 
 
@@ -194,7 +194,7 @@ def test_forced_it_waits_for_who_holds_the_network(tmp_path, digits, monkeypatch
 
 
 def test_an_error_within_is_not_taken_for_a_held_network(tmp_path):
-    network = records.Network(tmp_path / "net")
+    network = records.StoredNetwork(tmp_path / "net")
     with pytest.raises(io.HeldError, match="another"), network.held():
         raise io.HeldError("another")
     with io.lock(network.folder):
@@ -207,7 +207,7 @@ def test_a_copied_run_folder_goes_on_from_its_own_copy(tmp_path, digits, epochs,
     shutil.copytree(tmp_path / "out" / "one", tmp_path / "copy" / "one")  # links are followed
     if with_store:
         shutil.copytree(network.folder, tmp_path / "copy" / "networks" / network.folder.name)
-        checkpoint_file(records.Network(tmp_path / "copy" / "networks" / network.folder.name)).write_bytes(b"")
+        checkpoint_file(records.StoredNetwork(tmp_path / "copy" / "networks" / network.folder.name)).write_bytes(b"")
     shutil.rmtree(tmp_path / "out")
     epochs()
     with opened(tmp_path / "copy") as run:
@@ -265,7 +265,7 @@ def test_a_network_without_a_description_is_the_runs_own(tmp_path, digits, epoch
 
 
 def test_values_are_known_by_name_options_and_measuring_code(tmp_path, monkeypatch):
-    network, made = records.Network(tmp_path / "net"), []
+    network, made = records.StoredNetwork(tmp_path / "net"), []
 
     def kept(name="norm", code="ntkgen.measure", **options):
         made.clear()
@@ -287,7 +287,7 @@ def test_values_are_known_by_name_options_and_measuring_code(tmp_path, monkeypat
 
 
 def test_a_damaged_value_is_made_anew_and_nan_survives(tmp_path):
-    network = records.Network(tmp_path / "net")
+    network = records.StoredNetwork(tmp_path / "net")
     value = {"sharpness": [float("nan"), 1 / 3, None, "text", float("inf")]}
     assert repr(network.kept("norm", lambda: value, code="ntkgen.measure")) == repr(value)
     assert repr(network.kept("norm", pytest.fail, code="ntkgen.measure")) == repr(value)

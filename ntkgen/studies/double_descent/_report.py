@@ -17,7 +17,11 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     config, table = prepared.config, Table(found["runs"])
     right = tables.correctness(found["correct"])
     summary, verdicts = summarise(table), judge(table, config.criterion, right)
-    derived = {"summary": summary, "comparison": compare(config, summary, table.counts), "epochs": by_epoch(table)}
+    derived = {
+        "summary": summary,
+        "comparison": beside_published(config, summary, table.counts),
+        "epochs": by_epoch(table),
+    }
     return Derived(derived, verdicts, words(config, summary, verdicts))
 
 
@@ -46,7 +50,7 @@ def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
     return paper.DOUBLE_DESCENT.get(key, {})
 
 
-def compare(config: Config, summary: Rows, counts: list[int]) -> Rows:
+def beside_published(config: Config, summary: Rows, counts: list[int]) -> Rows:
     """Make comparison.csv: published accuracies beside ours, with t-intervals."""
     rows = []
     for count in counts:

@@ -26,7 +26,7 @@ ROOM = 16  # for basis vectors at first, a multiple of BLOCK; where one pair is 
 GROWTH = 3  # of the room for basis vectors; each size is a program of its own
 
 
-class Problem(NamedTuple):
+class FlatOperator(NamedTuple):
     """An operator on flat vectors (d,), a start of unit norm, and the way back to trees."""
 
     product: Callable[[Array], Array]
@@ -35,7 +35,7 @@ class Problem(NamedTuple):
     rounds: bool  # the operator is given vectors in half precision, so what it multiplies is not the vector itself
 
     @classmethod
-    def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "Problem":
+    def of(cls, matvec: Matvec, v0: PyTree, num_iters: int, tol: float | None) -> "FlatOperator":
         """Flatten the operator and check what every iteration is given."""
         check_count("num_iters", num_iters, "at least 1", 1)
         if tol is not None and not tol >= 0:
@@ -60,11 +60,11 @@ def check_count(name: str, value: Any, expected: str, least: int, most: float = 
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
-def measured(problem: Problem, vector: Array, like: PyTree) -> tuple[Array, Array]:
+def measured(op: FlatOperator, vector: Array, like: PyTree) -> tuple[Array, Array]:
     """Return Rayleigh quotient and residual of the vector that an operator of half precision is given, by a product."""
-    flat = tree.ravel(jax.tree.map(_given, problem.unravel(vector), like))[0]
+    flat = tree.ravel(jax.tree.map(_given, op.unravel(vector), like))[0]
     length = jnp.linalg.norm(flat)
-    return rayleigh(flat / length, problem.product(vector) / length)
+    return rayleigh(flat / length, op.product(vector) / length)
 
 
 def _given(leaf: Array, own: Any) -> Array:
@@ -175,7 +175,7 @@ def rayleigh(v: Array, product: Array) -> tuple[Array, Array]:
 # --- Lanczos
 
 
-class Krylov(NamedTuple):
+class Lanczos(NamedTuple):
     """The state of Lanczos iteration, with room for m steps."""
 
     basis: Array  # (m or a little more, d), rows orthonormal; those not reached are zero
@@ -187,21 +187,21 @@ class Krylov(NamedTuple):
 
 
 def iterate(
-    problem: Problem,
+    op: FlatOperator,
     num_iters: int,
     k: int = 1,
     which: str = "LA",
     tol: float | None = None,
     keep_products: bool = True,
-) -> Krylov:
+) -> Lanczos:
     """Take Lanczos steps; with a tolerance, until k pairs are estimated to be that good."""
-    start, size = problem.start, min(num_iters, problem.start.size)
+    start, size = op.start, min(num_iters, op.start.size)
     empty = jnp.zeros(0, start.dtype)
-    state = Krylov(start[None], start[None][:0], empty, empty, jnp.zeros((), int), jnp.zeros((), bool))
+    state = Lanczos(start[None], start[None][:0], empty, empty, jnp.zeros((), int), jnp.zeros((), bool))
     step = functools.partial(_lanczos_step, k=k, which=which, judged=tol is not None)
     goal = 0.0 if tol is None else JUST_BELOW * tol
 
-    def room(state: Krylov, whole: bool) -> Krylov:
+    def room(state: Lanczos, whole: bool) -> Lanczos:
         rows = len(state.basis)
         if not whole and (rows > size or int(state.steps) + 1 < rows):  # the next step writes the row after its own
             return state
@@ -209,10 +209,10 @@ def iterate(
         rows = -(-wanted // BLOCK) * BLOCK
         basis, products = _padded(state.basis, rows), _padded(state.products, rows if keep_products else 0)
         alpha, beta = (_padded(leaf, min(size, rows)) for leaf in (state.alpha, state.beta))
-        return Krylov(basis, products, alpha, beta, *state[4:])
+        return Lanczos(basis, products, alpha, beta, *state[4:])
 
     return loop(
-        problem.product,
+        op.product,
         lambda s: last(s.basis, s.steps),
         lambda s, product: step(s, product, goal),
         lambda s: (s.steps < size) & ~s.done,
@@ -235,7 +235,7 @@ def last(basis: Array, steps: Array) -> Array:
 
 # The basis is donated: a step on the host writes one row and copies none.
 @functools.partial(jax.jit, static_argnames=("k", "which", "judged"), donate_argnums=0)
-def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, judged: bool) -> Krylov:
+def _lanczos_step(state: Lanczos, product: Array, goal: Any, k: int, which: str, judged: bool) -> Lanczos:
     basis, products, alpha, beta, j, _ = state
     products = products.at[j].set(product) if len(products) else products
     alpha = alpha.at[j].set(dot(basis[j], product))
@@ -248,7 +248,7 @@ def _lanczos_step(state: Krylov, product: Array, goal: Any, k: int, which: str, 
     following = lax.cond(exhausted, lambda: fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
     basis = basis.at[j + 1].set(following, mode="drop")
     broken = ~jnp.isfinite(length)  # the product is not finite, and nothing after it would be
-    state = Krylov(basis, products, alpha, beta, j + 1, broken)
+    state = Lanczos(basis, products, alpha, beta, j + 1, broken)
     if not judged:
         return state
     value, vector, found = _ritz(state, k, which)
@@ -277,7 +277,7 @@ def fresh(basis: Array, j: Array) -> Array:
     return jnp.where(length > 10 * jnp.finfo(w.dtype).eps, w / jnp.where(length > 0, length, 1.0), 0.0)
 
 
-def tridiagonal(state: Krylov) -> Array:
+def tridiagonal(state: Lanczos) -> Array:
     """Write the projected operator as a matrix; steps not taken get an eigenvalue above all others."""
     steps = jnp.arange(len(state.alpha))
     largest = jnp.max(jnp.abs(state.alpha)) + jnp.max(state.beta)
@@ -286,7 +286,7 @@ def tridiagonal(state: Krylov) -> Array:
     return jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
 
 
-def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+def _ritz(state: Lanczos, k: int, which: str) -> tuple[Array, Array, Array]:
     """Return the k wanted Ritz values (k,), their coordinates (m, k), and whether so many exist yet (k,)."""
     size = len(state.alpha)
     values, vectors = jnp.linalg.eigh(tridiagonal(state))
@@ -297,7 +297,7 @@ def _ritz(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which"))
-def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
+def pairs(state: Lanczos, k: int, which: str) -> tuple[Array, Array, Array]:
     """Return the k wanted pairs, values descending: values (k,), unit vectors (k, d), residuals (k,).
 
     The operator times a vector is put together from the products that were made, by linearity, whatever the recurrence
@@ -310,7 +310,7 @@ def pairs(state: Krylov, k: int, which: str) -> tuple[Array, Array, Array]:
     return ordered(state, vectors, products / length)
 
 
-def ordered(state: Krylov, vectors: Array, products: Array) -> tuple[Array, Array, Array]:
+def ordered(state: Lanczos, vectors: Array, products: Array) -> tuple[Array, Array, Array]:
     """Return values (descending), unit vectors and residuals; all NaN where a product was not finite."""
     values, residuals = jax.vmap(rayleigh)(vectors, products)
     lost = ~jnp.isfinite(jnp.sum(state.alpha) + jnp.sum(state.beta))
