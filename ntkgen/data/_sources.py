@@ -32,7 +32,7 @@ class DataError(ValueError):
       ...     data.load("mnist", data_dir="/nowhere")
       ... except data.DataError as error:
       ...     print(error)
-      mnist: there is no folder /nowhere (data_dir); prepare it with `tfds build mnist --file_format=array_record --data_dir=/nowhere`, or use --dataset=digits, which needs nothing
+      mnist: there is no folder /nowhere (data_dir); prepare it with ...
     """
 
 
