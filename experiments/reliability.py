@@ -49,7 +49,8 @@ def association() -> Iterator[Truth]:
     for arms, seeds, spread in itertools.product((5, 7, 9), (3, 5), SPREADS):
         for effect in (False, True) if spread else (False,):
 
-            def reject(rng: Any, arms: int = arms, seeds: int = seeds, spread: float = spread, effect: bool = effect):
+            def reject(rng: Any, arms: int = arms, seeds: int = seeds, spread: float = spread,
+                       effect: bool = effect) -> bool:  # fmt: skip
                 effects = spread * rng.standard_normal((2, arms))
                 if effect:
                     effects[1] = -effects[0]
@@ -108,7 +109,7 @@ def equivalence() -> Iterator[Truth]:
     cases = itertools.product((3, 5), (0.1, 0.3, 1.0, 3.0), ("equal", "larger in one arm"), (1.0, -1.0, 0.0))
     for seeds, sd, spread, side in cases:
 
-        def reject(rng: Any, seeds: int = seeds, sd: float = sd, spread: str = spread, side: float = side):
+        def reject(rng: Any, seeds: int = seeds, sd: float = sd, spread: str = spread, side: float = side) -> bool:
             scale = sd * np.array([[1.0], [1.0 if spread == "equal" else 3.0]])
             a, b = rng.standard_normal((1, seeds)) + scale * rng.standard_normal((2, seeds))
             return stats.within(a + side, b, 1.0) <= ALPHA
@@ -123,7 +124,7 @@ def over_losses() -> Iterator[Truth]:
     for losses, seeds, correlation, kind, others in cases:
 
         def reject(rng: Any, losses: int = losses, seeds: int = seeds, correlation: float = correlation,
-                   kind: str = kind, others: float = others):  # fmt: skip
+                   kind: str = kind, others: float = others) -> bool:  # fmt: skip
             noise = np.sqrt(correlation) * rng.standard_normal((2, 1, seeds))
             noise = 0.1 * (noise + np.sqrt(1 - correlation) * rng.standard_normal((2, losses, seeds)))
             one = 0.0 if kind == "difference" else 0.1
@@ -136,7 +137,7 @@ def over_losses() -> Iterator[Truth]:
             yield Truth("curve over losses", truth, False, f"{losses} losses, {seeds} seeds", reject)
     for losses, seeds in itertools.product((2, 4), (3, 5)):
 
-        def find(rng: Any, losses: int = losses, seeds: int = seeds):
+        def find(rng: Any, losses: int = losses, seeds: int = seeds) -> bool:
             a, b = 0.05 * rng.standard_normal((2, losses, seeds))
             return stats.over_targets(a + 0.3, b, 0.1).pvalue <= ALPHA
 
@@ -154,7 +155,8 @@ def trend() -> Iterator[Truth]:
     for (law, draw), arms, seeds in itertools.product(laws.items(), (3, 5, 7), (3, 5)):
         for slope in (0.0, 0.5):
 
-            def reject(rng: Any, draw: Callable = draw, arms: int = arms, seeds: int = seeds, slope: float = slope):
+            def reject(rng: Any, draw: Callable = draw, arms: int = arms, seeds: int = seeds,
+                       slope: float = slope) -> bool:  # fmt: skip
                 data = 3 * rng.standard_normal((seeds, 1)) + draw(rng, (seeds, arms)) + slope * np.arange(arms)
                 return scipy_stats.page_trend_test(data, method="exact").pvalue <= ALPHA
 
@@ -168,7 +170,7 @@ def paired() -> Iterator[Truth]:
     for seeds, shared, law, ratio, shift in cases:
 
         def reject(rng: Any, seeds: int = seeds, shared: float = shared, law: str = law, ratio: float = ratio,
-                   shift: float = shift):  # fmt: skip
+                   shift: float = shift) -> bool:  # fmt: skip
             draw = {"normal": rng.standard_normal, "heavy tails": lambda shape: rng.standard_t(3, shape)}
             noise = draw.get(law, lambda shape: rng.uniform(-1.7, 1.7, shape))((2, seeds))
             a, b = shared * rng.standard_normal((1, seeds)) + noise * [[1.0], [ratio]]
@@ -185,7 +187,7 @@ def crossed() -> Iterator[Truth]:
     for seeds, images, image, seed, shift in cases:
 
         def reject(rng: Any, seeds: int = seeds, images: int = images, image: float = image, seed: float = seed,
-                   shift: float = shift):  # fmt: skip
+                   shift: float = shift) -> bool:  # fmt: skip
             shared = rng.standard_normal(images)
             latent = image * (0.9 * shared + 0.44 * rng.standard_normal((2, 1, images)))
             latent = latent + seed * rng.standard_normal((2, seeds, 1)) + rng.standard_normal((2, seeds, images))
@@ -202,14 +204,14 @@ TESTS = (association, peak, equivalence, over_losses, trend, paired, crossed)
 
 def simulate(count: int, seed: int) -> list[dict[str, Any]]:
     """Make the table; every truth draws from a stream of its own."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, truth in enumerate(one for test in TESTS for one in test()):
         if truth.test not in {row["test"] for row in rows}:
             print(f"simulating {truth.test}", file=sys.stderr, flush=True)
         rng = np.random.default_rng([seed, number])
         hits = sum(bool(truth.reject(rng)) for _ in range(count))
         low, high = scipy_stats.binomtest(hits, count).proportion_ci(0.95)
-        row = {"test": truth.test, "truth": truth.truth, "kind": "effect" if truth.effect else "null"}
+        row: dict[str, Any] = {"test": truth.test, "truth": truth.truth, "kind": "effect" if truth.effect else "null"}
         row |= {"design": truth.design, "data_sets": count, "rejections": hits}
         rows.append(row | {"rate": hits / count, "low": float(low), "high": float(high)})
     return rows

@@ -9,12 +9,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import studies
+from ntkgen import report, studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format")
 
 
 class _Parser(flags.ArgumentParser):
@@ -32,6 +32,13 @@ class _Parser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return self.check.kind
+
+
+class _Serializer(flags.ArgumentSerializer):
+    """Writes a value as a flag takes it: lists with commas."""
+
+    def serialize(self, value: Any) -> str:
+        return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 def define(study: base.Study, values: flags.FlagValues) -> None:
@@ -62,6 +69,7 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
+    define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -100,14 +108,15 @@ def define_flag(
         flag: flags.Flag = flags.BooleanFlag(name, default, words)  # which --noNAME turns off
         flag.parser = _Parser(check)
     else:
-        flag = flags.Flag(_Parser(check), flags.ArgumentSerializer(), name, default, words)
+        flag = flags.Flag(_Parser(check), _Serializer(), name, default, words)
     flags.DEFINE_flag(flag, values, module_name=group)
 
 
 def run_study(study: base.Study, argv: Sequence[str]) -> None:
     """Parse the command line of a study and run it.
 
-    Exits with code 2 and one line on a mistake of the user, before anything is written.
+    Exits with code 2 and one line on a mistake of the user, before anything is written; with code 1 where a part of the
+    study failed, after everything else is written.
 
     Example:
       >>> import contextlib, io
@@ -129,7 +138,9 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
-        runner.work(opened)
+        failed = runner.work(opened).failed
+    if failed:
+        fail(failed, 1)
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
@@ -251,7 +262,7 @@ def _errors_of_the_moment() -> Iterator[None]:
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         fail(f"{named}; {on}", 1)
-    except RuntimeError as error:  # JAX has no types of its own for these
+    except RuntimeError as error:  # JAX has no types for these: only the text tells them apart
         words = str(error)
         if "RESOURCE_EXHAUSTED" in words:
             fail(f"out of memory ({words[:200]}); {on}", 1)
@@ -300,8 +311,42 @@ def main(study: base.Study) -> None:
         run_study(study, sys.argv)
 
 
+REPORTS = {"html": "report.html", "latex": "report_latex", "csv": "report_csv"}  # what is written for each format
+
+
+def run_report(argv: Sequence[str]) -> None:
+    """Write the report of a results folder: `ntkgen report FOLDER [--format=html|latex|csv] [--out=PATH]`.
+
+    Prints what was written. Exits with code 2 and one line on a mistake, or where the folder holds no results.
+    """
+    values = flags.FlagValues()
+    words = f"What to write: {', '.join(REPORTS)}. LaTeX compiles with pdflatex."
+    define_flag("format", options.Choice(tuple(REPORTS)), "html", words, values, "output")
+    words = f"File (html) or folder. Default: {', '.join(REPORTS.values())} in the results folder."
+    flags.DEFINE_string("out", None, words, values, module_name="output")
+    if any(argument in ("-h", "--h", "-help", "--help") for argument in argv[1:]):
+        print(f"usage: ntkgen report FOLDER [flags]\n\nWrites the report of a results folder.\n{values.get_help()}")
+        sys.exit(0)
+    try:
+        rest = values(list(argv), known_only=False)[1:]
+    except flags.Error as error:
+        fail(str(error))
+    if len(rest) != 1:
+        fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
+    try:
+        contents = report.collect(rest[0])
+        if contents.mixed:
+            print(f"warning: mixed versions; {'; '.join(contents.mixed)}", file=sys.stderr)
+        kind, out = str(values["format"].value), values["out"].value
+        write: Callable[..., Any] = {"html": report.html, "latex": report.latex, "csv": report.csv}[kind]
+        written = write(contents, os.path.join(rest[0], REPORTS[kind]) if out is None else out)
+    except report.ReportError as error:
+        fail(f"--{error}" if str(error).startswith("out: ") else str(error))
+    print("\n".join(map(str, written if isinstance(written, list) else [written])))
+
+
 def command() -> None:
-    """Run the console command `ntkgen <study> [flags]`.
+    """Run the console command `ntkgen <study> [flags]`, or `ntkgen report FOLDER [flags]`.
 
     Example:
       >>> import contextlib, sys
@@ -315,8 +360,12 @@ def command() -> None:
     with guarded():
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
             print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\nstudies: " + ", ".join(studies.NAMES))
+            print("       ntkgen report FOLDER [flags] writes the report of a results folder")
             sys.exit(0)
         name = sys.argv[1]
+        if name == "report":
+            run_report(sys.argv[1:])
+            return
         if name not in studies.NAMES:
             close = options.did_you_mean(name, studies.NAMES)
             fail(f"expected a study, one of {', '.join(studies.NAMES)}, got {name!r}{close}")

@@ -9,7 +9,7 @@ import pytest
 
 from ntkgen import records
 
-SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "bench_ntk.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "benchmarks" / "ntk.py"
 
 
 def bench(folder, *arguments):

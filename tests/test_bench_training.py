@@ -8,32 +8,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "benchmarks"))
 
-import bench_networks
-import bench_training
+import cases
+import networks
+import networks_torch
+import training
 
 from ntkgen import pruning
 
 
 def test_every_compilation_is_counted_and_nothing_else():
-    before = bench_training.compilations()
+    before = training.compilations()
     fn = jax.jit(jax.vmap(lambda x: x**3 - 5 * x))
     x = jnp.arange(6.0).reshape(2, 3)
-    start = bench_training.compilations()
+    start = training.compilations()
     fn(x)
-    assert bench_training.compilations() == start + 1 > before
+    assert training.compilations() == start + 1 > before
     fn(x + 0.0)
-    after = bench_training.compilations()
+    after = training.compilations()
     fn(x)
-    assert bench_training.compilations() == after
+    assert training.compilations() == after
     fn(jnp.zeros((2, 5)))
-    assert bench_training.compilations() > after
+    assert training.compilations() > after
 
 
 def test_a_new_level_compiles_nothing_where_the_first_did(monkeypatch):
-    monkeypatch.setitem(bench_training.EXAMPLES, "mlp", 300)
-    ours = bench_training.Ours("mlp", 4, "vmap", 2, keep=bench_training.KEEP)
+    monkeypatch.setitem(training.EXAMPLES, "mlp", 300)
+    ours = training.Ours("mlp", 4, "vmap", 2, keep=training.KEEP)
     assert ours.compiled > 2 and ours.new_level() == 0
     ours.layout = ours.layout._replace(strategy="sequential")  # what it would look like if it did
     assert ours.new_level() > 0
@@ -42,12 +44,12 @@ def test_a_new_level_compiles_nothing_where_the_first_did(monkeypatch):
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_pytorchs_side_prunes_what_ours_does(kind):
     torch = pytest.importorskip("torch")
-    shape = bench_networks.SHAPES[kind]
-    params = bench_networks.network(kind, 4).init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
-    ours = jax.tree.leaves(pruning.magnitude_masks(params, bench_training.KEEP))
-    net = bench_networks.torch_network(kind, 4, shape)
+    shape = cases.SHAPES[kind]
+    params = networks.network(kind, 4).init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    ours = jax.tree.leaves(pruning.magnitude_masks(params, training.KEEP))
+    net = networks_torch.torch_network(kind, 4, shape)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    bench_networks.prune_torch(net, bench_training.KEEP)
+    networks_torch.prune_torch(net, training.KEEP)
     masks = {name.removesuffix("_mask"): mask.numpy() for name, mask in net.named_buffers() if name.endswith("_mask")}
     assert sum(mask.sum() for mask in masks.values()) == sum(mask.sum() for mask in ours if mask.ndim > 1)
     sizes = np.concatenate([np.abs(before[name].numpy()).ravel() for name in masks])

@@ -168,7 +168,12 @@ def test_help_says_what_is_expected_and_ends_well(capsys):
             cli.run_study(study(None), ["made_up", "--sizes=nonsense", word])
         out, err = capsys.readouterr()
         assert caught.value.code == 0 and err == "" and out.startswith("Is it?\n")
-        assert "--sizes: Sizes. In units." in out and "--[no]wide: Wide." in out and "--[no]force" in out
+        assert (
+            "(default: 'a')" in out
+            and "--sizes: Sizes. In units." in out
+            and "--[no]wide: Wide." in out
+            and "--[no]force" in out
+        )
         assert "comma-separated list of a, b, or none" in " ".join(out.split())
 
 

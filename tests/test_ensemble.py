@@ -1,5 +1,6 @@
 """Training many seeds: they are the single runs, in whatever company, order, chunk, strategy or number of devices."""
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -20,6 +21,7 @@ from ntkgen import data, ensemble, models, records, train
 # Tiny, with a last partial batch. Programs are compiled for a network, a batch size and a number of seeds: tests share
 # these as far as they can.
 MODEL, SHAPE, CLASSES, SEEDS, EPOCHS = models.MLP(5, depth=3, num_classes=3), (2, 2, 1), 3, 5, 3
+VMAP = ensemble.Options("vmap")
 CONFIG = train.Config(EPOCHS, 4, 0.1)
 
 
@@ -62,7 +64,7 @@ def assert_same_result(a, b, compare=assert_equal):
 @functools.cache
 def baseline(strategy="vmap"):
     """Five seeds in float32 from `make_init`."""
-    return ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), strategy=strategy)
+    return ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), options=ensemble.Options(strategy))
 
 
 class Normed(nn.Module):
@@ -117,7 +119,7 @@ def test_training_trains():
 @pytest.mark.usefixtures("x64")
 def test_the_seeds_are_the_oracles_runs():
     data, init = make_data(np.float64), make_init(dtype=np.float64)
-    result = ensemble.fit(MODEL, data, CONFIG, SEEDS, init=init, strategy="vmap")
+    result = ensemble.fit(MODEL, data, CONFIG, SEEDS, init=init, options=VMAP)
     for seed in range(SEEDS):
         order_key = train.run_keys(seed).order
         expected = reference.train_mlp(
@@ -138,15 +140,15 @@ def test_vmap_sequential_chunks_and_single_seeds_agree():
         return ensemble.fit(MODEL, data, CONFIG, seeds, init=rows(init, np.array(seeds)), **kwargs)
 
     everyone = list(range(SEEDS))
-    whole = fit(everyone, strategy="vmap")
-    assert_same_result(whole, fit(everyone, strategy="sequential"), assert_close)
+    whole = fit(everyone, options=VMAP)
+    assert_same_result(whole, fit(everyone, options=ensemble.Options("sequential")), assert_close)
     shuffled = [3, 0, 4, 2, 1]
-    mixed = fit(shuffled, strategy="vmap")
+    mixed = fit(shuffled, options=VMAP)
     assert_close(mixed.variables, rows(whole.variables, np.array(shuffled)))
     assert_close(mixed.history, rows(whole.history, np.array(shuffled)))
 
     calls = []
-    chunked = fit(everyone, strategy="vmap", chunk=2, progress=lambda *args: calls.append(args))
+    chunked = fit(everyone, options=ensemble.Options("vmap", chunk=2), progress=lambda *args: calls.append(args))
     assert_same_result(whole, chunked, assert_close)
     assert chunked.strategy["seeds_per_chunk"] == 2
     assert [(start, epoch) for start, epoch, _ in calls] == [(s, e) for s in (0, 2, 4) for e in (1, 2, 3)]
@@ -156,14 +158,14 @@ def test_vmap_sequential_chunks_and_single_seeds_agree():
             assert_equal(values, chunked.history[name][start : start + 2, epoch - 1])
 
     for seed in (0, 3):
-        single = fit([seed], strategy="sequential")
+        single = fit([seed], options=ensemble.Options("sequential"))
         assert_close(single.variables, rows(whole.variables, slice(seed, seed + 1)))
         assert_close(single.history, rows(whole.history, slice(seed, seed + 1)))
 
 
 def test_fresh_seeds_start_where_their_keys_say_in_any_company():
     config = train.Config(1, 4, 0.1)
-    pair, other = (ensemble.fit(MODEL, DATA, config, seeds, strategy="vmap") for seeds in ([7, 2], [2, 5]))
+    pair, other = (ensemble.fit(MODEL, DATA, config, seeds, options=VMAP) for seeds in ([7, 2], [2, 5]))
     alone = models.init(MODEL, train.run_keys(2).init, SHAPE)
     assert_equal(rows(pair.initial, 1), alone)
     assert_equal(rows(other.initial, 0), alone)
@@ -182,7 +184,7 @@ def test_what_varies():
     init = jax.tree.map(lambda leaf: np.stack([leaf[0]] * SEEDS), make_init())  # the same for all seeds
 
     def fit(vary, **kwargs):
-        result = ensemble.fit(MODEL, DATA, train.Config(EPOCHS, 4, 0.1, vary=vary), SEEDS, strategy="vmap", **kwargs)
+        result = ensemble.fit(MODEL, DATA, train.Config(EPOCHS, 4, 0.1, vary=vary), SEEDS, options=VMAP, **kwargs)
         return [tree["params"]["dense0"]["kernel"] for tree in (result.initial, result.variables)]
 
     def distinct(array):
@@ -204,11 +206,11 @@ def test_what_varies():
 def test_the_callers_variables_survive(as_jax):
     init = make_init()
     given = jax.tree.map(jnp.asarray, init) if as_jax else jax.tree.map(np.copy, init)
-    result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=given, strategy="vmap")
+    result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=given, options=VMAP)
     assert_equal(given, init)  # reading a donated array would raise
     assert_equal(result.initial, init)
     assert_same_result(result, baseline())
-    again = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=result.initial, strategy="vmap")
+    again = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=result.initial, options=VMAP)
     assert_same_result(again, result)
 
 
@@ -218,7 +220,7 @@ def test_masks_are_each_seeds_own():
     masks = jax.tree.map(lambda leaf: rng.random(leaf.shape) < 0.7, init["params"])
     masks["dense0"]["kernel"][2] = True  # seed 2 keeps its whole first layer
     before = jax.tree.map(np.copy, masks)
-    result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=init, masks=masks, strategy="vmap")
+    result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=init, masks=masks, options=VMAP)
     assert_equal(masks, before)
     assert_equal(result.initial["params"], jax.tree.map(lambda leaf, keep: leaf * keep, init["params"], masks))
     for leaf, keep in zip(*map(jax.tree.leaves, (result.variables["params"], masks)), strict=True):
@@ -232,7 +234,7 @@ def test_diverged_seeds_are_flagged_and_harm_no_other():
     init["params"]["dense1"]["kernel"][2] = np.inf
     init["params"]["dense2"]["kernel"][4] = 1e30  # overflows in the first update
     for strategy in ("vmap", "sequential"):
-        result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=init, strategy=strategy)
+        result = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=init, options=ensemble.Options(strategy))
         np.testing.assert_array_equal(result.diverged, [False, False, True, False, True])
         healthy = np.array([0, 1, 3])
         for ours, theirs in (
@@ -253,7 +255,7 @@ def test_update_reaches_every_seed_with_its_own_key():
     kernels = {}
     for vary in ("both", "init"):
         config = train.Config(1, 11, 0.1, vary=vary)  # one batch: orders differ by rounding alone
-        result = ensemble.fit(MODEL, DATA, config, 2, init=init, update=update, strategy="vmap")
+        result = ensemble.fit(MODEL, DATA, config, 2, init=init, update=update, options=VMAP)
         kernels[vary] = result.variables["params"]["dense1"]["kernel"]
     assert np.abs(kernels["both"][0] - kernels["both"][1]).max() > 1e-3
     np.testing.assert_array_equal(kernels["init"][0], kernels["init"][1])
@@ -302,7 +304,7 @@ def everything(params, context):
 def probed():
     init = make_init(3, model=Normed())
     probes = [((2, 0), norms), (tuple(range(EPOCHS + 1)), everything), ((), norms)]
-    return ensemble.fit(Normed(), DATA, CONFIG, 3, init=init, probes=probes, strategy="vmap")
+    return ensemble.fit(Normed(), DATA, CONFIG, 3, init=init, probes=probes, options=VMAP)
 
 
 def test_probes_of_params():
@@ -339,7 +341,7 @@ def test_a_single_probe_is_not_wrapped():
         return params["dense0"]["kernel"]
 
     alone, listed = (
-        ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), probes=probes, strategy="vmap")
+        ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), probes=probes, options=VMAP)
         for probes in (((0, EPOCHS), kernel), [((0, EPOCHS), kernel)])
     )
     assert_equal(alone.probes[:, 1], alone.variables["params"]["dense0"]["kernel"])
@@ -359,8 +361,8 @@ def test_a_probe_on_the_host_sees_all_seeds_between_epochs():
     for chunk in (3, 1):
         wrapped = ensemble.OnHost(on_host, {"moved": shape})
         result = ensemble.fit(
-            Normed(), DATA, CONFIG, 3, probes=[((0, EPOCHS), wrapped), ((0, EPOCHS), traced)], chunk=chunk,
-            strategy="vmap",
+            Normed(), DATA, CONFIG, 3, probes=[((0, EPOCHS), wrapped), ((0, EPOCHS), traced)],
+            options=ensemble.Options("vmap", chunk=chunk),
         )  # fmt: skip
         own, other = result.probes
         assert own["moved"].shape == (3, 2) and (own["moved"][:, 1] > 0).all()
@@ -370,7 +372,7 @@ def test_a_probe_on_the_host_sees_all_seeds_between_epochs():
 
 def test_probes_do_not_disturb_the_training():
     init = make_init(3, model=Normed())
-    plain = ensemble.fit(Normed(), DATA, CONFIG, 3, init=init, strategy="vmap")
+    plain = ensemble.fit(Normed(), DATA, CONFIG, 3, init=init, options=VMAP)
     assert_equal(plain.variables, probed().variables)
 
 
@@ -417,12 +419,11 @@ class Memory:
         return left
 
 
-def resumable(checkpoint, optimizer="sgd", **kwargs):
+def resumable(checkpoint, optimizer="sgd", chunk=None, **kwargs):
     config = train.Config(EPOCHS, 4, 0.05, optimizer=optimizer)
     probes = [((0, 2, EPOCHS), norms), ((1,), everything)]
-    return ensemble.fit(
-        Normed(), DATA, config, 3, probes=probes, checkpoint=checkpoint, strategy="vmap", **kwargs
-    )  # fmt: skip
+    options = ensemble.Options("vmap", chunk)
+    return ensemble.fit(Normed(), DATA, config, 3, probes=probes, checkpoint=checkpoint, options=options, **kwargs)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -464,9 +465,9 @@ def test_chunks_resume_each_from_their_own_checkpoint():
 def test_training_goes_on_from_an_epoch_as_if_it_had_never_stopped():
     config = train.Config(EPOCHS, 4, 0.1, momentum=0.0)  # no buffers, which a fresh start would lack
     snapshot = ((1,), lambda params: {"params": params})
-    whole = ensemble.fit(MODEL, DATA, config, SEEDS, init=make_init(), probes=snapshot, strategy="vmap")
+    whole = ensemble.fit(MODEL, DATA, config, SEEDS, init=make_init(), probes=snapshot, options=VMAP)
     at_one = jax.tree.map(lambda leaf: leaf[:, 0], whole.probes)
-    rest = ensemble.fit(MODEL, DATA, config, SEEDS, init=at_one, start_epoch=1, strategy="vmap")
+    rest = ensemble.fit(MODEL, DATA, config, SEEDS, init=at_one, options=ensemble.Options("vmap", start_epoch=1))
     assert_equal(rest.variables, whole.variables)
     assert_equal(rest.initial, at_one)
     for name, values in rest.history.items():
@@ -477,7 +478,7 @@ def test_training_goes_on_from_an_epoch_as_if_it_had_never_stopped():
 
 
 def test_metrics_are_measured_where_asked_and_at_the_end():
-    some = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), evaluate_at=[1], strategy="vmap")
+    some = ensemble.fit(MODEL, DATA, CONFIG, SEEDS, init=make_init(), options=ensemble.Options("vmap", evaluate_at=[1]))
     whole = baseline()
     assert_equal(some.variables, whole.variables)
     assert not some.diverged.any() and EPOCHS > 2
@@ -501,7 +502,7 @@ BAD = {
     "chunk": [0, -1, 1.5],
     "strategy": ["pmap", "", None],
     "start_epoch": [-1, EPOCHS, 1.5, 1],  # 1 needs init
-    "evaluate_at": [[0], [EPOCHS + 1], [1.5]],
+    "evaluate_at": [[0], [EPOCHS + 1], [1.5], 2],
     "probes": [((-1,), norms), ((0, 4), norms), [((0,), norms), ((1, 1), norms)]],
     "init": [
         {}, make_init()["params"], make_init(4), rows(make_init(), 0),
@@ -520,9 +521,25 @@ BAD = {
     ("name", "index"), [(name, i) for name, values in BAD.items() for i in range(len(values))]
 )  # fmt: skip
 def test_bad_arguments_are_refused_by_name(name, index):
-    arguments = {"seeds": SEEDS, name: BAD[name][index]}
+    fields = {field.name for field in dataclasses.fields(ensemble.Options)}
     with pytest.raises(ValueError, match=f"^{name}: expected .* got"):
+        given = {name: BAD[name][index]}
+        arguments = {"seeds": SEEDS} | ({"options": ensemble.Options(**given)} if name in fields else given)
         ensemble.fit(MODEL, DATA, CONFIG, **arguments)
+
+
+@pytest.mark.parametrize("name", ["chunk", "strategy"])
+def test_options_are_checked_when_made(name):
+    for value in BAD[name]:
+        with pytest.raises(ValueError, match=f"^{name}: expected .* got"):
+            ensemble.Options(**{name: value})
+
+
+def test_options_are_values():
+    options = ensemble.Options("vmap", evaluate_at=[np.int64(1), 2])
+    assert options == ensemble.Options("vmap", evaluate_at=(1, 2)) and hash(options) == hash(options)
+    with pytest.raises(ValueError, match=r"^options: expected ensemble\.Options, got 'vmap'"):
+        ensemble.fit(MODEL, DATA, CONFIG, SEEDS, options="vmap")
 
 
 def test_batch_size_is_held_against_the_data():
@@ -536,7 +553,9 @@ def test_batch_size_is_held_against_the_data():
 @pytest.mark.parametrize("strategy", ["vmap", "sequential"])
 def test_a_second_call_compiles_nothing(compilations, strategy):
     def fit(config, seeds):
-        return ensemble.fit(models.MLP(6, depth=2, num_classes=3), DATA, config, seeds, strategy=strategy)
+        return ensemble.fit(
+            models.MLP(6, depth=2, num_classes=3), DATA, config, seeds, options=ensemble.Options(strategy)
+        )
 
     with compilations() as names:
         fit(train.Config(1, 4, 0.1), [0, 1])
@@ -552,7 +571,12 @@ def test_a_second_call_compiles_nothing(compilations, strategy):
 def test_the_type_of_the_rate_compiles_nothing_either(compilations, rate):
     def fit(rate):
         return ensemble.fit(
-            MODEL, DATA, train.Config(1, 4, rate, schedule="constant"), SEEDS, init=make_init(), strategy="vmap"
+            MODEL,
+            DATA,
+            train.Config(1, 4, rate, schedule="constant"),
+            SEEDS,
+            init=make_init(),
+            options=VMAP,
         )
 
     fit(0.1)
@@ -576,7 +600,7 @@ class Counting(nn.Module):
 def test_the_model_is_traced_once_however_many_steps_epochs_and_seeds():
     def traces(num, epochs, seeds, batch=4):
         TRACES.clear()
-        ensemble.fit(Counting(), make_data(num=num), train.Config(epochs, batch, 0.1), seeds, strategy="vmap")
+        ensemble.fit(Counting(), make_data(num=num), train.Config(epochs, batch, 0.1), seeds, options=VMAP)
         return sum(shape[0] == batch for shape in TRACES) - 4
 
     # Each fit looks at a batch four times, twice in evaluation and twice in training mode, before anything is
@@ -621,7 +645,7 @@ def on_four_devices(kind):
         own = rows((init, masks), np.array(seeds))
         return ensemble.fit(
             model, data, config, seeds, init=own[0], masks=own[1], probes=probe, checkpoint=checkpoint,
-            strategy=strategy,
+            options=ensemble.Options(strategy),
         )  # fmt: skip
 
     spread = fit([0, 1, 2, 3, 4], spy)
@@ -670,7 +694,7 @@ def test_a_seed_stops_after_the_first_epoch_at_the_loss_and_stays_as_it_is():
             assert (stopped.history[name][s, epoch - 1 :] == stopped.history[name][s, epoch - 1]).all()
     for end, last in zip(jax.tree.leaves(stopped.probes), jax.tree.leaves(stopped.variables["params"]), strict=True):
         np.testing.assert_array_equal(end[:, 1], last)  # the probe after the last epoch sees the stopped network
-    alone = stopping(0.1, seeds=[1], strategy="sequential")
+    alone = stopping(0.1, seeds=[1], options=ensemble.Options("sequential"))
     assert alone.epochs[0] == pytest.approx(first[1], abs=1)  # rounding may move it by an epoch
 
 

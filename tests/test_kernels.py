@@ -68,7 +68,7 @@ def test_regression():
     full = np.einsum("ij,km->ijkm", k, np.eye(3))
     full_cross = np.einsum("ij,km->ijkm", cross, np.eye(3))
     np.testing.assert_allclose(kernels.regression(full, y, ridge=0.5)(full_cross), want, atol=1e-12)
-    with pytest.raises(ValueError, match="not positive definite with ridge 0, eigenvalues from"):
+    with pytest.raises(kernels.NotPositiveDefiniteError, match="not positive definite with ridge 0, eigenvalues from"):
         kernels.regression(positive(6) - 20 * np.eye(6), y)
 
 

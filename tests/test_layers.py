@@ -16,7 +16,7 @@ SCRIPTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "e
 
 # A package or module imports only from those before it. Some of these are still to come.
 ORDER = (
-    "typing tree io stats paper functions roles models data linearize train ensemble "
+    "typing tree io memory stats paper functions roles models data linearize train ensemble "
     "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli __main__"
 ).split()
 # They take functions and pytrees, so that they serve any network.
@@ -26,6 +26,7 @@ OWNERS = {
     "flax": {"functions", "roles", "models", "ensemble", "ntk"},
     "optax": {"train"},
     "matplotlib": {"plotting"},
+    "PIL": {"plotting"},
     "orbax": {"records"},
     "tqdm": {"records"},
     "tensorflow_datasets": {"data"},
@@ -38,7 +39,6 @@ OWNERS = {
     "torch": set(),  # tests/ and experiments/ only
     "tensorflow": set(),
     "experiments": set(),
-    "common": set(),
     "tests": set(),
 }
 # Files that name flax's types in signatures, and call nothing of it: a test below holds them to that.

@@ -23,7 +23,7 @@ from ntkgen.studies.loss_landscape._verdict import judge
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "experiments" / "loss_landscape.py"
-BENCH = ROOT / "experiments" / "bench_curvature.py"
+BENCH = ROOT / "experiments" / "benchmarks" / "curvature.py"
 QUESTIONS, MATCHED = _tables.QUESTIONS, _tables.MATCHED
 EPOCHS, BATCHES, RATES = 60, (32, 100), (0.05, 0.1)
 TINY = ["--preset=quick", "--width=8", "--num_train=200", "--num_seeds=2", f"--epochs={EPOCHS}", "--line_points=5",
@@ -230,7 +230,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
         config = train.Config(epochs=EPOCHS, batch_size=batch, learning_rate=rate)
         stored = records.Checkpointer(folder / "checkpoints" / arm)
         every = [EPOCHS * i // 12 for i in range(1, 13)]
-        fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, evaluate_at=every)
+        fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, options=ensemble.Options(evaluate_at=every))
         for seed in range(2):
             row = rows[arm, seed]
             flat, unravel = tree.ravel(
@@ -407,14 +407,14 @@ def test_mistakes_from_python_name_the_setting_and_write_nothing(given, words, t
 def test_weights_carried_to_torch_give_the_same_outputs(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.syspath_prepend(BENCH.parent)
-    import bench_curvature_torch
+    import curvature_torch
 
     model, x = models.CNN(2), np.random.default_rng(0).normal(size=(5, 16, 8, 3)).astype(np.float32)
     variables = jax.jit(lambda key: models.init(model, key, x.shape[1:]))(jax.random.key(0))
     variables = {**variables, **jax.jit(lambda v: models.refit_statistics(model, v, x, len(x)))(variables)}
     leaves = {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(variables)}
     np.savez(tmp_path / "arrays.npz", x=x, y=np.arange(5), **leaves)
-    case = bench_curvature_torch.Case("cpu", "cnn", 2, str(tmp_path / "arrays.npz"), 1e-3, 10, list(x.shape[1:]))
+    case = curvature_torch.Case("cpu", "cnn", 2, str(tmp_path / "arrays.npz"), 1e-3, 10, list(x.shape[1:]))
     with torch.no_grad():
         theirs = case.net(case.x).numpy()
     ours = jax.jit(models.apply_fn(model, variables))(variables["params"], x)
@@ -437,7 +437,8 @@ def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(environment, t
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"), [("--cases=mlp", "--cases: expected mlp<width>"), ("--out=/proc/x.csv", "out: cannot write")]
+    ("flags", "words"),
+    [("--cases=mlp", "--cases=mlp: expected mlp<width>"), ("--out=/proc/x.csv", "out: cannot write")],
 )
 def test_the_benchmark_refuses_bad_input(environment, flags, words):
     done = call(environment, BENCH, flags)

@@ -14,6 +14,7 @@ from ntkgen.train import _optimizers, _run
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 12, 3
+VMAP = ensemble.Options("vmap")
 X = RNG.normal(2, 3, size=(N, 5)).astype(np.float32)
 Y = np.arange(N) % CLASSES
 
@@ -21,7 +22,7 @@ Y = np.arange(N) % CLASSES
 def fit(model, x=X, y=Y, *, epochs=2, loss="cross_entropy", seeds=1, **kwargs):
     split = SimpleNamespace(x=x, y=y)
     config = train.Config(epochs, 4, 0.05, loss=loss)
-    return ensemble.fit(model, SimpleNamespace(train=split, test=split), config, seeds, strategy="vmap", **kwargs)
+    return ensemble.fit(model, SimpleNamespace(train=split, test=split), config, seeds, options=VMAP, **kwargs)
 
 
 def of_seed(tree, seed=0):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ntkgen import functions, models, ntk, spectrum
-from ntkgen.ntk import _factors, _kernel, _layers
+from ntkgen.ntk import _factors, _layers, _plan
 
 
 def dense_kernel(f, params, x1, x2=None):
@@ -290,27 +290,6 @@ def test_top_eigenvalues_without_the_kernel_are_its_eigenvalues(x64):
     close(found.value, np.linalg.eigvalsh(kernel)[::-1][:3], 1e-10)
 
 
-def test_solutions_scale_with_the_right_hand_side():
-    matrix = jnp.asarray([[2.0, 1.0], [1.0, 3.0]])
-    small = _kernel.solve(lambda v: matrix @ v, jnp.asarray([1e-30, 2e-30]))
-    one = _kernel.solve(lambda v: matrix @ v, jnp.asarray([1.0, 2.0]))
-    np.testing.assert_allclose(np.asarray(small.value) / 1e-30, one.value, rtol=1e-5)
-    assert small.converged and not np.asarray(_kernel.solve(lambda v: matrix @ v, jnp.zeros(2)).value).any()
-
-
-def test_solve_by_conjugate_gradients(x64):
-    f, params, x = case(models.MLP(16, depth=2, num_classes=2), (8,))
-    matvec, b = ntk.ntk_vp(f, params, x), jax.random.normal(jax.random.key(1), (6, 2), jnp.float64)
-    kernel = np.asarray(ntk.empirical_ntk(f, params, x)).transpose(0, 2, 1, 3).reshape(12, 12)
-    done = _kernel.solve(matvec, b, ridge=0.1, tol=1e-11)
-    assert done.converged and done.residual <= 2e-11
-    close(done.value.ravel(), np.linalg.solve(kernel + 0.1 * np.eye(12), np.asarray(b).ravel()), 1e-8)
-    cut = _kernel.solve(matvec, b, tol=1e-11, max_iters=2)
-    assert not cut.converged and cut.num_iters == 2 and cut.residual > 1e-11
-    zero = _kernel.solve(matvec, jnp.zeros_like(b))
-    assert zero.converged and not np.any(zero.value)
-
-
 # --- Fallbacks: exact, and announced
 
 
@@ -443,17 +422,15 @@ def test_finiteness_is_shown_by_counting_only_where_it_is_certain(x64):
     f = functions.freeze(f, params, x)
     structure = _layers.discover(f, params, x, trace=False)
     sizes = tuple(leaf.size for leaf in jax.tree.leaves(params))
-    problem = _kernel.Problem(6, None, 2, False, 4, sizes, sum(sizes))
+    problem = _plan.Problem(6, None, 2, False, 4, sizes, sum(sizes))
     assert structure.own and {group.paired for group in structure.groups} == {True, False}
     _, _, largest = _factors.factors(f, structure, params, x, np.ones((6, 2), np.float32))
     top = float(np.abs(dense_kernel(f, params, x)).max())
-    assert not _kernel._plan.bounded(structure, problem, largest, top)
-    assert _kernel._plan.bounded(structure, problem, largest, 1e6 * top)
+    assert not _plan.bounded(structure, problem, largest, top)
+    assert _plan.bounded(structure, problem, largest, 1e6 * top)
     for i in range(1, len(largest)):
         for value in (np.nan, np.inf, 1e19):
-            assert not _kernel._plan.bounded(
-                structure, problem, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4
-            )
+            assert not _plan.bounded(structure, problem, largest.at[i].set(value), float(np.finfo(np.float32).max) / 4)
 
 
 def test_plan_keeps_to_the_budget_and_the_kernel_stays(x64):
@@ -485,8 +462,8 @@ def test_wide_networks_cost_factors_not_jacobians():
     structure = _layers.discover(models.apply_fn(model, {}), params, x, trace=False)
     assert not structure.own and all(group.paired for group in structure.groups)
     sizes = tuple(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-    problem = _kernel.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
-    plan = _kernel._plan.schedule(structure, problem, None, 2**40, "", ())
+    problem = _plan.Problem(1000, None, 10, False, 4, sizes, sum(sizes))
+    plan = _plan.schedule(structure, problem, None, 2**40, "", ())
     factors = 4 * 1000 * (784 + 3 * 4096 + 4 + 10 * (3 * 4096 + 10))
     assert 4 * 1000**2 * 100 + factors < plan.peak_bytes < 3 * 2**30
     pairs = plan.num_blocks * plan.tile[0] * plan.tile[1]

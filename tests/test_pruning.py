@@ -337,9 +337,10 @@ def trainer(model=MODEL, rewind=0, calls=None, **choices):
     """A training function around `ensemble.fit`; `calls` collects (level, state, start)."""
     config = train.Config(EPOCHS, 4, 0.05, schedule="constant", **choices)
 
-    def fit(level, *, init, **given):
+    def fit(level, *, init, start_epoch, **given):
         last = LastState()
-        result = ensemble.fit(model, DATA, config, SEEDS, init=init, checkpoint=last, strategy="vmap", **given)
+        options = ensemble.Options("vmap", start_epoch=start_epoch)
+        result = ensemble.fit(model, DATA, config, SEEDS, init=init, checkpoint=last, options=options, **given)
         if calls is not None:
             calls.append((level, last.state, init))
         return result
@@ -392,7 +393,7 @@ def test_the_loop_is_the_algorithm(rewind):
     if rewind:
         target = ensemble.fit(  # an epoch and no more, rather than a look at a longer training
             MODEL, DATA, train.Config(rewind, 4, 0.05, schedule="constant"), SEEDS, init=initial,
-            masks=levels[0].masks, strategy="vmap",
+            masks=levels[0].masks, options=ensemble.Options("vmap"),
         ).variables  # fmt: skip
         target = jax.tree.map(np.asarray, target)
         assert np.all(target["params"]["Dense_0"]["kernel"] != initial["params"]["Dense_0"]["kernel"])

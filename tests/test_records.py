@@ -644,49 +644,59 @@ def test_a_checkpoint_without_its_checksums_is_not_trusted(damaged):
         assert records.Checkpointer(damaged).restore(tree(0))[0] == 2
 
 
-def test_the_digest_of_the_code_covers_the_files_of_all_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr(_identity, "PACKAGE", "package_of_this_test")
+@pytest.fixture
+def made_up(tmp_path, monkeypatch) -> Path:
+    """The folder of a package of this test alone, which counts as ours."""
+    monkeypatch.setattr(_identity, "PACKAGE", f"package_{tmp_path.name}")
     monkeypatch.syspath_prepend(tmp_path)
-    script, *files = (
-        tmp_path / name
-        for name in ("study.py", *(f"package_of_this_test/{n}" for n in ("a.py", "deep/__init__.py", "deep/b.py")))
-    )
-    (tmp_path / "package_of_this_test" / "deep").mkdir(parents=True)
-    texts = [
-        "import package_of_this_test.a",
-        "from package_of_this_test import deep",
-        "def f():\n    from package_of_this_test.deep.b import X",  # where it is used
-        "X = 1",
-    ]
-    for file, text in zip((script, *files), texts, strict=True):
+    folder = tmp_path / _identity.PACKAGE
+    (folder / "deep").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    return folder
+
+
+def test_the_digest_of_the_code_covers_the_modules_that_it_imports_and_no_others(made_up):
+    name = made_up.name
+    texts = {
+        "study.py": f"import {name}.a",
+        "a.py": f"from {name} import deep",
+        "deep/__init__.py": f"def f():\n    from {name}.deep.b import X",  # where it is used
+        "deep/b.py": "X = 1",
+        "deep/c.py": "Y = 1",  # nothing imports it
+    }
+    files = [made_up / file for file in texts]
+    for file, text in zip(files, texts.values(), strict=True):
         file.write_text(text)
-    found = [records.source(script)]
-    for file in (script, *files):
+    found = [records.source(f"{name}.study")]
+    for file in files:
         file.write_text(file.read_text() + "\n# changed")
-        found.append(records.source(script))
-    assert len(set(found)) == len(found) == 5
-    (tmp_path / "package_of_this_test" / "deep" / "c.py").write_text("Y = 1")  # nothing imports it
-    assert records.source(script) == found[-1]
-    files[-1].write_text("X = 1\nfrom package_of_this_test.deep.c import Y")
-    assert records.source(script) not in found
-    before = records.source(script)
-    (tmp_path / "package_of_this_test" / "deep" / "c.py").write_text("Y = 2")
-    assert records.source(script) != before
+        found.append(records.source(f"{name}.study"))
+    *different, last = found
+    assert len(set(different)) == len(different) == 5 and last == different[-1]
+    (made_up / "deep" / "b.py").write_text(f"X = 1\nfrom {name}.deep.c import Y")
+    found.append(records.source(f"{name}.study"))
+    (made_up / "deep" / "c.py").write_text("Y = 2")
+    found.append(records.source(f"{name}.study"))
+    assert len(set(found)) == 7
+    # A file stands for itself alone.
+    script = made_up.parent / "study.py"
+    script.write_text(f"import {name}.a")
+    before = records.source(script), records.source(script, f"{name}.study")
+    (made_up / "a.py").write_text("")
+    assert records.source(script) == before[0] and records.source(script, f"{name}.study") != before[1]
+    script.write_text("")
+    assert records.source(script) != before[0]
 
 
-def test_the_digest_of_the_code_follows_attributes_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(_identity, "PACKAGE", "another_of_this_test")
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "another_of_this_test").mkdir()
-    for name in ("__init__", "used", "unused"):
-        (tmp_path / "another_of_this_test" / f"{name}.py").write_text("")
-    script = tmp_path / "study.py"
-    script.write_text("import another_of_this_test as it\nit.used.f()")
-    before = records.source(script)
-    (tmp_path / "another_of_this_test" / "unused.py").write_text("1")
-    assert records.source(script) == before
-    (tmp_path / "another_of_this_test" / "used.py").write_text("1")
-    assert records.source(script) != before
+def test_the_digest_of_the_code_follows_attributes_of_the_package(made_up):
+    for name in ("used", "unused"):
+        (made_up / f"{name}.py").write_text("")
+    (made_up / "study.py").write_text(f"import {made_up.name} as it\nit.used.f()")
+    found = [records.source(f"{made_up.name}.study")]
+    for name in ("unused", "used"):
+        (made_up / f"{name}.py").write_text("1")
+        found.append(records.source(f"{made_up.name}.study"))
+    assert found[0] == found[1] != found[2]
 
 
 def test_what_trains_does_not_depend_on_what_measures_or_draws():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from ntkgen import ensemble, models
+from ntkgen import ensemble, memory, models
 from ntkgen.ensemble import _layout
 
 LIMIT = _layout.VMAP_MAX_WIDTH_CPU
@@ -67,8 +67,8 @@ SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
 @pytest.mark.parametrize(("strategy", "each"), [("sequential", SEQUENTIAL_BYTES), ("vmap", VMAP_BYTES)])
 @pytest.mark.parametrize("seeds", [1, 7])
 def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
-    def fitting(memory):
-        monkeypatch.setattr(_layout, "_device_memory", lambda: memory / _layout.MEMORY_SHARE)
+    def fitting(size):
+        monkeypatch.setattr(memory, "total", lambda: size / memory.SHARE)
         return ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan(strategy))
 
     assert fitting(seeds * each + 1) == seeds
@@ -77,7 +77,7 @@ def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, ea
 
 
 def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
-    monkeypatch.setattr(_layout, "_device_memory", lambda: 1e9)
+    monkeypatch.setattr(memory, "total", lambda: 1e9)
     layout = ensemble.Plan("vmap")
 
     def chunk(variables, pixels):
@@ -88,7 +88,7 @@ def test_seeds_per_chunk_counts_pixels_for_convolutions_only(monkeypatch):
 
 
 def test_seeds_per_chunk_grows_with_the_devices(monkeypatch):
-    monkeypatch.setattr(_layout, "_device_memory", lambda: 10 * VMAP_BYTES)
+    monkeypatch.setattr(memory, "total", lambda: 10 * VMAP_BYTES)
     four = ensemble.Plan("vmap", AbstractMesh((4,), ("seed",)))
     one = ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Plan("vmap"))
     assert one == 5 and ensemble.seeds_per_chunk(SMALL, 5, 1, four) == 4 * one

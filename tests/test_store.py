@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkgen import data, io, models, records, train
+from ntkgen import data, ensemble, io, models, records, train
 from ntkgen.ensemble import programs
 from ntkgen.records import _networks, _run_folder
 
@@ -80,7 +80,7 @@ def test_what_makes_no_difference_makes_none(tmp_path, digits, epochs):
     epochs()
     copy = dataclasses.replace(digits, train=data.Split(np.array(digits.train.x), np.array(digits.train.y)), seed=7)
     for more in ({"progress": lambda *_: None}, {"seeds": 2}, {"seeds": np.arange(2)}, {"seeds": (0, 1)},
-                 {"init": None, "chunk": None},
+                 {"init": None, "options": ensemble.Options()},
                  {"config": train.Config(epochs=2, batch_size=np.int64(16), momentum=0.9)},
                  {"model": models.MLP(2, depth=2)}):  # fmt: skip
         assert trained(tmp_path, digits, **more)[1].folder == network.folder, more
@@ -112,8 +112,8 @@ DIFFERENT = {
         d, test=d.test._replace(x=d.test.x.astype("bfloat16")))},
     "start": lambda d: {"init": start(d)},
     "probes": lambda d: {"probes": ([1], lambda params: jnp.zeros(()))},
-    "metrics": lambda d: {"evaluate_at": [2]},
-    "strategy": lambda d: {"strategy": "sequential"},
+    "metrics": lambda d: {"options": ensemble.Options(evaluate_at=[2])},
+    "strategy": lambda d: {"options": ensemble.Options("sequential")},
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Train many seeds of a network in one call.
 
-Use `fit`. Its argument `update` takes `sam` or `injected_noise`, which replace the gradient. `choose_strategy` and
-`plan` decide how the seed axis is walked: batched, one seed after another, or over devices; `fit` calls them for you.
+Use `fit`. Its argument `update` takes `sam` or `injected_noise`, which replace the gradient; `options` takes `Options`:
+which seeds run together and which epochs are measured. `choose_strategy` and `plan` decide how the seed axis is walked:
+batched, one seed after another, or over devices; `fit` calls them for you.
 `programs` has what `fit` compiles, for benchmarks.
 """
 
@@ -9,6 +10,7 @@ from ntkgen.ensemble import programs
 from ntkgen.ensemble._fit import METRICS, Checkpoint, Context, OnHost, Result, fit
 from ntkgen.ensemble._gradients import injected_noise, noise_weights, sam, zero_sum_normals
 from ntkgen.ensemble._layout import STRATEGIES, Plan, check_fits, choose_strategy, place, plan, seeds_per_chunk
+from ntkgen.ensemble._options import Options
 
 __all__ = [
     "METRICS",
@@ -16,6 +18,7 @@ __all__ = [
     "Checkpoint",
     "Context",
     "OnHost",
+    "Options",
     "Plan",
     "Result",
     "check_fits",

@@ -5,7 +5,6 @@ The programs that `fit` runs are in `programs`.
 
 import functools
 import inspect
-import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,10 @@ import numpy as np
 from ntkgen import functions, train
 from ntkgen.ensemble import _checks, _layout, programs
 from ntkgen.ensemble._layout import Plan, over_seeds, place, trim
+from ntkgen.ensemble._options import Options, whole
 from ntkgen.typing import Array, PyTree
 
+DEFAULTS = Options()
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
@@ -170,11 +171,8 @@ def fit(
     update: train.Update | None = None,
     probes: Any = (),
     checkpoint: Checkpoint | None = None,
-    strategy: str = "auto",
-    chunk: int | None = None,
+    options: Options = DEFAULTS,
     progress: Callable[[int, int, dict[str, np.ndarray]], None] | None = None,
-    start_epoch: int = 0,
-    evaluate_at: Sequence[int] | None = None,
 ) -> Result:
     """Train one network for every seed.
 
@@ -203,15 +201,11 @@ def fit(
       update: replaces the gradient: update(loss, params, batch, key) -> (gradient, model state), where
         loss(params, batch, weights=None) -> (mean loss, model state). See `train.train_step`.
       probes: (epochs, fn) or a sequence of such pairs; fn(params[, context]) -> pytree is evaluated for every seed
-        after each of the epochs (start_epoch is the start, config.epochs the end); an `OnHost` for all seeds at once.
+        after each of the epochs (options.start_epoch is the start, config.epochs the end); an `OnHost` for all seeds
+        at once.
       checkpoint: where progress is kept; the run continues from what it holds.
-      strategy: "auto" (see `ensemble.choose_strategy`), "vmap" or "sequential".
-      chunk: seeds trained together; default as many as memory holds (see `ensemble.seeds_per_chunk`).
+      options: which seeds run together and how, the first epoch, and which epochs are measured; see `Options`.
       progress: called after each epoch as progress(seeds of earlier chunks, epoch, this chunk's metrics).
-      start_epoch: epochs that `init` has behind it; training goes on with the orders and rates of those that follow,
-        and fresh optimizer buffers (rewinding, Frankle et al. 2020). History before it is NaN.
-      evaluate_at: epochs (1 ... config.epochs) after which losses and accuracies are measured; None measures after
-        each. History elsewhere is NaN. The last epoch is always measured.
 
     Returns:
       The trained networks with their history; see `Result`.
@@ -219,23 +213,24 @@ def fit(
     Raises:
       ValueError: an argument does not fit the others; the message names it.
     """
+    if not isinstance(options, Options):
+        raise ValueError(f"options: expected ensemble.Options, got {options!r}")
     if not isinstance(seeds, int | np.integer | Iterable):
         raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
-    seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [_whole("seeds", seed) for seed in seeds]
+    seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
     program, shapes, data, test = _checks.prepare(model, dataset, config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
-    span = _span(start_epoch, evaluate_at, config.epochs, init is not None)
+    span = _span(options, config.epochs, init is not None)
     single, pairs = _probe_pairs(probes, span.start, config.epochs)
     pairs = tuple((when, fn if isinstance(fn, OnHost) else _Traced.of(fn, shapes)) for when, fn in pairs)
 
-    layout = _layout.plan(strategy, shapes, len(seeds))
+    layout = _layout.plan(options.strategy, shapes, len(seeds))
+    chunk = options.chunk
     if chunk is None:
         chunk = _layout.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
-    elif _whole("chunk", chunk) < 1:
-        raise ValueError(f"chunk: expected at least 1, got {chunk}")
 
     parts = []
     for start in range(0, len(seeds), chunk):
@@ -267,24 +262,20 @@ class _Span(NamedTuple):
     measured: frozenset[int]
 
 
-def _span(start_epoch: int, evaluate_at: Sequence[int] | None, epochs: int, has_init: bool) -> _Span:
-    if not 0 <= _whole("start_epoch", start_epoch) < epochs:
+def _span(options: Options, epochs: int, has_init: bool) -> _Span:
+    start_epoch = options.start_epoch
+    if start_epoch >= epochs:
         raise ValueError(f"start_epoch: expected 0 ... {epochs - 1}, got {start_epoch}")
     if start_epoch and not has_init:
         raise ValueError(f"start_epoch: expected init, the variables after those epochs, with {start_epoch}, got none")
-    if evaluate_at is None:
+    if options.evaluate_at is None:
         return _Span(start_epoch, frozenset(range(start_epoch + 1, epochs + 1)))
-    measured = {_whole("evaluate_at", epoch) for epoch in evaluate_at} | {epochs}
+    measured = {*options.evaluate_at, epochs}
     if not start_epoch < min(measured) <= max(measured) <= epochs:
-        raise ValueError(f"evaluate_at: expected epochs in {start_epoch + 1} ... {epochs}, got {list(evaluate_at)}")
+        raise ValueError(
+            f"evaluate_at: expected epochs in {start_epoch + 1} ... {epochs}, got {list(options.evaluate_at)}"
+        )
     return _Span(start_epoch, frozenset(measured))
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name}: expected whole numbers, got {value!r}") from None
 
 
 def _rows(tree: PyTree, rows: slice) -> PyTree:

@@ -8,7 +8,6 @@ Several local devices share the axis through `jax.sharding`; on each the strateg
 """
 
 import math
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,15 +15,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ntkgen import memory
 from ntkgen.typing import PyTree
 
 STRATEGIES = ("auto", "vmap", "sequential")
 
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
-# experiments/bench_training.py, see BUILD_NOTES.md.
+# experiments/benchmarks/training.py, see BUILD_NOTES.md.
 VMAP_MAX_WIDTH_CPU = 256
 COPIES = 6  # of the params that training holds: params, initial, gradient, update, two optimizer buffers
-MEMORY_SHARE = 0.5  # of the device's memory that one chunk of seeds may plan to use
 
 
 class Plan(NamedTuple):
@@ -60,11 +59,16 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Plan:
     Raises:
       ValueError: the strategy is unknown.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    check_strategy(strategy)
     chosen = choose_strategy(variables) if strategy == "auto" else strategy
     devices = jax.local_devices()[:num_seeds]
     return Plan(chosen, Mesh(np.array(devices), ("seed",)) if len(devices) > 1 else None)
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse an unknown strategy by a ValueError that names it."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
 
 
 def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
@@ -101,8 +105,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Pla
 
     Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
     for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
-    input for a convolution. The budget is a share of the *total* memory, not of what happens to be free, so that
-    a resumed run makes the same chunks.
+    input for a convolution. What they may take together is `memory.budget`.
 
     Example:
       >>> import jax, numpy as np
@@ -123,7 +126,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Pla
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     units = sum(shape[-1] * (pixels if len(shape) > 2 else 1) for shape in _kernel_shapes(variables))
     per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
-    return max(1, int(MEMORY_SHARE * _device_memory() / per_seed)) * layout.num_devices
+    return max(1, memory.budget() // per_seed) * layout.num_devices
 
 
 def check_fits(num_params: int, name: str) -> None:
@@ -145,18 +148,13 @@ def check_fits(num_params: int, name: str) -> None:
     Raises:
       ValueError: its parameters, gradient and optimizer state exceed the device's memory.
     """
-    needed, memory = 4 * COPIES * num_params / 2**30, _device_memory() / 2**30
-    if needed > memory:
-        raise ValueError(f"{name}: training one seed takes {needed:,.0f} GiB, the device has {memory:,.0f}")
+    needed, there_is = 4 * COPIES * num_params / 2**30, memory.total() / 2**30
+    if needed > there_is:
+        raise ValueError(f"{name}: training one seed takes {needed:,.0f} GiB, the device has {there_is:,.0f}")
 
 
 def _kernel_shapes(variables: PyTree) -> list[tuple[int, ...]]:
     return [leaf.shape for leaf in jax.tree.leaves(variables["params"]) if len(leaf.shape) >= 2]
-
-
-def _device_memory() -> float:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def over_seeds(layout: Plan, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:

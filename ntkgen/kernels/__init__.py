@@ -9,6 +9,7 @@ from ntkgen.kernels._linear_flow import Arrival, arrival, movement_to_loss
 from ntkgen.kernels._regression import (
     Flow,
     InfiniteWidth,
+    NotPositiveDefiniteError,
     Spectrum,
     alignment,
     as_matrix,
@@ -27,6 +28,7 @@ __all__ = [
     "Arrival",
     "Flow",
     "InfiniteWidth",
+    "NotPositiveDefiniteError",
     "Spectrum",
     "alignment",
     "arrival",

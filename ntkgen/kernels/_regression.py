@@ -190,6 +190,10 @@ def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
     return float(np.exp(-np.sum(p[p > 0] * np.log(p[p > 0]))))
 
 
+class NotPositiveDefiniteError(ValueError):
+    """A kernel with its ridge is not positive definite; a larger ridge helps."""
+
+
 def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> Callable[[ArrayLike], Array]:
     """Fit kernel regression, with no prior mean: K(x, X) (K + ridge I)^-1 y.
 
@@ -209,7 +213,8 @@ def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> 
       predict: kernel of new samples with the training ones, (m, n) or (m, n, k, k), -> outputs (m, k).
 
     Raises:
-      ValueError: shapes do not fit, or kernel + ridge is not positive definite.
+      NotPositiveDefiniteError: kernel + ridge is not positive definite.
+      ValueError: shapes do not fit.
     """
     matrix, y = symmetric(kernel), checked_targets("targets", targets, kernel)
     num_outputs = np.shape(targets)[1]
@@ -219,7 +224,7 @@ def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> 
         factor = scipy.linalg.cho_factor(matrix + ridge * np.eye(len(matrix)), lower=True)
     except np.linalg.LinAlgError as error:
         low, high = scipy.linalg.eigvalsh(matrix)[[0, -1]]
-        raise ValueError(
+        raise NotPositiveDefiniteError(
             f"kernel: not positive definite with ridge {ridge:g}, eigenvalues from {low:.3g} to {high:.3g}; "
             "use a larger ridge"
         ) from error

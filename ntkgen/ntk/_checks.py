@@ -1,14 +1,84 @@
 """What a tangent kernel asks of its arguments, each with one clear error."""
 
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from ntkgen import functions
+from ntkgen import functions, memory
 from ntkgen.typing import Apply, Array, PyTree
+
+METHODS = ("auto", "jacobian", "layerwise")
+
+
+class Options(TypedDict, total=False):
+    """The options of `empirical_ntk`, for what passes them on."""
+
+    method: str
+    trace: bool
+    tile: int | None
+    memory_budget: int | None
+
+
+class Task(NamedTuple):
+    """The checked arguments of one kernel computation.
+
+    Attributes:
+      f: the network, as `functions.freeze` returns it.
+      params: its parameters, at least as precise as its outputs.
+      x1: inputs (n1, ...).
+      x2: inputs (n2, ...), or None for the symmetric kernel.
+      dtype: of the kernel.
+      num_outputs: K.
+      names: of the leaves of params.
+      sizes: entries of each leaf.
+      method: one of `METHODS`.
+      trace: whether the kernel is averaged over outputs.
+      tile: samples in a tile, or None to choose.
+      budget: bytes.
+    """
+
+    f: Partial
+    params: PyTree
+    x1: Array
+    x2: Array | None
+    dtype: Any
+    num_outputs: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    method: str
+    trace: bool
+    tile: int | None
+    budget: int
+
+
+def prepare(
+    f: Apply,
+    params: PyTree,
+    x1: Array,
+    x2: Array | None,
+    *,
+    method: str = "auto",
+    trace: bool = False,
+    tile: int | None = None,
+    memory_budget: int | None = None,
+) -> Task:
+    """Return the checked arguments of `empirical_ntk`; arguments and errors are its own."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    for name, value, unit in (("tile", tile, "sample"), ("memory_budget", memory_budget, "byte")):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and (not whole or value < 1):
+            raise ValueError(f"{name}: expected at least 1 {unit}, a whole number, got {value!r}")
+    f, x1, x2, out = checked(f, params, x1, x2)
+    # Inputs of a higher precision: derivatives of narrower parameters would be rounded on their way.
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), out.dtype)), params)
+    names = tuple(jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params))
+    sizes = tuple(int(jnp.size(leaf)) for leaf in jax.tree.leaves(params))
+    budget = memory.budget() if memory_budget is None else memory_budget
+    return Task(f, params, x1, x2, out.dtype, out.shape[1], names, sizes, method, trace, tile, budget)
 
 
 def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial, Array, Array | None, Any]:

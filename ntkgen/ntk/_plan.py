@@ -1,18 +1,12 @@
 """What a tangent kernel will cost: operations and bytes by counting, and the tiles that fit a budget."""
 
-import contextlib
 import math
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jax
 
 from ntkgen.ntk._activations import Activations
 from ntkgen.ntk._layers import Group, Structure
 
-MEMORY_SHARE = 0.5  # of the device, by default
 # Entries of a block of the kernel: a few arrays of 2 MB (float32) stay in the cache, and in memory that the C library
 # keeps. Larger ones it gives back to the system and takes anew, a page at a time, for every block: at 2**21 a kernel of
 # an MLP of width 64 took a quarter longer. Smaller ones also waste less on the halves of diagonal blocks.
@@ -75,17 +69,6 @@ class Problem(NamedTuple):
     def block_outputs(self) -> int:
         """Entries of the kernel for a pair of samples, along one axis."""
         return 1 if self.trace else self.k
-
-
-def default_budget() -> int:
-    """Take a share of the device's memory, in bytes."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    total = stats.get("bytes_limit")
-    if total is None:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        with contextlib.suppress(OSError, ValueError):  # a container may have less; "max" where it has not
-            total = min(total, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(MEMORY_SHARE * total)
 
 
 def tiles(num: int, tile: int) -> tuple[list[int], int]:

@@ -1,8 +1,28 @@
 """The published tables (arXiv:2604.07603v1) as data.
 
-Use `compare` to put our numbers beside the published ones. A value that the paper's text lost is None.
+Use `compare` to put our numbers beside the published ones. A value that the paper's text lost is None. Use
+`published_numbers` for every number that the paper prints, and `PROTOCOLS` for what it fixes in each study.
 """
 
+from ntkgen.paper._numbers import (
+    BATCH_DIFFERENCE,
+    LANDSCAPE_DIFFERENCE,
+    LOST_SIGMA,
+    MEASURED,
+    NO_SETTING,
+    PARAMETERS,
+    PER_DOUBLING,
+    PERTURBATION_SIGMAS,
+    PROTOCOLS,
+    READINGS,
+    REINIT_LOSS,
+    RISES,
+    SETTING,
+    TICKET_LOSS,
+    PublishedNumber,
+    Range,
+    published_numbers,
+)
 from ntkgen.paper._tables import (
     CNN_PARAMS,
     DOUBLE_DESCENT,
@@ -23,20 +43,37 @@ from ntkgen.paper._tables import (
 )
 
 __all__ = [
+    "BATCH_DIFFERENCE",
     "CNN_PARAMS",
     "DOUBLE_DESCENT",
     "DOUBLE_DESCENT_EXAMPLES",
     "IMPLICIT_EPOCHS",
     "IMPLICIT_GD_IMAGES",
     "IMPLICIT_REGULARIZATION",
+    "LANDSCAPE_DIFFERENCE",
     "LOSS_LANDSCAPE",
     "LOSS_LANDSCAPE_ITERATIONS",
     "LOSS_LANDSCAPE_SAMPLES",
+    "LOST_SIGMA",
     "LOTTERY_TICKET",
     "LOTTERY_TICKET_EPOCHS",
+    "MEASURED",
     "MLP_PARAMS",
+    "NO_SETTING",
     "NTK",
     "NTK_EXAMPLES",
+    "PARAMETERS",
+    "PERTURBATION_SIGMAS",
+    "PER_DOUBLING",
+    "PROTOCOLS",
+    "READINGS",
+    "REINIT_LOSS",
+    "RISES",
+    "SETTING",
     "SOURCE",
+    "TICKET_LOSS",
+    "PublishedNumber",
+    "Range",
     "compare",
+    "published_numbers",
 ]

@@ -1,8 +1,6 @@
 """Tables to figures. Nothing is computed here; one quantity has one colour in all figures."""
 
-import io as bytesio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -10,8 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from ntkgen import io
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 COLOURS = {"test": "#0072B2", "train": "#E69F00", "published": "#000000", "threshold": "#7F7F7F"}
@@ -262,41 +258,3 @@ def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: S
                 ax.legend()
         figure.suptitle(title, fontsize=10.5)
         return figure
-
-
-def _say_if_empty(ax: Axes) -> None:
-    """Write into axes whose curves have nothing to show that there is nothing; else they would look like a mistake."""
-    curves = [line for line in ax.lines if line.get_transform() == ax.transData]  # not axhline and the like
-    lowest = 0.0 if ax.get_yscale() == "log" else -np.inf
-    values = [np.asarray(line.get_ydata(), float) for line in curves]
-    if curves and not any((np.isfinite(y) & (y > lowest)).any() for y in values):
-        ax.text(0.5, 0.5, "no finite values", transform=ax.transAxes, ha="center", va="center")
-        # Matplotlib finds no ticks for the limits that nothing leaves on a logarithmic axis.
-        if ax.get_yscale() == "log":
-            ax.set_ylim(0.1, 1)
-        if ax.get_xscale() == "log" and min(ax.get_xlim()) <= 0:
-            x = np.concatenate([np.asarray(line.get_xdata(), float) for line in curves])
-            ax.set_xlim(*((x.min() / 1.1, 1.1 * x.max()) if x.size else (0.1, 1)))
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, without the time and version that would make two runs' files differ.
-
-    Axes without a finite value (all networks diverged, or nothing was reached) say so.
-
-    Example:
-      >>> import tempfile
-      >>> from pathlib import Path
-      >>> from ntkgen import plotting
-      >>> figure, axes = plotting.subplots(1, 1, figsize=(1, 1))
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     plotting.save(figure, Path(folder) / "empty.png").name
-      'empty.png'
-    """
-    for ax in figure.axes:
-        _say_if_empty(ax)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = bytesio.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    io.atomic_write(path, buffer.getvalue())
-    return path

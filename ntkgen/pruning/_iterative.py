@@ -210,8 +210,8 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
       [1.0, 0.5]
 
     Args:
-      fit: fit(level, *, init, masks, probes, start_epoch) -> `ensemble.Result`; passes the keywords on to
-        `ensemble.fit`, and may give each level its own checkpoint.
+      fit: fit(level, *, init, masks, probes, start_epoch) -> `ensemble.Result`; passes start_epoch on to
+        `ensemble.Options` and the others to `ensemble.fit`, and may give each level its own checkpoint.
       rewind_epoch: 0 rewinds to the initialisation.
 
     Returns:

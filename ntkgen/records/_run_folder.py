@@ -8,6 +8,7 @@ moment (too many open files, no memory, a failing disk) is an `OSError` or `Memo
 
 import contextlib
 import csv
+import dataclasses
 import io as text
 import json
 import os
@@ -87,7 +88,7 @@ class Run:
         """
         return _values.kept(self.folder / "parts" / f"{name}.json", name, work)
 
-    def fit(self, name: str, model: Any, dataset: Any, config: Any, seeds: int | Sequence[int], **options: Any) -> Any:
+    def fit(self, name: str, model: Any, dataset: Any, config: Any, seeds: int | Sequence[int], **given: Any) -> Any:
         """Return trained networks from the store, or train them; arguments and result as of `ensemble.fit`.
 
         `checkpoints/<name>` in the run folder links to the network in the store. It is a folder of the run's own where
@@ -99,23 +100,24 @@ class Run:
           dataset: what it learns.
           config: how.
           seeds: the seeds, or how many.
-          **options: more of `ensemble.fit`, but for `checkpoint`.
+          **given: more of `ensemble.fit`, but for `checkpoint`. The fields of its `options` are part of what the
+            network is: any of them changes rounding, or what is measured.
         """
         link = self.folder / "checkpoints" / name
         try:
             if link.is_dir() and not link.is_symlink():
                 raise TypeError("the run has its own copy")
-            made_by = identity(model, dataset, config, seeds, {k: v for k, v in options.items() if k != "progress"})
+            made_by = identity(model, dataset, config, seeds, _that_count(**given))
         except TypeError:
             if link.is_symlink():  # to another network
                 link.unlink()
             self.networks[name] = Network(self.folder / "own" / name)
-            return ensemble.fit(model, dataset, config, seeds, checkpoint=self.checkpointer(name), **options)
+            return ensemble.fit(model, dataset, config, seeds, checkpoint=self.checkpointer(name), **given)
         network = self.networks[name] = self._store.find(made_by)
         with network.held():
             _link(link, network.training)
             checkpoint = Checkpointer(network.training, EVERY_SECONDS)
-            return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **options)
+            return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **given)
 
     def checkpointer(self, name: str, every_seconds: float = EVERY_SECONDS) -> "Checkpointer":
         """Return the checkpoints of one part of the run."""
@@ -127,6 +129,11 @@ class Run:
         sums = {name: io.sha256_bytes((self.folder / name).read_bytes()) for name in names if name != FINISHED}
         self.write_json(FINISHED, sums)
         self.finished = True
+
+
+def _that_count(*, options: ensemble.Options | None = None, progress: Any = None, **given: Any) -> dict[str, Any]:
+    """Return the arguments of a fit that change its result, the fields of its options among them."""
+    return given | dataclasses.asdict(ensemble.Options() if options is None else options)
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -196,6 +203,7 @@ def open_run(
     force: bool = False,
     code: Sequence[str | Path] = ("ntkgen.ensemble", "ntkgen.measure"),
     tables: Sequence[str] = (),
+    command: dict[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Open the folder of a run, new or begun, and hold it.
 
@@ -221,6 +229,7 @@ def open_run(
       code: modules and files whose code makes the numbers. They belong to the run's identity, with all of this
         package that they import.
       tables: files without which the run is not finished.
+      command: what began the run, JSON types, kept beside the config; it is no part of the run's identity.
 
     Yields:
       The run.
@@ -262,6 +271,7 @@ def open_run(
                         "numerics": numerics(),
                         "commit": commit(),
                         "source": source(*code),
+                        **({} if command is None else {"command": command}),
                     },
                 )
             yield run

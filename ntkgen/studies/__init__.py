@@ -13,6 +13,7 @@ NAMES = (
     "ntk_regime",
     "lottery_ticket",
     "mechanisms",
+    "reproduce",
     "learning_rate",
 )
 __all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]

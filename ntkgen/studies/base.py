@@ -106,12 +106,15 @@ class Derived:
       text: the answer as a terminal shows it.
       complete: False where the measured tables are a part of the study: its verdict and figures are not made, and the
         run is not finished.
+      failed: in one line, what went wrong in a part whose loss left the others whole. The run is then not finished: the
+        same command tries that part again. "" for nothing.
     """
 
     tables: dict[str, Rows]
     verdict: Any
     text: str
     complete: bool = True
+    failed: str = ""
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,26 @@ class Choices:
 
 
 @dataclass(frozen=True)
+class AtLeastOne(Choices):
+    """Some of a set of names, and not none."""
+
+    @property
+    def expected(self) -> str:
+        """Return what is expected, in words."""
+        return f"a comma-separated list of {', '.join(self.choices)}"
+
+    def parse(self, value: Any) -> tuple[str, ...]:
+        """Return the names as a tuple."""
+        try:
+            found = super().parse(value)
+        except ValueError:
+            found = ()
+        if not found:
+            raise ValueError(f"expected {self.expected}")
+        return found
+
+
+@dataclass(frozen=True)
 class Switch:
     """True or False.
 
@@ -212,6 +232,7 @@ PROBABILITY = Number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = Number(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 COUNTS = Numbers(COUNT)
 SWITCH = Switch()
+FORMATS = AtLeastOne(("png", "svg", "pdf"))  # of figures; code that measures does not import `plotting`
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Results:
       tables: name -> table, measured and derived ones.
       verdict: what is decided.
       text: the answer as a terminal shows it.
-      figures: name -> PNG file.
+      figures: name -> file, in the first of the formats asked for.
+      failed: in one line, what went wrong in a part of the study; "" for nothing.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Results:
     verdict: Any
     text: str
     figures: dict[str, Path]
+    failed: str = ""
 
     def __repr__(self) -> str:
         """Name the folder and what there is, in one line."""
@@ -68,6 +70,7 @@ class Opened:
     prepared: Prepared
     run: records.Run
     figures_dir: Path | None
+    formats: tuple[str, ...] = ("png",)
 
 
 @contextlib.contextmanager
@@ -79,6 +82,7 @@ def opened(
     figures_dir: str | os.PathLike | None = None,
     data_dir: str | os.PathLike | None = None,
     force: bool = False,
+    format: Any = ("png",),
     **given: Any,
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`.
@@ -95,7 +99,13 @@ def opened(
     if preset not in base.PRESETS:
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
-    values = options.checked(study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "say"))
+    values = options.checked(
+        study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "say")
+    )
+    try:
+        formats = options.FORMATS.parse(format)
+    except ValueError as error:
+        raise ValueError(f"format: {error}, got {format!r}") from None
     config = study.resolve(preset, values)
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
@@ -103,10 +113,13 @@ def opened(
     facts, more = study.prepare(config, data_dir)
     prepared = Prepared(config, facts, preset, values, more)
     written = [f"{name}.csv" for name in study.tables]
+    known = options.settings(study.config)
+    typed = {name: value for name, value in values.items() if known[name].identifies}
     with records.open_run(
-        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written
-    ) as run:
-        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir))
+        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
+        command={"preset": preset, "given": typed},
+    ) as run:  # fmt: skip
+        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
 
 
 def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
@@ -133,14 +146,19 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
             run.write_table(f"{name}.csv", rows)
     if derived.complete:
         run.write_json("verdict.json", derived.verdict)
+    if derived.complete and not derived.failed:
         run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
     say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
-    return Results(run.folder, found, derived.verdict, derived.text, figures)
+    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed)
 
 
 def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
-    """Draw the figures into the run folder, or into the figures folder with the derived tables beside them."""
+    """Draw the figures into the run folder, or into the figures folder with the derived tables beside them.
+
+    A figure that is there in another format too is drawn anew in that as well, so that no file is older than the
+    tables.
+    """
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
@@ -149,7 +167,15 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
             if rows:
                 records.write_table(folder / f"{prefix}{name}.csv", rows)
     drawn = opened.study.figures(opened.prepared, tables, derived)
-    return {name: plotting.save(figure, folder / f"{prefix}{name}.png") for name, figure in drawn}
+    return {name: _save(figure, folder, f"{prefix}{name}", opened.formats) for name, figure in drawn}
+
+
+def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
+    for kind in plotting.FORMATS:  # always in this order: the layout of a figure may depend on what was drawn before
+        path = folder / f"{name}.{kind}"
+        if kind in formats or path.exists():
+            plotting.save(figure, path)
+    return folder / f"{name}.{formats[0]}"
 
 
 def stem(opened: Opened) -> str:
@@ -195,7 +221,7 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
       preset: "quick" (embedded data), "small" or "paper" (the published protocol).
       say: receives the answer as text.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
-        `force` as on the command line.
+        `force`, `format` as on the command line.
 
     Returns:
       Tables, verdict and figures.

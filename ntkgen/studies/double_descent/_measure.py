@@ -76,7 +76,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
                 dataset,
                 sweep.training,
                 config.seeds,
-                strategy=config.strategy,
+                options=ensemble.Options(config.strategy),
                 progress=progress.part(index, f"{config.model} {size}, {count} examples"),
             )
             layouts[name] = result.strategy

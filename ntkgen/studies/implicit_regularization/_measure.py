@@ -89,7 +89,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
                     config.seeds,
                     update=arm.update,
                     probes=(arm.snapshots, pruning.snapshot),
-                    evaluate_at=arm.snapshots[1:],
+                    options=ensemble.Options(evaluate_at=arm.snapshots[1:]),
                     progress=progress.part(index, arm.name),
                 )
                 return measure_arm(config, arm, network, own, sizes.samples, result)
@@ -115,8 +115,8 @@ def _try_rates(run: records.Run, config: Config, sweep: BatchSizeSweep) -> Rows:
     rows: Rows = []
     for rate in PROTOCOL.gd_grid:
         training = _arms.tuning(config, sweep.sizes.images, rate)
-        name, last = f"tune_{rate:g}", [training.epochs]
-        result = run.fit(name, sweep.network, sweep.dataset, training, [config.seed], evaluate_at=last)
+        name, last = f"tune_{rate:g}", ensemble.Options(evaluate_at=[training.epochs])
+        result = run.fit(name, sweep.network, sweep.dataset, training, [config.seed], options=last)
         loss, accuracy = (float(result.history[f"train_{metric}"][0, -1]) for metric in ("loss", "accuracy"))
         row = {"learning_rate": rate, "steps": training.epochs, "seed": config.seed, "train_loss": loss}
         rows.append(row | {"train_acc": 100 * accuracy, "diverged": int(result.diverged[0])})

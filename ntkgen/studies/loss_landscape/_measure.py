@@ -92,7 +92,7 @@ def train_arms(run: records.Run, both: TwoArms, config: Config) -> dict[str, ens
                 training,
                 config.seeds,
                 progress=progress.part(index, arm.replace("_", " ")),
-                evaluate_at=evaluate_at,
+                options=ensemble.Options(evaluate_at=evaluate_at),
             )
     return results
 

@@ -110,10 +110,12 @@ class Lab:
             self.dataset,
             self.training,
             [seed + OTHER_ORDER for seed in self.seeds] if other_order else self.seeds,
-            strategy=self.config.strategy,
+            options=ensemble.Options(
+                strategy=self.config.strategy,
+                start_epoch=start_epoch,
+                evaluate_at=[epoch for epoch in self.config.evaluate_at if epoch > start_epoch],
+            ),
             progress=self.report(name),
-            start_epoch=start_epoch,
-            evaluate_at=[epoch for epoch in self.config.evaluate_at if epoch > start_epoch],
             **given,
         )
         self.layouts[name] = result.strategy

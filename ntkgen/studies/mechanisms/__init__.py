@@ -8,9 +8,10 @@ import functools
 
 from ntkgen.studies import base, runner
 from ntkgen.studies.mechanisms import _config, _measure, _population, _report
+from ntkgen.studies.mechanisms._analysis import OVERALL, PARTIAL, PSI
 from ntkgen.studies.mechanisms._config import Config
 
-__all__ = ["STUDY", "Config", "run"]
+__all__ = ["OVERALL", "PARTIAL", "PSI", "STUDY", "Config", "run"]
 
 
 STUDY = base.Study(

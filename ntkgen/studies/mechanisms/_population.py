@@ -65,7 +65,9 @@ def measure_all(run: records.Run, prepared: Prepared) -> Rows:
             # Seeds differ between replicates, so that a replicate is one more draw of everything.
             seeds = [seed + config.num_seeds * replicate for seed in config.seeds]
             model, dataset = network(config, arm), datasets[replicate, arm.label_noise]
-            result = run.fit(name, model, dataset, config.training(arm), seeds, strategy=config.strategy)
+            result = run.fit(
+                name, model, dataset, config.training(arm), seeds, options=ensemble.Options(config.strategy)
+            )
             columns = measured(run, name, config, result, model, dataset, seeds)
             loss = result.history["train_loss"][:, -1]
             for s, seed in enumerate(seeds):
@@ -113,7 +115,9 @@ def rescaled(run: records.Run, prepared: Prepared, factor: float = 4.0) -> Rows:
     for arm in reversed(shapes.values()):
         model, dataset = network(config, arm), prepared.more.datasets[0, arm.label_noise]
         name = f"{arm}_data0"
-        result = run.fit(name, model, dataset, config.training(arm), config.seeds, strategy=config.strategy)
+        result = run.fit(
+            name, model, dataset, config.training(arm), config.seeds, options=ensemble.Options(config.strategy)
+        )
 
         def work(model: Any = model, dataset: Any = dataset, result: Any = result) -> dict[str, list[float]]:
             one, initial = (jax.tree.map(lambda leaf: leaf[:1], tree) for tree in (result.variables, result.initial))

@@ -69,9 +69,7 @@ def _regress(gram: np.ndarray, cross: np.ndarray, dataset: data.Dataset, images:
     targets = np.eye(dataset.num_classes)[np.asarray(dataset.train.y)] - 1 / dataset.num_classes
     try:
         predict = kernels.regression(gram, targets, ridge=ridge * float(np.mean(np.diag(gram))))
-    except ValueError as error:
-        if "positive definite" not in str(error):
-            raise
+    except kernels.NotPositiveDefiniteError:
         return None
     return tables.pack(np.argmax(predict(cross), 1) == np.asarray(images.y))
 

@@ -84,14 +84,17 @@ def train_group(run: records.Run, materials: Materials, group: SeedGroup, report
     """Return a trained group; movement is probed at the snapshots, kernels at half of them and at the start."""
     model = materials.network(group.width, group.series.limit)
     training = materials.training(group.series, group.width)
-    seeds, options = list(group.seeds), {"strategy": materials.config.strategy, "chunk": len(group.seeds)}
-    if group.linearised:
-        linear, options = Linearized(model), options | {"evaluate_at": (training.epochs,)}
-        return run.fit(group.name, linear, materials.dataset, training, seeds, progress=report, **options)
     snaps, kernel_snaps = snapshots(training.epochs)
-    probes = ((snaps, moved), ((0, *kernel_snaps), kernel_probe(model, materials.probe_images.x)))
-    options |= {"probes": probes, "evaluate_at": snaps}
-    return run.fit(group.name, model, materials.dataset, training, seeds, progress=report, **options)
+    options = ensemble.Options(
+        strategy=materials.config.strategy,
+        chunk=len(group.seeds),
+        evaluate_at=(training.epochs,) if group.linearised else snaps,
+    )
+    given: dict[str, Any] = {"progress": report, "options": options}
+    if not group.linearised:
+        given["probes"] = ((snaps, moved), ((0, *kernel_snaps), kernel_probe(model, materials.probe_images.x)))
+    network = Linearized(model) if group.linearised else model
+    return run.fit(group.name, network, materials.dataset, training, list(group.seeds), **given)
 
 
 def measure_group(run: records.Run, materials: Materials, group: SeedGroup, report: Any) -> dict[str, list[Any]]:

@@ -123,10 +123,12 @@ def run_trial(
             dataset,
             training,
             list(seeds),
-            strategy=materials.config.strategy,
-            chunk=1 if materials.num_params(width) > WIDE else len(seeds),
+            options=ensemble.Options(
+                strategy=materials.config.strategy,
+                chunk=1 if materials.num_params(width) > WIDE else len(seeds),
+                evaluate_at=(training.epochs,),
+            ),
             progress=report,
-            evaluate_at=(training.epochs,),
         )
 
     def params(s: int, start: bool) -> PyTree:

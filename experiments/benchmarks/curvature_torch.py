@@ -1,6 +1,6 @@
 """PyTorch's side of the curvature benchmark: PyHessian, hessian-eigenthings, and double backward written out.
 
-Runs in a process of its own and answers requests of `bench_curvature.py`. "True" residuals are |H v - l v| / |l| with
+Runs in a process of its own and answers requests of `curvature.py`. "True" residuals are |H v - l v| / |l| with
 the vector that a library returned, by one more product that is not timed.
 """
 
@@ -12,9 +12,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import common
 import numpy as np
-from bench_networks import torch_network
+from networks_torch import torch_network
 
 SEED = 0
 PYHESSIAN = importlib.util.find_spec("pyhessian") is not None
@@ -23,10 +22,6 @@ EIGENTHINGS = importlib.util.find_spec("hessian_eigenthings") is not None
 
 def serve(device: str) -> None:
     """Answer requests until the input ends."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        common.fail("--torch: needs PyTorch (pip install 'ntkgen[bench]'), or --notorch")
     warnings.filterwarnings("ignore", message=".*create_graph=True.*")  # PyHessian's way; the cycle is broken below
     case: Any = None
     for line in sys.stdin:
@@ -69,7 +64,7 @@ class Case:
         with self.torch.no_grad():
             for prefix, kind in layers.items():
                 names = sorted({name.split("/")[1] for name in stored.files if f"/{prefix}" in name})
-                modules = [module for module in self.net.modules() if isinstance(module, kind)]
+                modules: list[Any] = [module for module in self.net.modules() if isinstance(module, kind)]
                 for name, module in zip(names, modules, strict=True):
                     if prefix == "norm":
                         module.running_mean.copy_(self.torch.tensor(stored[f"batch_stats/{name}/mean"]))
@@ -81,7 +76,7 @@ class Case:
                     module.bias.copy_(self.torch.tensor(stored[f"params/{name}/bias"]))
 
     def libraries(self) -> dict[str, bool]:
-        """Say which packages there are."""
+        """Return which packages there are."""
         return {"pyhessian": PYHESSIAN, "eigenthings": EIGENTHINGS}
 
     # --- Products
@@ -107,16 +102,16 @@ class Case:
             self.torch.cuda.synchronize()
 
     def gradient(self) -> dict[str, Any]:
-        """Time one gradient."""
+        """Return the seconds of one gradient."""
         return {"seconds": self._timed(lambda: self._gradient(False))[0]}
 
     def hvp_kept(self) -> dict[str, Any]:
-        """Time one product by backward through the gradient's graph, kept from before, as PyHessian does."""
+        """Return the seconds of one backward through the gradient's graph, kept from before, as in PyHessian."""
         self._product(self.v)
         return {"seconds": self._timed(lambda: self._product(self.v))[0]}
 
     def hvp_fresh(self) -> dict[str, Any]:
-        """Time one product with a graph of its own, as hessian-eigenthings does."""
+        """Return the seconds of one product with a graph of its own, as in hessian-eigenthings."""
 
         def fresh() -> Any:
             return self.torch.autograd.grad(self._gradient(True), self.params, grad_outputs=self.v)
@@ -171,7 +166,7 @@ class Case:
         return i, [value], [v]
 
     def prepare(self) -> dict[str, Any]:
-        """Find out, untimed, how many iterations lead to the tolerance: neither library stops by a true residual."""
+        """Return how many iterations lead to the tolerance, untimed: neither library stops by a true residual."""
         self.power_iters = self._power(self.max_iters)[0]
         if EIGENTHINGS:
             from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
@@ -192,7 +187,7 @@ class Case:
         return {"power_iters": self.power_iters, "lanczos_iters": self.lanczos_iters}
 
     def pyhessian_top(self) -> dict[str, Any]:
-        """Time the top eigenvalue to the tolerance: PyHessian's power iteration, or the same written out."""
+        """Return the top eigenvalue to the tolerance, timed: PyHessian's power iteration, or the same written out."""
         if not PYHESSIAN:
 
             def solve() -> Any:
@@ -207,7 +202,7 @@ class Case:
         return {"seconds": seconds, "matvecs": iters, **self._judged(values, vectors)}
 
     def pyhessian_top3(self) -> dict[str, Any]:
-        """Time three deflated pairs at PyHessian's own tolerance (1e-3 of the eigenvalue's change) and 100 steps."""
+        """Return three deflated pairs, timed, at PyHessian's own tolerance (1e-3 of the value's change), 100 steps."""
         seconds, (values, vectors) = self._timed(lambda: self._pyhessian().eigenvalues(top_n=3))
         self._forget()
         return {"seconds": seconds, "matvecs": None, **self._judged(values, vectors)}
@@ -218,7 +213,7 @@ class Case:
         return HessianOperator(self.net, [(self.x, self.y)], supervised_loss(self.criterion))
 
     def eigenthings_power(self) -> dict[str, Any]:
-        """Time hessian-eigenthings' power iteration, which does stop by the residual."""
+        """Return the top eigenvalue by hessian-eigenthings' power iteration, which stops by the residual; timed."""
         from hessian_eigenthings.algorithms.power_iteration import power_iteration_one
 
         def solve() -> Any:
@@ -228,7 +223,7 @@ class Case:
         return {"seconds": seconds, "matvecs": iters, **self._judged([value], [self._split(vector)])}
 
     def eigenthings_lanczos(self) -> dict[str, Any]:
-        """Time hessian-eigenthings' Lanczos with the number of steps found beforehand."""
+        """Return it by hessian-eigenthings' Lanczos, timed, with the number of steps found beforehand."""
         from hessian_eigenthings import lanczos
 
         def solve() -> Any:
@@ -239,3 +234,7 @@ class Case:
         seconds, found = self._timed(solve)
         judged = self._judged([float(found.eigenvalues[0])], [self._split(found.eigenvectors[0])])
         return {"seconds": seconds, "matvecs": self.lanczos_iters, **judged}
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -4,6 +4,7 @@ Imports nothing heavy: a process whose memory is measured should load what it ne
 """
 
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+# Both, since with all cores busy OpenMP's default spinning can cost a factor of ten, and waiting costs a little always.
+TORCH_SETTINGS: dict[str, dict[str, str]] = {
+    "torch": {},
+    "torch, passive waiting": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+}
 
 
 class Ended(RuntimeError):
@@ -33,7 +40,7 @@ class Worker:
         )
 
     def ask(self, **request: Any) -> Any:
-        """Send one request, a line of JSON, and wait for the answer.
+        """Return the answer to one request; both are a line of JSON.
 
         Raises:
           Ended: the process has gone.
@@ -53,8 +60,24 @@ class Worker:
         self.process.communicate()
 
 
+def check_torch(flag: str) -> None:
+    """Check that PyTorch is installed, for a flag that needs it.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ValueError(f"{flag}: expected PyTorch to be installed (pip install 'ntkgen[bench]')")
+
+
+def torch_workers(script: str, cuda: bool) -> dict[str, Worker]:
+    """Return processes that run a script of PyTorch's side, by their setting: one on a GPU, two on CPU."""
+    settings = {"torch": TORCH_SETTINGS["torch"]} if cuda else TORCH_SETTINGS
+    return {name: Worker([script, "cuda" if cuda else "cpu"], setting) for name, setting in settings.items()}
+
+
 def interleaved(turns: dict[str, Callable[[], float]], repeats: int, limit: float = math.inf) -> dict[str, list[float]]:
-    """Let contenders take turns, so that a busy machine slows each alike.
+    """Return what contenders measured who took turns, so that a busy machine slows each alike.
 
     Args:
       turns: what measures itself once, and returns the measured value, by name.
@@ -77,12 +100,12 @@ def interleaved(turns: dict[str, Callable[[], float]], repeats: int, limit: floa
 
 
 def spread(values: Sequence[float]) -> str:
-    """Write the median and the range of some seconds."""
+    """Return the median and the range of some seconds, as text."""
     return f"{statistics.median(values):8.4f} [{min(values):.4f}, {max(values):.4f}]"
 
 
 def matmul_peak() -> float:
-    """Measure the GFLOP/s of a 2,048 x 2,048 float32 matmul."""
+    """Return the GFLOP/s of a 2,048 x 2,048 float32 matmul, measured once."""
     product, a = _product()
     begun = time.perf_counter()
     product(a).block_until_ready()
@@ -107,7 +130,7 @@ class Memory(NamedTuple):
 
 
 def memory() -> Memory:
-    """Read this process's memory; where there is no /proc, the peak stands for both."""
+    """Return this process's memory; where there is no /proc, the peak stands for both."""
     try:
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file)

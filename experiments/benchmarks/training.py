@@ -1,8 +1,8 @@
 """How fast is training many seeds, against plain PyTorch and against the machine?
 
-    python experiments/bench_training.py                      # all cases, about ten minutes on two cores
-    python experiments/bench_training.py --cases=mlp64,cnn16 --repeats=3
-    python experiments/bench_training.py --cases= --masked=mlp64        # pruned networks only
+    python experiments/benchmarks/training.py                      # all cases, about ten minutes on two cores
+    python experiments/benchmarks/training.py --cases=mlp64,cnn16 --repeats=3
+    python experiments/benchmarks/training.py --cases= --masked=mlp64        # pruned networks only
 
 For each network the same work, an epoch of SGD with momentum at batch 128 for five seeds, is done in turn by
 
@@ -21,35 +21,26 @@ On real MNIST and CIFAR-10 where they are at hand, else on random images of the 
 (pip install "ntkgen[bench]").
 """
 
-import json
+import functools
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
+import training_torch
 from absl import flags
-from bench_networks import (
-    SHAPES,
-    TORCH_SETTINGS,
-    examples,
-    forward_flops,
-    network,
-    parse_cases,
-    prune_torch,
-    torch_network,
-)
+from cases import NETWORKS, SHAPES, network_of
+from networks import examples, forward_flops, network
 
-from ntkgen import ensemble, models, pruning, train
+from ntkgen import cli, ensemble, models, pruning, train
 from ntkgen.ensemble import programs
+from ntkgen.studies import options
 
 FLAGS = flags.FLAGS
 WIDTHS, CHANNELS = (16, 64, 256, 1024), (8, 16, 32)
@@ -57,22 +48,18 @@ BATCH, RATE = 128, 0.01
 KEEP = 0.2  # of the kernels, in the masked section
 EXAMPLES = {"mlp": 10_000, "cnn": 2_000}
 
-flags.DEFINE_list(
-    "cases",
-    [f"mlp{w}" for w in WIDTHS] + [f"cnn{c}" for c in CHANNELS],
-    "Networks to time, as mlp<width> or cnn<channels>.",
-)
-flags.DEFINE_list("masked", ["mlp16", "mlp64", "mlp256", "cnn8"], "Networks to time pruned.")
-common.define(common.COUNT, "num_seeds", 5, "Seeds.")
-common.define(common.COUNT, "repeats", 5, "Turns of each.")
-flags.DEFINE_boolean("torch", True, "Time PyTorch too.")
-flags.DEFINE_enum("torch_worker", None, ("cpu", "cuda"), "Internal: serve timings of PyTorch on a device.")
+CASES = (*(f"mlp{width}" for width in WIDTHS), *(f"cnn{channels}" for channels in CHANNELS))
+cli.define_flag("cases", NETWORKS, CASES, "Networks to time.")
+cli.define_flag("masked", NETWORKS, ("mlp16", "mlp64", "mlp256", "cnn8"), "Networks to time pruned.")
+cli.define_flag("num_seeds", options.SEEDS, 5, "Seeds.")
+cli.define_flag("repeats", options.COUNT, 5, "Turns of each.")
+cli.define_flag("torch", options.SWITCH, True, "Time PyTorch too.")
 
 
 _compiled = [0]
 
 
-def _note(event: str, duration: float, **_: Any) -> None:
+def _note(event: str, duration_secs: float, **_: str | int) -> None:
     _compiled[0] += event == "/jax/core/compile/backend_compile_duration"
 
 
@@ -80,7 +67,7 @@ jax.monitoring.register_event_duration_secs_listener(_note)
 
 
 def compilations() -> int:
-    """Count the programs that XLA has compiled so far in this process, whoever asked for them."""
+    """Return the number of programs that XLA has compiled so far in this process, whoever asked for them."""
     return _compiled[0]
 
 
@@ -109,7 +96,7 @@ class Ours:
         self.evaluate()
 
     def epoch(self) -> float:
-        """Train all seeds for one epoch; return the seconds."""
+        """Return the seconds of training all seeds for one epoch."""
         begun = time.perf_counter()
         self.state = jax.block_until_ready(
             programs.train_epoch(
@@ -126,7 +113,7 @@ class Ours:
         return time.perf_counter() - begun
 
     def start(self) -> train.TrainState:
-        """Begin anew; epochs donate the state, so that it must not share the initialisation's memory."""
+        """Return a new state; epochs donate it, so that it must not share the initialisation's memory."""
         return programs.start(self.layout, self.program, jax.tree.map(jnp.copy, self.initial), self.masks)
 
     def prune(self, keep: float) -> None:
@@ -135,7 +122,7 @@ class Ours:
         self.masks = ensemble.place(self.layout, masks, seeds=True)
 
     def new_level(self) -> int:
-        """Go on with another level, and count the programs that this compiles."""
+        """Return the number of programs that another level of pruning compiles."""
         before = compilations()
         self.prune(KEEP / 2)
         self.state = self.start()
@@ -143,50 +130,22 @@ class Ours:
         return compilations() - before
 
     def evaluate(self) -> float:
-        """Evaluate all seeds on the training set, once as training and once as test set; return the seconds of one."""
+        """Return the seconds of evaluating all seeds on the training set."""
         begun = time.perf_counter()
-        jax.block_until_ready(
+        jax.block_until_ready(  # once as training and once as test set
             programs.evaluate(self.layout, self.program, self.state.variables, self.split, self.split)
         )
         return (time.perf_counter() - begun) / 2
 
 
-def serve_torch(device: str) -> None:
-    """Answer timing requests with plain PyTorch, as a user would write it."""
-    try:
-        import torch
-        from torch import nn
-    except ImportError:
-        common.fail("--torch: needs PyTorch (pip install 'ntkgen[bench]'), or --notorch")
+def own_turn(run: Ours, seeds: int) -> float:
+    """Return our seconds of one epoch and seed."""
+    return run.epoch() / seeds
 
-    nets: list[tuple[Any, Any]] = []
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "kind" in request:
-            kind, size, num_seeds = request["kind"], request["size"], request["num_seeds"]
-            count = EXAMPLES[kind]
-            h, w, c = SHAPES[kind]
-            stored = np.load(request["images"])
-            x = torch.tensor(stored["x"], device=device).permute(0, 3, 1, 2).contiguous()
-            y = torch.tensor(stored["y"], device=device).long()
-            nets = []
-            for seed in range(num_seeds):
-                torch.manual_seed(seed)
-                net = torch_network(kind, size, (h, w, c)).to(device)
-                if request["keep"] is not None:
-                    prune_torch(net, request["keep"])
-                nets.append((net, torch.optim.SGD(net.parameters(), RATE, momentum=0.9)))
-        begun = time.perf_counter()
-        for net, optimizer in nets:
-            order = torch.randperm(count, device=device)
-            for start in range(0, count, BATCH):
-                rows = order[start : start + BATCH]
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
-                optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        print(json.dumps(time.perf_counter() - begun), flush=True)
+
+def torch_turn(worker: timing.Worker, seeds: int) -> float:
+    """Return PyTorch's seconds of one epoch and seed."""
+    return worker.ask(again=True) / seeds
 
 
 def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: Path, masked: bool = False) -> None:
@@ -203,10 +162,13 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     images = folder / "images.npz"
     for worker in workers.values():
         np.savez(images, x=split.x, y=split.y)
+        what = {"kind": kind, "size": size, "num_seeds": seeds, "batch": BATCH, "rate": RATE}
         # Makes the networks; its first epoch is the warm-up.
-        worker.ask(kind=kind, size=size, num_seeds=seeds, images=str(images), keep=KEEP if masked else None)
-    turns: dict[str, Callable[[], float]] = {name: lambda run=run: run.epoch() / seeds for name, run in ours.items()}
-    turns |= {name: lambda worker=worker: worker.ask(again=True) / seeds for name, worker in workers.items()}
+        worker.ask(**what, images=str(images), keep=KEEP if masked else None)
+    turns: dict[str, Callable[[], float]] = {
+        name: functools.partial(own_turn, run, seeds) for name, run in ours.items()
+    }
+    turns |= {name: functools.partial(torch_turn, worker, seeds) for name, worker in workers.items()}
     turns |= {"evaluate": lambda: ours[chosen].evaluate() / seeds, "peak": timing.matmul_peak}
     seconds = timing.interleaved(turns, FLAGS.repeats)
     peak = statistics.median(seconds.pop("peak"))
@@ -237,25 +199,18 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
 
 
 def ratio(first: list[float], second: list[float]) -> str:
-    """Print the median and range of the ratio, turn by turn."""
+    """Return the median and range of the ratio, turn by turn, as text."""
     ratios = [a / b for a, b in zip(first, second, strict=True)]
     return f"{statistics.median(ratios):5.2f}x [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
 def main() -> None:
     """Run the benchmark."""
-    if FLAGS.torch_worker:
-        serve_torch(FLAGS.torch_worker)
-        return
-    with common.user_errors():
-        cases, masked = parse_cases("cases", FLAGS.cases), parse_cases("masked", FLAGS.masked)
+    with cli.user_errors(FLAGS):
+        if FLAGS.torch:
+            timing.check_torch("torch")
     device = jax.local_devices()[0]
-    cuda = device.platform == "gpu"
-    workers = {}
-    if FLAGS.torch:
-        settings = {"torch": TORCH_SETTINGS["torch"]} if cuda else TORCH_SETTINGS
-        command = [__file__, f"--torch_worker={'cuda' if cuda else 'cpu'}"]
-        workers = {name: timing.Worker(command, setting) for name, setting in settings.items()}
+    workers = timing.torch_workers(training_torch.__file__, device.platform == "gpu") if FLAGS.torch else {}
     print(
         f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}; "
         "seconds an epoch and seed, median [range] of "
@@ -263,17 +218,17 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for kind, size in cases:
-                time_case(kind, size, workers, Path(folder))
-            if masked:
+            for name in FLAGS.cases:
+                time_case(*network_of(name), workers, Path(folder))
+            if FLAGS.masked:
                 print(f"pruned, {KEEP:.0%} of the kernels' weights kept")
-            for kind, size in masked:
-                time_case(kind, size, workers, Path(folder), masked=True)
+            for name in FLAGS.masked:
+                time_case(*network_of(name), workers, Path(folder), masked=True)
         except timing.Ended as error:
-            common.fail(f"--torch: the PyTorch process ended ({error}); see the line above")
+            cli.fail(f"--torch: the PyTorch process ended ({error}); see the line above", 1)
     for worker in workers.values():
         worker.close()
 
 
 if __name__ == "__main__":
-    common.run(main)
+    cli.script(main)

@@ -1,0 +1,54 @@
+"""How much memory arrays may take: an accelerator's own, or this machine's within the limits of its container."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import jax
+
+SHARE = 0.5  # of the memory, that one kernel or one chunk of seeds may plan to use
+
+
+def total() -> int:
+    """Return the bytes of memory of the first local device.
+
+    On an accelerator that is what JAX may take of it. On CPU it is the machine's memory, or a container's limit where
+    that is lower. It is never what happens to be free: a resumed run makes the same choices.
+    """
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit:
+        return int(limit)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([machine, *container_limits()])
+
+
+def budget() -> int:
+    """Return the bytes that one kernel or one chunk of seeds may plan to use: `SHARE` of `total`."""
+    return int(SHARE * total())
+
+
+def container_limits(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Return the memory limits, in bytes, of this process's control groups and of the groups around them.
+
+    Both versions of control groups are read; a group without a limit adds nothing (version 2) or a huge number
+    (version 1). Inside a container the files of `root` itself are the container's.
+
+    Args:
+      root: where control groups are mounted.
+      groups: the groups of this process, lines of "number:controllers:/path".
+    """
+    lines = []
+    with contextlib.suppress(OSError):
+        lines = [line.split(":", 2) for line in groups.read_text().splitlines()]
+    files = {root / "memory.max", root / "memory/memory.limit_in_bytes"}
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = Path(path.lstrip("/"))
+        files |= {mount / inner / name for inner in (group, *group.parents)}
+    limits = []
+    for file in sorted(files):
+        with contextlib.suppress(OSError, ValueError):  # no such group; "max" where there is no limit
+            limits.append(int(file.read_text()))
+    return limits
