@@ -42,7 +42,18 @@ class _Serializer(flags.ArgumentSerializer):
 
 
 def define(study: base.Study, values: flags.FlagValues) -> None:
-    """Define the flags of a study: the shared ones and a flag for each of its settings, in groups."""
+    """Define the flags of a study: the shared ones and a flag for each of its settings, in groups.
+
+    Example:
+      >>> from absl import flags
+      >>> from ntkgen import cli, studies
+      >>> values = flags.FlagValues()
+      >>> cli.define(studies.double_descent.STUDY, values)
+      >>> cli.parse(values, ["double_descent.py", "--widths=8,4", "--preset=quick"])
+      ['double_descent.py']
+      >>> values.widths, values.preset
+      ((4, 8), 'quick')
+    """
     define_flag(
         "preset", options.Choice(base.PRESETS), "paper",
         "quick: embedded data, about a minute on two cores. small: real data, reduced. paper: the published protocol.",
@@ -76,6 +87,15 @@ def define_flag(
 ) -> None:
     """Define one flag; a script that is no study has its own.
 
+    Example:
+      >>> from absl import flags
+      >>> from ntkgen import cli
+      >>> from ntkgen.studies import options
+      >>> values = flags.FlagValues()
+      >>> cli.define_flag("epochs", options.EPOCHS, 3, "Passes over the training set.", values, "training")
+      >>> cli.parse(values, ["script.py", "--epochs=5"]), values.epochs
+      (['script.py'], 5)
+
     Args:
       name: of the flag.
       check: what its value must be, such as `options.COUNT`.
@@ -97,6 +117,15 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
 
     Exits with code 2 and one line on a mistake of the user, before anything is written; with code 1 where a part of the
     study failed, after everything else is written.
+
+    Example:
+      >>> import contextlib, io
+      >>> from ntkgen import cli, studies
+      >>> said = io.StringIO()
+      >>> with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+      ...     cli.run_study(studies.double_descent.STUDY, ["double_descent.py", "--epochs=many"])
+      >>> print(said.getvalue().strip())
+      error: flag --epochs=many: expected a whole number from 1 to 1000000
     """
     values = flags.FlagValues()
     define(study, values)
@@ -115,7 +144,17 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
 
 
 def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Parse a command line of flags only; exits with code 2 and one line on a mistake. Returns the program's name."""
+    """Parse a command line of flags only; exits with code 2 and one line on a mistake. Returns the program's name.
+
+    Example:
+      >>> from absl import flags
+      >>> from ntkgen import cli
+      >>> from ntkgen.studies import options
+      >>> values = flags.FlagValues()
+      >>> cli.define_flag("epochs", options.EPOCHS, 3, "Passes over the training set.", values, "training")
+      >>> cli.parse(values, ["script.py", "--epochs=5"]), values.epochs
+      (['script.py'], 5)
+    """
     logging.set_verbosity(logging.WARNING)  # JAX tells at length which accelerators it did not find
     try:
         rest = values(list(argv), known_only=False)
@@ -131,6 +170,16 @@ def user_errors(values: flags.FlagValues) -> Iterator[None]:
     """Turn a ValueError of the preparations into one line and exit code 2.
 
     Only preparations belong inside: a ValueError of the work itself is a bug and keeps its stack trace.
+
+    Example:
+      >>> import contextlib, io
+      >>> from absl import flags
+      >>> from ntkgen import cli
+      >>> with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+      ...     with cli.user_errors(flags.FlagValues()):
+      ...         raise ValueError("epochs: expected a whole number, got 1.5")
+      >>> print(said.getvalue().strip())
+      error: epochs: expected a whole number, got 1.5
     """
     try:
         yield
@@ -140,7 +189,18 @@ def user_errors(values: flags.FlagValues) -> Iterator[None]:
 
 
 def fail(message: str, code: int = 2) -> None:
-    """Print one line and exit."""
+    """Print one line and exit.
+
+    Example:
+      >>> import contextlib, io
+      >>> from ntkgen import cli
+      >>> with contextlib.redirect_stderr(io.StringIO()) as said:
+      ...     try:
+      ...         cli.fail("no data")
+      ...     except SystemExit as ended:
+      ...         print(said.getvalue().strip(), ended.code)
+      error: no data 2
+    """
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
@@ -213,7 +273,17 @@ def _errors_of_the_moment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Run what a script does with one line for every error of the moment, on streams that bear a reader that leaves."""
+    """Run what a script does with one line for every error of the moment, on streams that bear a reader that leaves.
+
+    Example:
+      >>> import contextlib, io
+      >>> from ntkgen import cli
+      >>> with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+      ...     with cli.guarded():
+      ...         raise MemoryError("4 GiB")
+      >>> print(said.getvalue().strip())
+      error: out of memory (4 GiB); the same command goes on from what is stored
+    """
     with _errors_of_the_moment(), _streams():
         yield
 
@@ -225,7 +295,18 @@ def script(work: Callable[[], None]) -> None:
 
 
 def main(study: base.Study) -> None:
-    """Run a study as a script."""
+    """Run a study as a script.
+
+    Example:
+      >>> import contextlib, io, sys
+      >>> from unittest import mock
+      >>> from ntkgen import cli, studies
+      >>> with mock.patch.object(sys, "argv", ["double_descent.py", "--help"]), contextlib.suppress(SystemExit):
+      ...     with contextlib.redirect_stdout(io.StringIO()) as said:
+      ...         cli.main(studies.double_descent.STUDY)
+      >>> said.getvalue().splitlines()[0]
+      'Does test error fall again beyond the interpolation threshold?'
+    """
     with guarded():
         run_study(study, sys.argv)
 
@@ -265,7 +346,17 @@ def run_report(argv: Sequence[str]) -> None:
 
 
 def command() -> None:
-    """Run the console command `ntkgen <study> [flags]`, or `ntkgen report FOLDER [flags]`."""
+    """Run the console command `ntkgen <study> [flags]`, or `ntkgen report FOLDER [flags]`.
+
+    Example:
+      >>> import contextlib, sys
+      >>> from unittest import mock
+      >>> from ntkgen import cli
+      >>> with mock.patch.object(sys, "argv", ["ntkgen", "--help"]), contextlib.suppress(SystemExit):
+      ...     cli.command()
+      usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them
+      studies: ...
+    """
     with guarded():
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help", "help"):
             print("usage: ntkgen STUDY [flags]; ntkgen STUDY --help lists them\n\nstudies:")

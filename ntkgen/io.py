@@ -25,11 +25,32 @@ class LockedError(ValueError):
 
 
 class HeldError(LockedError):
-    """Another process holds the folder."""
+    """Another process holds the folder.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import io
+      >>> with tempfile.TemporaryDirectory() as folder, io.lock(folder):
+      ...     try:
+      ...         with io.lock(folder):
+      ...             pass
+      ...     except io.HeldError:
+      ...         print("another holds it")
+      another holds it
+    """
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
     """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import io
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     io.atomic_write(Path(folder) / "note.txt", b"whole")
+      ...     (Path(folder) / "note.txt").read_text()
+      'whole'
 
     Args:
       path: the file. Its folder must exist.
@@ -62,7 +83,13 @@ def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Return the SHA-256 of some bytes as 64 hex digits."""
+    """Return the SHA-256 of some bytes as 64 hex digits.
+
+    Example:
+      >>> from ntkgen import io
+      >>> io.sha256_bytes(b"abc")[:8]
+      'ba7816bf'
+    """
     return hashlib.sha256(data).hexdigest()
 
 
@@ -70,6 +97,12 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     """Return the SHA-256 over the names, dtypes, shapes and values of arrays, in whatever order they come.
 
     Values count as little-endian C-order bytes: memory layout makes no difference, while 0.0 and -0.0 differ.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import io
+      >>> io.digest({"x": np.ones((2, 3))}) == io.digest({"x": np.asfortranarray(np.ones((2, 3)))})
+      True
 
     Args:
       arrays: numbers, booleans or fixed-width strings by name; anything `np.asarray` takes.
@@ -94,6 +127,11 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 def canonical_json(obj: object) -> str:
     """Return the one JSON text of a value: sorted keys, no spaces. Tuples count as lists.
+
+    Example:
+      >>> from ntkgen import io
+      >>> io.canonical_json({"width": 4, "rates": (0.1, 0.2)})
+      '{"rates":[0.1,0.2],"width":4}'
 
     Args:
       obj: strings, ints, finite floats, booleans and None, in dicts with string keys, lists and tuples.
@@ -132,6 +170,11 @@ def config_hash(config: dict) -> str:
 
     Pass the *full* resolved config, defaults included: a hash that skipped them would find stale results
     after a default changed.
+
+    Example:
+      >>> from ntkgen import io
+      >>> io.config_hash({"width": 4, "rate": 0.1}) == io.config_hash({"rate": 0.1, "width": 4})
+      True
     """
     return sha256_bytes(canonical_json(config).encode())[:12]
 
@@ -142,6 +185,13 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
 
     The lock is the kernel's (`flock` on `folder/.lock`), so it goes away with its holder, however that ends.
     The file stays: removing it would let two later processes lock two different files of the same name.
+
+    Example:
+      >>> import os, tempfile
+      >>> from ntkgen import io
+      >>> with tempfile.TemporaryDirectory() as folder, io.lock(folder):
+      ...     os.listdir(folder)
+      ['.lock']
 
     Args:
       folder: the folder to hold.

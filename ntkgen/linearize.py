@@ -18,6 +18,13 @@ def linearize(f: Callable[[PyTree, Array], Array], params0: PyTree) -> Callable[
     f_lin(params, x) = f(params0, x) + (d f / d params)(params0, x) (params - params0), by one `jvp`, or by reverse mode
     alone where f has no forward mode (`jax.custom_vjp`).
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen.linearize import linearize
+      >>> f_lin = linearize(lambda w, x: w**2 * x, jnp.array(3.0))
+      >>> f_lin(jnp.array(4.0), jnp.array([1.0])).tolist()  # 9 + 6 (4 - 3)
+      [15.0]
+
     Args:
       f: function (params, x) -> outputs of any shape, or a tree of them; x may be a tree, too.
       params0: where to expand.
@@ -50,6 +57,15 @@ class Linearized:
     fixed by training. Other collections (batch statistics) are frozen, and the network runs in evaluation mode, so
     that its outputs depend on their own sample alone. To expand trained networks, give `fit(init=...)` variables with
     `anchor` set to their params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> from ntkgen.linearize import Linearized
+      >>> model = Linearized(models.MLP(4, depth=2, num_classes=2))
+      >>> variables = model.init(jax.random.key(0), jnp.ones((1, 3)))
+      >>> sorted(variables), model.apply(variables, jnp.ones((5, 3))).shape
+      (['anchor', 'params'], (5, 2))
 
     Attributes:
       model: a Flax module, or anything with its `init(key, x)` and `apply(variables, x)`; a training switch that

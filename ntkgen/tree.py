@@ -16,33 +16,75 @@ KINDS = ("normal", "rademacher")
 
 
 def dot(a: PyTree, b: PyTree) -> Array:
-    """Sum the products of all entries of two trees of the same structure and shapes -> ()."""
+    """Sum the products of all entries of two trees of the same structure and shapes -> ().
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> float(tree.dot({"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([3.0, 4.0])}))
+      11.0
+    """
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision="highest"), a, b)
     return jnp.asarray(sum(jax.tree.leaves(products)))
 
 
 def norm(a: PyTree) -> Array:
-    """Take the Euclidean norm over all entries -> ()."""
+    """Take the Euclidean norm over all entries -> ().
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> float(tree.norm({"a": jnp.array([3.0]), "b": jnp.array(4.0)}))
+      5.0
+    """
     return jnp.sqrt(dot(a, a))
 
 
 def scale(a: Any, x: PyTree) -> PyTree:
-    """Multiply every entry by the scalar a; leaves keep their dtypes."""
+    """Multiply every entry by the scalar a; leaves keep their dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> tree.scale(2.0, {"a": jnp.array([1.0, 2.0])})["a"].tolist()
+      [2.0, 4.0]
+    """
     return jax.tree.map(lambda leaf: jnp.asarray(a * leaf, jnp.result_type(leaf)), x)
 
 
 def axpy(a: Any, x: PyTree, y: PyTree) -> PyTree:
-    """Compute a x + y for a scalar a; leaves keep the dtypes of y."""
+    """Compute a x + y for a scalar a; leaves keep the dtypes of y.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> tree.axpy(2.0, {"a": jnp.array([1.0, 2.0])}, {"a": jnp.array([10.0, 20.0])})["a"].tolist()
+      [12.0, 24.0]
+    """
     return jax.tree.map(lambda p, q: jnp.asarray(a * p + q, jnp.result_type(q)), x, y)
 
 
 def size(tree: PyTree) -> int:
-    """Count the entries."""
+    """Count the entries.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import tree
+      >>> tree.size({"kernel": np.ones((3, 4)), "bias": np.ones(4)})
+      16
+    """
     return sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree))
 
 
 def random_like(key: Array, tree: PyTree, kind: str = "normal") -> PyTree:
     """Draw a tree of independent entries with mean 0 and variance 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> signs = tree.random_like(jax.random.key(0), {"a": jnp.zeros(8)}, kind="rademacher")
+      >>> jnp.abs(signs["a"]).tolist()
+      [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
 
     Args:
       key: one key.
@@ -70,12 +112,27 @@ def random_like(key: Array, tree: PyTree, kind: str = "normal") -> PyTree:
 
 
 def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
-    """Return all entries as one vector of the widest dtype, and the function that restores structure and dtypes."""
+    """Return all entries as one vector of the widest dtype, and the function that restores structure and dtypes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> vector, restore = tree.ravel({"a": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])})
+      >>> vector.tolist(), restore(vector)["b"].tolist()
+      ([1.0, 2.0, 3.0], [3.0])
+    """
     return ravel_pytree(tree)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Convert the floating leaves to a dtype; integers and booleans stay.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> found = tree.cast({"a": jnp.ones(2), "count": jnp.array(3)}, jnp.bfloat16)
+      >>> str(found["a"].dtype), str(found["count"].dtype)
+      ('bfloat16', 'int32')
 
     Raises:
       ValueError: float64 is asked for while JAX has it disabled, and would silently give float32.
@@ -89,6 +146,15 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
 def check_floating(name: str, tree: PyTree) -> None:
     """Refuse a tree with a leaf that is not floating: it has no tangent space.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> tree.check_floating("params", {"a": jnp.ones(2)})  # says nothing: all is floating
+      >>> tree.check_floating("params", {"count": jnp.array(3)})
+      Traceback (most recent call last):
+          ...
+      ValueError: params['count']: expected floating numbers, got int32
+
     Raises:
       ValueError: naming the leaf.
     """
@@ -100,6 +166,15 @@ def check_floating(name: str, tree: PyTree) -> None:
 
 def check_like(name: str, tree: PyTree, like: PyTree) -> None:
     """Refuse a tree whose structure or shapes differ from those of `like`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> tree.check_like("v", {"a": jnp.ones(2)}, {"a": jnp.ones(2)})  # says nothing: they match
+      >>> tree.check_like("v", {"a": jnp.ones(2)}, {"a": jnp.ones(3)})
+      Traceback (most recent call last):
+          ...
+      ValueError: v['a']: expected shape (3,), got (2,)
 
     Raises:
       ValueError: naming the first difference.
@@ -116,6 +191,15 @@ def check_like(name: str, tree: PyTree, like: PyTree) -> None:
 
 def check_finite(name: str, tree: PyTree) -> None:
     """Refuse NaN and infinity where the numbers are known; under `jit` and `vmap` nothing can be said.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import tree
+      >>> tree.check_finite("params", {"a": jnp.ones(2)})  # says nothing: all is finite
+      >>> tree.check_finite("params", {"a": jnp.array([1.0, jnp.nan])})
+      Traceback (most recent call last):
+          ...
+      ValueError: params['a']: expected finite numbers, got 1 of 2 that are not
 
     Raises:
       ValueError: naming the first leaf and how many of its numbers are not finite.

@@ -30,11 +30,15 @@ class Checkpoint(Protocol):
 
     Example:
       >>> import tempfile
+      >>> from pathlib import Path
+      >>> import numpy as np
       >>> from ntkgen import ensemble, records
-      >>> settings = {"epochs": 1}
-      >>> with tempfile.TemporaryDirectory() as folder, records.open_run(folder, "study", "digits", settings) as run:
-      ...     all(hasattr(run.checkpointer("net"), name) for name in ("restore", "save", "scope"))
-      True
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     kept: ensemble.Checkpoint = records.Checkpointer(Path(folder))
+      ...     kept.save(1, {"bias": np.ones(2)}, final=True)
+      ...     epoch, tree = kept.restore({"bias": np.zeros(2)})
+      >>> epoch, tree["bias"].tolist()
+      (1, [1.0, 1.0])
     """
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:

@@ -111,7 +111,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Lay
       >>> import jax, numpy as np
       >>> from ntkgen import ensemble
       >>> variables = {"params": {"dense0": {"kernel": jax.ShapeDtypeStruct((784, 10), np.float32)}}}
-      >>> ensemble.seeds_per_chunk(variables, 128, 28 * 28, ensemble.Plan("vmap")) > 100
+      >>> ensemble.seeds_per_chunk(variables, 128, 28 * 28, ensemble.Layout("vmap")) > 100
       True
 
     Args:
@@ -194,7 +194,7 @@ def place(layout: Layout, tree: PyTree, *, seeds: bool) -> PyTree:
     Example:
       >>> import numpy as np
       >>> from ntkgen import ensemble
-      >>> ensemble.place(ensemble.Plan("vmap"), {"bias": np.zeros((2, 4))}, seeds=True)["bias"].shape
+      >>> ensemble.place(ensemble.Layout("vmap"), {"bias": np.zeros((2, 4))}, seeds=True)["bias"].shape
       (2, 4)
     """
     if layout.mesh is None:

@@ -11,6 +11,13 @@ from ntkgen.typing import PyTree
 def jvp(function: Callable, primal: PyTree, tangent: PyTree, forward: bool = True) -> tuple[PyTree, PyTree]:
     """Return function(primal) and its derivative along `tangent`.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> value, slope = functions.jvp(lambda x: x**2, jnp.array(3.0), jnp.array(1.0), forward=False)
+      >>> float(value), float(slope)
+      (9.0, 6.0)
+
     Args:
       function: one tree -> another.
       primal: where to differentiate.

@@ -54,6 +54,13 @@ class Function:
 def freeze(f: Callable, *args: PyTree) -> Partial:
     """Return f as a pytree that programs can take as an argument.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> f = functions.freeze(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.ones((3, 2)))
+      >>> f(jnp.ones((2, 1)), jnp.ones((3, 2))).shape, f.func.out.shape
+      ((3, 1), (3, 1))
+
     Args:
       f: a function of `args`, or a `jax.tree_util.Partial` over arrays. It is traced, and nothing is computed.
       *args: arrays or their shapes; the first is what f is differentiated by.
@@ -77,12 +84,25 @@ def freeze(f: Callable, *args: PyTree) -> Partial:
 
 
 def has_forward_mode(f: Any) -> bool:
-    """Return whether a frozen function has forward-mode derivatives."""
+    """Return whether a frozen function has forward-mode derivatives.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> functions.has_forward_mode(functions.freeze(lambda w: w**2, jnp.ones(2)))
+      True
+    """
     return bool(f.func.forward)
 
 
 def refuse_replaced(name: str, f: Partial) -> None:
     """Refuse a frozen function whose constants have been replaced since; for use where a program is traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> f = functions.freeze(lambda w: w**2, jnp.ones(2))
+      >>> functions.refuse_replaced("f", f)  # says nothing: nothing was replaced
 
     Raises:
       ValueError: naming the function.
@@ -100,12 +120,31 @@ def fingerprint(function: Callable, *args: PyTree) -> Any:
     """Return a digest of the operations and constants of function(*args), arrays or shapes; nothing is computed.
 
     An object of its own where a constant is traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> one, other = jnp.array([1.0]), jnp.array([2.0])
+      >>> functions.fingerprint(lambda w: w + one, one) == functions.fingerprint(lambda w: w + other, one)
+      False
     """
     return _fingerprint(_trace(function, ((), {}, jax.tree.map(_shape, args)))[0])
 
 
 def is_traced(*trees: PyTree) -> bool:
-    """Say whether a number is not known because of `jit`, `vmap` or `grad` around."""
+    """Say whether a number is not known because of `jit`, `vmap` or `grad` around.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> seen = []
+      >>> @jax.jit
+      ... def f(x):
+      ...     seen.append(functions.is_traced(x))
+      ...     return x
+      >>> f(jnp.ones(2)).shape, seen, functions.is_traced(jnp.ones(2))
+      ((2,), [True], False)
+    """
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
@@ -118,7 +157,15 @@ def operations(jaxpr: Any) -> Iterator[Any]:
 
 
 def programs(params: dict[str, Any]) -> list[Any]:
-    """Return the programs, closed or not, among the parameters of an operation."""
+    """Return the programs, closed or not, among the parameters of an operation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> (operation,) = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).eqns
+      >>> len(functions.programs(operation.params))
+      1
+    """
     values = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else (value,))]
     return [each for each in values if isinstance(each, core.ClosedJaxpr | core.Jaxpr)]
 

@@ -24,6 +24,12 @@ def require_independence(f: Partial, params: PyTree, x: PyTree) -> None:
 
     What was found for a network and shapes is remembered. Nothing is said where outputs or derivatives are not finite.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> x, w = jnp.arange(6.0).reshape(3, 2), jnp.ones((2, 1))
+      >>> functions.require_independence(functions.freeze(lambda w, x: x @ w, w, x), w, x)  # says nothing: they do not
+
     Args:
       f: from `functions.freeze`.
       params: its parameters.
@@ -52,6 +58,15 @@ def dependence(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> 
     """Compare a sample's derivatives alone and in batches with other samples, in other places.
 
     Outputs may stay where derivatives do not: those of a last layer that begins with zeros.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> x, w = jnp.arange(6.0).reshape(3, 2), jnp.ones((2, 1))
+      >>> alone = functions.freeze(lambda w, x: x @ w, w, x)
+      >>> centred = functions.freeze(lambda w, x: (x - x.mean(0, keepdims=True)) @ w, w, x)
+      >>> functions.dependence(alone, w, x), functions.dependence(centred, w, x) != ""
+      ('', True)
 
     Args:
       f: from `functions.freeze`.
@@ -88,7 +103,15 @@ def dependence(f: Partial, params: PyTree, x: PyTree, others: PyTree = None) -> 
 
 
 def rounding_tolerance(f: Partial, roundings: float, most: float) -> float:
-    """Return a number of roundings of the narrowest dtype that f computes in, relative, and at most `most`."""
+    """Return a number of roundings of the narrowest dtype that f computes in, relative, and at most `most`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import functions
+      >>> f = functions.freeze(lambda w: 2 * w, jnp.ones(2))
+      >>> f"{functions.rounding_tolerance(f, roundings=100, most=0.05):.1e}"
+      '1.2e-05'
+    """
     function: Any = f.func
     dtypes = [dtype for dtype in (function.dtype, function.out.dtype) if dtype is not None]
     return min(roundings * max(float(jnp.finfo(dtype).eps) for dtype in dtypes), most)

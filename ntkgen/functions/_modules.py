@@ -42,7 +42,14 @@ class Pinned:
 
 
 def hashable(model: Any) -> Any:
-    """Return the network itself, or a `Pinned` one if Python cannot hash it."""
+    """Return the network itself, or a `Pinned` one if Python cannot hash it.
+
+    Example:
+      >>> from ntkgen import functions, models
+      >>> model = models.MLP(4)
+      >>> functions.hashable(model) is model
+      True
+    """
     try:
         hash(model)
     except (TypeError, ValueError):
@@ -51,12 +58,28 @@ def hashable(model: Any) -> Any:
 
 
 def bare(model: Any) -> Any:
-    """Return the network that a `Pinned` one holds; any other network is returned as it is."""
+    """Return the network that a `Pinned` one holds; any other network is returned as it is.
+
+    Example:
+      >>> from ntkgen import functions
+      >>> class Listed:  # cannot be hashed
+      ...     __hash__ = None
+      >>> model = Listed()
+      >>> functions.bare(functions.hashable(model)) is model
+      True
+    """
     return model.model if isinstance(model, Pinned) else model
 
 
 def parameters(model: Any) -> dict[str, inspect.Parameter]:
-    """Return the arguments of the network's call, without `self`; of its `apply` where it cannot be called."""
+    """Return the arguments of the network's call, without `self`; of its `apply` where it cannot be called.
+
+    Example:
+      >>> from flax import linen as nn
+      >>> from ntkgen import functions
+      >>> list(functions.parameters(nn.Dense(2)))
+      ['inputs']
+    """
     model = bare(model)
     call = model.__call__ if callable(model) else model.apply
     return dict(inspect.signature(call).parameters)
@@ -86,6 +109,13 @@ def switches(model: Any, train: bool) -> dict[str, bool]:
 
 def init(model: Any, key: Array, x: Array) -> dict[str, Any]:
     """Draw a network's variables in evaluation mode.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from flax import linen as nn
+      >>> from ntkgen import functions
+      >>> functions.init(nn.Dense(2), jax.random.key(0), jnp.ones((1, 3)))["params"]["kernel"].shape
+      (3, 2)
 
     Args:
       model: the network.
@@ -148,6 +178,14 @@ def forward_train(
 def trace_training(model: Any, variables: Any, x: Any) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
     """Trace the network in training mode; nothing is computed.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import linen as nn
+      >>> from ntkgen import functions
+      >>> names, outputs, state = functions.trace_training(nn.Dropout(0.5), {}, jnp.ones((2, 3)))
+      >>> names, outputs.shape
+      (('dropout',), (2, 3))
+
     Args:
       model: the network.
       variables: its collections, arrays or shapes.
@@ -170,7 +208,14 @@ def trace_training(model: Any, variables: Any, x: Any) -> tuple[tuple[str, ...],
 
 
 def step_rngs(names: tuple[str, ...], key: Array) -> dict[str, Array]:
-    """Return a key of its own for each name."""
+    """Return a key of its own for each name.
+
+    Example:
+      >>> import jax
+      >>> from ntkgen import functions
+      >>> list(functions.step_rngs(("dropout",), jax.random.key(0)))
+      ['dropout']
+    """
     return {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
 
 
@@ -249,7 +294,14 @@ def _weight_of_new(kept: Array) -> Array:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The static half of `models.apply_fn`: equal for equal networks, so that one compiled program serves them all."""
+    """The static half of `models.apply_fn`: equal for equal networks, so that one compiled program serves them all.
+
+    Example:
+      >>> from ntkgen import functions, models
+      >>> one, same, other = (functions.Evaluation(models.MLP(width)) for width in (4, 4, 8))
+      >>> one == same, one == other
+      (True, False)
+    """
 
     model: Any
 
@@ -260,6 +312,15 @@ class Evaluation:
 
 def whole(name: str, value: Any, high: int | None = None) -> int:
     """Return a whole number of at least 1 (at most `high`) as an int.
+
+    Example:
+      >>> from ntkgen import functions
+      >>> functions.whole("width", 4)
+      4
+      >>> functions.whole("width", 2.5)
+      Traceback (most recent call last):
+          ...
+      ValueError: width: expected a whole number of at least 1, got 2.5
 
     Raises:
       ValueError: it is none; the message begins with `name`.
@@ -276,7 +337,13 @@ def _is_index(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """Return a value's repr, cut to what fits into one line of an error."""
+    """Return a value's repr, cut to what fits into one line of an error.
+
+    Example:
+      >>> from ntkgen import functions
+      >>> len(functions.short("a" * 1000)) < 100
+      True
+    """
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # an int of thousands of digits

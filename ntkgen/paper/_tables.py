@@ -73,6 +73,12 @@ IMPLICIT_REGULARIZATION: dict[str, dict[str, float | None]] = {
 def compare(published: Mapping[int, Mapping[str, float | None]], ours: Mapping[int, Mapping[str, Any]]) -> list[dict]:
     """Put our numbers beside the published ones.
 
+    Example:
+      >>> from ntkgen import paper
+      >>> (row,) = paper.compare({64: {"accuracy": 97.5}}, {64: {"accuracy": (97.4, 97.2, 97.6)}})
+      >>> round(row["difference"], 3), row["inside"]
+      (-0.1, True)
+
     Args:
       published: {setting: {metric: value or None}}.
       ours: {setting: {metric: (mean, low, high)}}, the ends of a confidence interval, in the same unit.

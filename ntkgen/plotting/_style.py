@@ -30,6 +30,12 @@ def subplots(rows: int, columns: int, *, figsize: tuple[float, float], **options
 
     So figures can be drawn where there is no display, and a notebook keeps the backend that its user has chosen.
 
+    Example:
+      >>> from ntkgen import plotting
+      >>> figure, axes = plotting.subplots(1, 2, figsize=(6, 3))
+      >>> axes.shape
+      (2,)
+
     Args:
       rows: number of rows.
       columns: number of columns.
@@ -42,7 +48,13 @@ def subplots(rows: int, columns: int, *, figsize: tuple[float, float], **options
 
 
 class Curve(NamedTuple):
-    """A mean with its interval: x, mean, low and high, each (k,); low and high may be NaN."""
+    """A mean with its interval: x, mean, low and high, each (k,); low and high may be NaN.
+
+    Example:
+      >>> from ntkgen import plotting
+      >>> plotting.Curve([8, 16], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5]).mean
+      [3.0, 2.0]
+    """
 
     x: Sequence[float]
     mean: Sequence[float]
@@ -51,7 +63,15 @@ class Curve(NamedTuple):
 
 
 def band(ax: Axes, curve: Curve, colour: Any, label: str, marker: str = "o") -> None:
-    """Draw a mean as a line with markers, its interval as a band."""
+    """Draw a mean as a line with markers, its interval as a band.
+
+    Example:
+      >>> from ntkgen import plotting
+      >>> figure, ax = plotting.subplots(1, 1, figsize=(3, 3))
+      >>> plotting.band(ax, plotting.Curve([8, 16], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5]), "black", "test")
+      >>> len(ax.lines), len(ax.collections)
+      (1, 1)
+    """
     ax.plot(curve.x, curve.mean, marker=marker, markersize=4, color=colour, label=label, zorder=3)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0, zorder=2)
 
@@ -87,6 +107,13 @@ def model_wise(
     published: dict[str, tuple[list[float], list[float]]] | None = None,
 ) -> Figure:
     """Draw test and training error (percent) against parameters, the threshold with its interval, published points.
+
+    Example:
+      >>> from ntkgen import plotting
+      >>> curve = plotting.Curve([100, 200], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> figure = plotting.model_wise(curve, curve, [8, 16], "width", "Double descent", threshold=(150, 120, 180))
+      >>> figure.axes[0].get_title()
+      'Double descent'
 
     Args:
       test: test error against parameters.
@@ -137,6 +164,13 @@ def epoch_wise(curves: dict[str, tuple[Curve, Curve]], title: str, legend_title:
     The axis ends a third above the highest mean of the last nine tenths of training: the first epochs' errors would
     flatten everything else.
 
+    Example:
+      >>> from ntkgen import plotting
+      >>> curve = plotting.Curve([1, 2], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> figure = plotting.epoch_wise({"8": (curve, curve)}, "Along training", "width")
+      >>> len(figure.axes)
+      2
+
     Args:
       curves: {label: (test, train)} against epochs, in order of size; more than six are hard to tell apart.
       title: of the figure.
@@ -170,7 +204,14 @@ def _shades(count: int) -> Any:
 
 
 def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figure:
-    """Draw test error (percent) against the number of training examples, a line for each size."""
+    """Draw test error (percent) against the number of training examples, a line for each size.
+
+    Example:
+      >>> from ntkgen import plotting
+      >>> curve = plotting.Curve([100, 200], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> len(plotting.sample_wise({"8": curve}, "More examples", "width").axes)
+      1
+    """
     with matplotlib.rc_context(STYLE):
         figure, ax = subplots(1, 1, figsize=(6.4, 4.6))
         for (label, curve), colour in zip(curves.items(), _shades(len(curves)), strict=True):
@@ -185,6 +226,14 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
 
 def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: Sequence[str] = ()) -> Figure:
     """Draw panels side by side over one logarithmic axis.
+
+    Example:
+      >>> from ntkgen import plotting
+      >>> curve = plotting.Curve([0.1, 1.0], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> parts = {"accuracy (%)": {"test": curve}, "loss": {"test": curve}}
+      >>> figure = plotting.panels(parts, "rate", "Rates", log=["loss"])
+      >>> [ax.get_ylabel() for ax in figure.axes]
+      ['accuracy (%)', 'loss']
 
     Args:
       curves: label of the vertical axis -> name -> curve; the same name has the same colour in every panel.

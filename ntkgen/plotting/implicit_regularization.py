@@ -27,6 +27,13 @@ def against_batch(
 ) -> Figure:
     """Draw test accuracy (percent) and sharpness against batch size, other configurations as points beside.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, implicit_regularization
+      >>> sgd, gd = Curve([32, 64], [97.0, 96.0], [96.0, 95.0], [98.0, 97.0]), Curve([128], [95.0], [94.0], [96.0])
+      >>> figure = implicit_regularization.against_batch({"SGD": (sgd, sgd)}, {"GD": (gd, gd)}, {32: 97.5}, "Batch", {})
+      >>> len(figure.axes)
+      2
+
     Args:
       sweeps: name -> (accuracy, sharpness) against batch size, one or two; sharpness is positive.
       others: name -> (accuracy, sharpness) of one point each, x its batch size.
@@ -136,6 +143,14 @@ def _batch_axis(ax: Axes, sizes: Sequence[float]) -> None:
 def confounds(panels: dict[str, dict[str, Curve]], title: str, unfinished: Sequence[float]) -> Figure:
     """Draw each kind of sharpness against batch size: as trained, at matched loss, at matched temperature.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, implicit_regularization
+      >>> curve = Curve([32, 64], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> forms = dict.fromkeys(["as trained", "at matched loss", "at matched temperature"], curve)
+      >>> figure = implicit_regularization.confounds({"eigenvalue": forms, "trace": forms}, "Sharpness", [64])
+      >>> len(figure.axes)
+      2
+
     Args:
       panels: kind -> {form: curve against batch size}; every panel has the same forms, the first as trained.
       title: of the figure.
@@ -166,6 +181,14 @@ def confounds(panels: dict[str, dict[str, Curve]], title: str, unfinished: Seque
 def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str) -> Figure:
     """Draw the ratio of two arms' sharpness against the training loss at which it is compared.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, implicit_regularization
+      >>> ratio = Curve([0.1, 0.01], [1.2, 1.5], [1.0, 1.2], [1.4, 1.9])
+      >>> panels = {"eigenvalue": {"at matched loss": ratio}}
+      >>> figure = implicit_regularization.over_losses(panels, margin=1.25, title="Equal loss")
+      >>> len(figure.axes)
+      1
+
     Args:
       panels: kind -> {form: ratio against loss}; every panel has the same forms.
       margin: factor within which ratios are called equal, a grey band.
@@ -195,6 +218,14 @@ def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str) 
 
 def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str) -> Figure:
     """Draw the top eigenvalue along training against the stability bounds of the current rate.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, implicit_regularization
+      >>> eigenvalue = Curve([1, 10], [3.0, 20.0], [2.5, 19.0], [3.5, 21.0])
+      >>> tracks = {"GD": (eigenvalue, [20.0, 20.0], [38.0, 38.0])}
+      >>> figure = implicit_regularization.along_training(tracks, "Edge of stability")
+      >>> len(figure.axes)
+      1
 
     Args:
       tracks: arm -> (eigenvalue against updates, 2 / rate, (2 + 2 momentum) / rate).

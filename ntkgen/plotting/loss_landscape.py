@@ -29,6 +29,17 @@ def eigenvalues(
 ) -> Figure:
     """Draw top eigenvalues of every seed (left) and the spectral density (right).
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.plotting import Curve, loss_landscape
+      >>> point = (np.array([9.0, 11.0]), Curve([0], [10.0], [8.0], [12.0]))
+      >>> points = {"small_batch": point, "large_batch": point}
+      >>> density = Curve([0.1, 1.0], [3.0, 2.0], [2.5, 1.5], [3.5, 2.5])
+      >>> labels = {"small_batch": "small batches", "large_batch": "large batches"}
+      >>> figure = loss_landscape.eigenvalues({"Hessian": points}, {"small_batch": density}, labels, "Spectrum")
+      >>> len(figure.axes)
+      2
+
     Args:
       points: {what: {arm: (values (seeds,), one point with its interval)}}.
       densities: {arm: density against eigenvalue}.
@@ -82,6 +93,14 @@ def perturbation(
 ) -> Figure:
     """Draw the training loss under random perturbation, a panel for each kind of noise.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, loss_landscape
+      >>> loss = Curve([0.01, 0.1], [0.2, 0.5], [0.1, 0.4], [0.3, 0.6])
+      >>> labels = {"small_batch": "small batches", "large_batch": "large batches"}
+      >>> figure = loss_landscape.perturbation({"sigma": {"small_batch": (loss, loss)}}, labels, "Perturbation")
+      >>> len(figure.axes)
+      1
+
     Args:
       panels: {label of the strength: {arm: (loss against strength, loss without perturbation at the same points)}}.
       labels: {arm: its name}.
@@ -114,6 +133,15 @@ def lines(
     title: str,
 ) -> Figure:
     """Draw loss (above) and error (below) between two solutions (left) and along a direction from each (right).
+
+    Example:
+      >>> from ntkgen.plotting import Curve, loss_landscape
+      >>> pair = (Curve([0, 1], [0.2, 0.5], [0.1, 0.4], [0.3, 0.6]), Curve([0, 1], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0]))
+      >>> both = {"train": pair, "test": pair}
+      >>> labels = {"small_batch": "small batches", "large_batch": "large batches"}
+      >>> figure = loss_landscape.lines(both, {"small_batch": both, "large_batch": both}, labels, "Lines")
+      >>> len(figure.axes)
+      4
 
     Args:
       between: {"train" or "test": (loss, error in percent)} against the position, 0 the first arm, 1 the second.
@@ -160,6 +188,15 @@ def surfaces(
     surfaces: Mapping[str, tuple[Sequence[float], np.ndarray]], labels: Mapping[str, str], title: str
 ) -> Figure:
     """Draw the loss over planes around two solutions side by side, on one logarithmic scale of colours.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.plotting import loss_landscape
+      >>> surface = ([-1.0, 0.0, 1.0], np.array([[3.0, 2.0, 3.0], [2.0, 0.1, 2.0], [3.0, 2.0, 3.0]]))
+      >>> labels = {"small_batch": "small batches", "large_batch": "large batches"}
+      >>> figure = loss_landscape.surfaces({"small_batch": surface, "large_batch": surface}, labels, "Planes")
+      >>> len(figure.axes)  # two planes and the colour bar
+      3
 
     Args:
       surfaces: {arm: (steps (k,), loss (k, k) in nats, first direction down)}.

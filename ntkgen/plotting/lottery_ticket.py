@@ -60,6 +60,14 @@ def accuracy(
     Each group of arms has a column of its own. Below are the differences to the whole network, whose intervals pairs of
     seeds make narrow. Columns share their vertical axes.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, lottery_ticket
+      >>> curve, less = Curve([100, 50], [97.0, 96.5], [96.0, 96.0], [98.0, 97.0]), Curve([50], [-0.5], [-0.8], [-0.2])
+      >>> groups = {"Tickets": {"ticket": "winning ticket"}}
+      >>> figure = lottery_ticket.accuracy({"ticket": curve}, {"ticket": less}, groups, "Tickets", (-2.0, 1.0), 0.5)
+      >>> len(figure.axes)
+      3
+
     Args:
       curves: {arm: accuracy against percent remaining}, intervals as bands; empty where every network diverged.
       differences: {arm: accuracy less that of the whole network, points}.
@@ -122,6 +130,13 @@ def overlap(
 ) -> Figure:
     """Draw the overlap of tickets against the percent of weights remaining, and the share that each layer keeps.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, lottery_ticket
+      >>> index = Curve([50, 25], [0.5, 0.3], [0.4, 0.2], [0.6, 0.4])
+      >>> panels = {"other seeds": {"dense0": (index, [0.33, 0.14])}}
+      >>> len(lottery_ticket.overlap(panels, {"dense0": index}, "Overlap").axes)
+      2
+
     Args:
       panels: {kind of pair: {layer: (Jaccard index against percent, chance level at the same percents)}}; the ends of
         a curve are the lowest and highest pair.
@@ -171,6 +186,14 @@ def overlap(
 
 def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> Figure:
     """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity, two rows.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, lottery_ticket
+      >>> sharpness = {"ticket": Curve([50], [3.0], [2.0], [4.0])}
+      >>> panel = lottery_ticket.Panel("Sharpness", "eigenvalue", sharpness, logarithmic=True)
+      >>> figure = lottery_ticket.measures([panel, panel], {"ticket": "winning ticket"}, "Measures")
+      >>> figure.axes[0].get_ylabel()
+      'eigenvalue'
 
     Args:
       panels: row by row; what reaches below zero leaves a logarithmic axis.

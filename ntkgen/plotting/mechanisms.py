@@ -18,6 +18,13 @@ def answer(
 ) -> Figure:
     """Draw a table of associations, coloured by sign and strength.
 
+    Example:
+      >>> from ntkgen.plotting import mechanisms
+      >>> cells = [[(0.6, True), (-0.2, False)]]
+      >>> figure = mechanisms.answer(["sharpness"], ["all", "width"], cells, bold=1, title="Answer")
+      >>> len(figure.axes) > 0
+      True
+
     Args:
       measures: names of the rows.
       columns: names of the columns.
@@ -52,6 +59,12 @@ def answer(
 
 def calibration(rates: Mapping[str, Curve], level: float, title: str) -> Figure:
     """Draw how often a test rejects (percent) against the strength of a planted association; 0 is none.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, mechanisms
+      >>> rates = Curve([0.0, 1.0], [4.8, 90.0], [4.0, 88.0], [5.6, 92.0])
+      >>> len(mechanisms.calibration({"tau": rates}, level=5.0, title="Calibration").axes)
+      1
 
     Args:
       rates: test -> rates with intervals.

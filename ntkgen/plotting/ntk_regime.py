@@ -115,6 +115,15 @@ def regime(
 ) -> Figure:
     """Draw movement (left) and kernel drift (right) against width, log-log, with their power laws.
 
+    Example:
+      >>> from ntkgen.plotting import Curve, ntk_regime
+      >>> curve = Curve([64, 256], [0.2, 0.1], [0.18, 0.09], [0.22, 0.11])
+      >>> fit = ntk_regime.Line([64, 256], [0.2, 0.1], "exponent -0.5")
+      >>> movement, kernel, fits = {"relative movement": curve}, {"kernel drift": curve}, {"relative movement": fit}
+      >>> figure = ntk_regime.regime(movement, kernel, fits, [fit], ([], []), "Regime")
+      >>> len(figure.axes)
+      2
+
     Args:
       movement: name in `QUANTITIES` -> curve against width.
       kernel: likewise.
@@ -142,6 +151,12 @@ def regime(
 def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: str) -> Figure:
     """Draw how far each layer moved against width, log-log: absolutely (left) and relative to its start (right).
 
+    Example:
+      >>> from ntkgen.plotting import Curve, ntk_regime
+      >>> curve = Curve([64, 256], [0.2, 0.1], [0.18, 0.09], [0.22, 0.11])
+      >>> len(ntk_regime.layers({"dense0": curve}, {"dense0": curve}, "Layers").axes)
+      2
+
     Args:
       absolute: layer -> curve against width, at most eight.
       relative: likewise.
@@ -168,6 +183,12 @@ def accuracy(
     panels: Mapping[str, Mapping[str, Curve]], published: tuple[Sequence[float], Sequence[float]], title: str
 ) -> Figure:
     """Draw test accuracy (percent) of network, linearised network and kernel regressions against width.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, ntk_regime
+      >>> curve = Curve([64, 256], [96.0, 97.0], [95.0, 96.5], [97.0, 97.5])
+      >>> len(ntk_regime.accuracy({"MNIST": {"network": curve}}, ([], []), "Accuracy").axes)
+      1
 
     Args:
       panels: title of a panel -> {name in `QUANTITIES`: curve against width, NaN where it was not measured}.
@@ -201,6 +222,14 @@ def exponents(
     title: str,
 ) -> Figure:
     """Draw fitted exponents of the width with their intervals: a panel for each quantity, a row for each limit.
+
+    Example:
+      >>> from ntkgen.plotting import ntk_regime
+      >>> dot = ntk_regime.Dot("standard", "mse", -0.5, -0.6, -0.4, "64-256")
+      >>> lines, expected = {"movement": {"lazy": -0.5}}, {"movement": {}}
+      >>> figure = ntk_regime.exponents({"movement": [dot]}, lines, expected, "Exponents")
+      >>> len(figure.axes)
+      1
 
     Args:
       panels: quantity -> dots; all panels name the same arms.

@@ -42,6 +42,18 @@ class Checkpointer:
     Orbax makes each checkpoint appear whole, by renaming. The checksums of its files are stored beside them, with
     shape and dtype of every array, and a digest over all arrays within. So damage and another form are found before
     Orbax reads anything. What fails after that is an error of the moment.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> import numpy as np
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     kept = records.Checkpointer(Path(folder))
+      ...     kept.save(1, {"bias": np.ones(2)}, final=True)
+      ...     epoch, tree = kept.restore({"bias": np.zeros(2)})
+      >>> epoch, tree["bias"].tolist()
+      (1, [1.0, 1.0])
     """
 
     def __init__(self, folder: Path, every_seconds: float = 20.0) -> None:

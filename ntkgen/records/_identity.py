@@ -37,6 +37,12 @@ def describe(value: Any) -> Any:
     package, its name and the `source` of its module. Other functions, those of studies too, are their bytecode, with
     what they close over and the globals that they use.
 
+    Example:
+      >>> from ntkgen import records, train
+      >>> one, same, other = (records.describe(train.Config(epochs=epochs)) for epochs in (1, 1, 2))
+      >>> one == same, one == other
+      (True, False)
+
     Args:
       value: numbers, text, arrays, functions, dataclasses (Flax modules too), in containers of any depth.
 
@@ -244,6 +250,11 @@ def _names(code: types.CodeType) -> set[str]:
 
 def source(*code: str | Path) -> str:
     """Return a digest of the code of modules, of all of this package that they import, recursively, and of files.
+
+    Example:
+      >>> from ntkgen import records
+      >>> records.source("ntkgen.tree") == records.source("ntkgen.tree") != records.source("ntkgen.io")
+      True
 
     Args:
       code: dotted names of modules, such as "ntkgen.ensemble"; files, which stand for themselves alone.

@@ -127,7 +127,20 @@ class StoredNetwork:
 
 
 class Networks:
-    """The store of trained networks of one results folder."""
+    """The store of trained networks of one results folder.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     network = records.Networks(Path(folder)).find({"width": 4, "seeds": [0, 1]})
+      ...     with network.held():
+      ...         first = network.kept("trace", lambda: 3.0, code="ntkgen.spectrum")
+      ...         again = network.kept("trace", lambda: 1 / 0, code="ntkgen.spectrum")  # read, not measured
+      >>> first, again
+      (3.0, 3.0)
+    """
 
     def __init__(self, out_dir: Path, *, retrain: bool = False) -> None:
         """Open the store.

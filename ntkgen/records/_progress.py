@@ -18,6 +18,16 @@ class Progress:
 
     The time left weighs each part by its cost, since the widest network of a sweep takes longer than all others.
 
+    Example:
+      >>> import io
+      >>> import numpy as np
+      >>> from ntkgen import records
+      >>> stream = io.StringIO()
+      >>> with records.Progress([1.0], num_seeds=2, epochs=3, stream=stream) as progress:
+      ...     progress.part(0, "width 4")(0, 3, {"train_loss": np.array([0.5, 0.7])})
+      >>> "width 4, epoch 3/3, loss 0.6000" in stream.getvalue()
+      True
+
     Attributes:
       costs: relative cost of a seed's epoch in each part.
       num_seeds: seeds of each part; one number if they are equal.

@@ -31,7 +31,13 @@ HARMLESS = ("--xla_dump", "--xla_force_host_platform_device_count", "--xla_hlo_p
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a number may depend on."""
+    """Return the versions that a number may depend on.
+
+    Example:
+      >>> from ntkgen import records
+      >>> "jax" in records.versions()
+      True
+    """
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"ntkgen": ntkgen.__version__, "python": platform.python_version(), **found}
 
@@ -43,7 +49,13 @@ def device() -> dict[str, Any]:
 
 
 def numerics() -> dict[str, Any]:
-    """Return the settings of JAX and XLA that change numbers: options by name, flags as {flag: value}."""
+    """Return the settings of JAX and XLA that change numbers: options by name, flags as {flag: value}.
+
+    Example:
+      >>> from ntkgen import records
+      >>> "jax_enable_x64" in records.numerics()
+      True
+    """
     options = {name: getattr(jax.config, name) for name in OPTIONS if hasattr(jax.config, name)}
     flags = dict(flag.partition("=")[::2] for flag in shlex.split(os.environ.get("XLA_FLAGS", "")))
     kept = {name: value for name, value in flags.items() if not name.startswith(HARMLESS)}

@@ -34,7 +34,16 @@ MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # no error
 
 
 class RecordError(ValueError):
-    """A run folder cannot be used; the message is one line that says why."""
+    """A run folder cannot be used; the message is one line that says why.
+
+    Example:
+      >>> from ntkgen import records
+      >>> try:
+      ...     records.check_writable("", "out_dir")
+      ... except records.RecordError as error:
+      ...     print(error)
+      out_dir: expected the name of a folder, got ''
+    """
 
 
 class Run:
@@ -131,6 +140,18 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan.
 
     A file that holds these rows already stays as it is.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     rows = [{"seed": 0, "loss": 0.1}, {"seed": 1, "loss": None}]
+      ...     path = records.write_table(Path(folder) / "runs.csv", rows)
+      ...     print(path.read_text())
+      seed,loss
+      0,0.1
+      1,
     """
     if not rows:
         raise ValueError(f"{path.name}: expected at least one row, got none")
@@ -143,7 +164,18 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Read a CSV table that `write_table` wrote; every cell is text."""
+    """Read a CSV table that `write_table` wrote; every cell is text.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     rows = [{"seed": 0, "loss": 0.1}, {"seed": 1, "loss": None}]
+      ...     path = records.write_table(Path(folder) / "runs.csv", rows)
+      ...     records.read_table(path)
+      [{'seed': '0', 'loss': '0.1'}, {'seed': '1', 'loss': ''}]
+    """
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -174,6 +206,18 @@ def open_run(
     command: dict[str, Any] | None = None,
 ) -> Iterator[Run]:
     """Open the folder of a run, new or begun, and hold it.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with records.open_run(folder, "my_study", "digits", {"epochs": 1}) as run:
+      ...         value = run.kept("answer", lambda: 42)
+      ...         run.finish()
+      ...     with records.open_run(folder, "my_study", "digits", {"epochs": 1}) as run:
+      ...         again = run.finished
+      >>> value, again
+      (42, True)
 
     Args:
       out_dir: root of all results.
@@ -237,6 +281,12 @@ def open_run(
 
 def check_writable(folder: str | os.PathLike, name: str) -> None:
     """Try to write where a folder is or will be, and leave nothing behind.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     records.check_writable(f"{folder}/results", "out_dir")  # says nothing: it can be made
 
     Args:
       folder: the folder.

@@ -76,6 +76,13 @@ def of(params: PyTree, axes: Mapping[str, Leaf] | None = None, *, strict: bool =
 def given(params: PyTree, roles: PyTree | None, *, strict: bool = True) -> PyTree:
     """Return the roles that a user gave, after a check against params, or those of `of`.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import roles
+      >>> params = {"kernel": np.ones((3, 4))}
+      >>> roles.given(params, None) == roles.of(params)
+      True
+
     Raises:
       ValueError: the roles are not like params, or as in `of`.
     """
@@ -93,12 +100,28 @@ def given(params: PyTree, roles: PyTree | None, *, strict: bool = True) -> PyTre
 
 
 def tree_name(path: Any) -> str:
-    """Return a leaf's path as `jax.tree.leaves_with_path` gives it in the form "dense0/kernel"."""
+    """Return a leaf's path as `jax.tree.leaves_with_path` gives it in the form "dense0/kernel".
+
+    Example:
+      >>> import jax
+      >>> from ntkgen import roles
+      >>> [roles.tree_name(path) for path, _ in jax.tree.leaves_with_path({"dense0": {"bias": 0.0, "kernel": 1.0}})]
+      ['dense0/bias', 'dense0/kernel']
+    """
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def check_decided(name: str, leaf: Leaf, shape: Shape, *, filters: bool = True) -> None:
     """Refuse a leaf whose layers, or with `filters` whose output units, nothing tells.
+
+    Example:
+      >>> from ntkgen import roles
+      >>> roles.check_decided("dense0/kernel", roles.Leaf("kernel", (1,)), (3, 4))  # says nothing: all is known
+      >>> try:
+      ...     roles.check_decided("mix", roles.Leaf("kernel", None), (3, 3))
+      ... except ValueError as error:
+      ...     print("mix" in str(error))
+      True
 
     Raises:
       ValueError: naming the leaf, and how to name its axes.
@@ -153,6 +176,13 @@ def from_model(model: nn.Module, *inputs: Any, **options: Any) -> PyTree:
     Modules under `nn.scan` and `nn.vmap` see their params without the layers, so that comparing shapes gives the stack
     axes; where several fit, the first (Flax's usual place). Leaves of other modules than Flax's own layers go by the
     rules of `of`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import linen as nn
+      >>> from ntkgen import roles
+      >>> roles.from_model(nn.Dense(2), jnp.ones((1, 3)))["kernel"]
+      Leaf(role='kernel', filter_axes=(1,), stack_axes=())
 
     Args:
       model: the network.

@@ -25,6 +25,11 @@ LETTERS = {"w": "kernel", "W": "kernel", "b": "bias", "g": "scale"}  # whole nam
 class Leaf:
     """What a leaf is.
 
+    Example:
+      >>> from ntkgen import roles
+      >>> roles.Leaf("kernel", filter_axes=(1,))
+      Leaf(role='kernel', filter_axes=(1,), stack_axes=())
+
     Attributes:
       role: one of `ROLES`.
       filter_axes: axes that index the output units, negative ones count from the end; empty for all but kernels and

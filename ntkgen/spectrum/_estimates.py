@@ -224,10 +224,8 @@ def density(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from ntkgen import spectrum
-      >>> found = spectrum.density(
-      ...     lambda v: jnp.array([4.0, 0.0]) * v, jnp.ones(2), jax.random.key(0), 2, 2,
-      ...     edges=jnp.array([-1.0, 2.0, 5.0]),
-      ... )
+      >>> key, edges = jax.random.key(0), jnp.array([-1.0, 2.0, 5.0])
+      >>> found = spectrum.density(lambda v: jnp.array([4.0, 0.0]) * v, jnp.ones(2), key, 2, 2, edges=edges)
       >>> found.mass.round(3).tolist()  # half of the eigenvalues in each bin
       [0.5, 0.5]
 

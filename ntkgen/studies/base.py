@@ -27,6 +27,11 @@ class Config:
     """Settings that all studies share. A study adds its own fields.
 
     A default of None stands for the preset's value; `Study.resolve` returns a config where it is filled in.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.Config(num_seeds=3, seed=10).seeds
+      [10, 11, 12]
     """
 
     dataset: str = setting(
@@ -58,6 +63,12 @@ class Config:
 class Prepared:
     """A config with everything that was checked and loaded for it.
 
+    Example:
+      >>> from ntkgen.studies import base
+      >>> prepared = base.Prepared(base.Config(dataset="digits"), {"num_train": 100}, "quick", {}, None)
+      >>> prepared.record()["num_train"], prepared.record()["dataset"]
+      (100, 'digits')
+
     Attributes:
       config: the complete config.
       facts: what the data and networks add to the record, JSON types only (number of images, digest, parameters).
@@ -84,6 +95,11 @@ class Prepared:
 class Derived:
     """What follows from the measured tables by arithmetic.
 
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.Derived({"summary": [{"width": 4, "test_acc_mean": 97.0}]}, {"peak": "seen"}, "a peak is seen").complete
+      True
+
     Attributes:
       tables: name -> rows; those without rows are not written.
       verdict: what is decided, JSON types.
@@ -104,6 +120,11 @@ class Derived:
 @dataclass(frozen=True)
 class Study:
     """One study.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.double_descent.STUDY.question
+      'Does test error fall again beyond the interpolation threshold?'
 
     Attributes:
       name: of folder, command and module.
@@ -139,6 +160,11 @@ class Study:
 def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
     """Return the data set that was given, or the preset's; quick needs embedded data.
 
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.choose_dataset("quick", {}), base.choose_dataset("paper", {"dataset": "cifar10"})
+      ('digits', 'cifar10')
+
     Raises:
       ValueError: quick with data that are not embedded.
     """
@@ -149,12 +175,23 @@ def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
 
 
 def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
-    """Return the network that was given, or the data set's own."""
+    """Return the network that was given, or the data set's own.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.choose_model("cifar10", {}), base.choose_model("cifar10", {"model": "mlp"})
+      ('cnn', 'mlp')
+    """
     return given.get("model") or ("cnn" if dataset == "cifar10" else "mlp")
 
 
 def overlay(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Overlay a preset's values with what the user gave.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.overlay({"epochs": 10, "num_seeds": 5}, {"epochs": 3})
+      {'epochs': 3, 'num_seeds': 5}
 
     Raises:
       ValueError: more seeds and epochs than a record can hold.
@@ -167,12 +204,25 @@ def overlay(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, An
 
 
 def foreign_to_optimizer(optimizer: str | None) -> dict[str, str]:
-    """Name the settings that mean nothing to an optimizer, for `options.refuse`."""
+    """Name the settings that mean nothing to an optimizer, for `options.refuse`.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.foreign_to_optimizer("adam"), base.foreign_to_optimizer("sgd")
+      ({'momentum': '--optimizer=adam'}, {})
+    """
     return {"adam": {"momentum": "--optimizer=adam"}, "gd": {"batch_size": "--optimizer=gd"}}.get(optimizer or "", {})
 
 
 def training(config: Any, **more: Any) -> train.Config:
     """Return the training configuration of a study whose fields have the usual names.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> from ntkgen.studies import base
+      >>> config = base.training(studies.double_descent.Config(epochs=3, lr=0.05))
+      >>> config.epochs, config.learning_rate, config.optimizer
+      (3, 0.05, 'sgd')
 
     Raises:
       ValueError: a value is refused; the message names the setting.

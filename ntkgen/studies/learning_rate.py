@@ -29,7 +29,13 @@ METRICS = ("train_acc", "test_acc", "eigenvalue")
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the study; see `base.Config` for the shared ones."""
+    """Settings of the study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen.studies import learning_rate
+      >>> learning_rate.Config(rates=(0.1, 0.2), num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     rates: tuple[float, ...] = setting(options.Numbers(options.POSITIVE), "Learning rates. Default: the preset's.")
     width: int = setting(options.COUNT, "Hidden width of the MLP; base channels of the CNN.", group="network")
@@ -38,7 +44,14 @@ class Config(base.Config):
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Config:
-    """Return the complete config of a preset and what the user gave."""
+    """Return the complete config of a preset and what the user gave.
+
+    Example:
+      >>> from ntkgen.studies import learning_rate
+      >>> config = learning_rate.resolve("quick", {"rates": (0.1,)})
+      >>> config.dataset, config.rates
+      ('digits', (0.1,))
+    """
     dataset = base.choose_dataset(preset, given)
     values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
     if dataset in base.EMBEDDED and "num_train" not in given:
@@ -47,7 +60,14 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
 
 
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, data.Dataset]]:
-    """Load the data and check the settings; returns what they add to the record, and network and data."""
+    """Load the data and check the settings; returns what they add to the record, and network and data.
+
+    Example:
+      >>> from ntkgen.studies import learning_rate
+      >>> facts, (model, dataset) = learning_rate.prepare(learning_rate.resolve("quick", {"width": 4}), None)
+      >>> facts["num_train"], model.width
+      (1297, 4)
+    """
     dataset = data.load(
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
@@ -59,7 +79,13 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, d
 
 
 def training(config: Config, rate: float) -> train.Config:
-    """Return how one arm is trained."""
+    """Return how one arm is trained.
+
+    Example:
+      >>> from ntkgen.studies import learning_rate
+      >>> learning_rate.training(learning_rate.resolve("quick", {"epochs": 3}), rate=0.2).learning_rate
+      0.2
+    """
     return train.Config(config.epochs, config.batch_size, rate)
 
 
@@ -88,7 +114,17 @@ def measured(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
 
 
 def derive(prepared: Prepared, found: Tables) -> Derived:
-    """Make the summary by rate, and find plateau, best rate and where seeds diverge."""
+    """Make the summary by rate, and find plateau, best rate and where seeds diverge.
+
+    Example:
+      >>> from ntkgen.studies import base, learning_rate
+      >>> config = learning_rate.resolve("quick", {"rates": (0.1, 0.5)})
+      >>> row = {"train_acc": "99", "test_acc": "97", "eigenvalue": "8", "diverged": "0"}
+      >>> rows = [{**row, "rate": rate, "seed": seed} for rate in ("0.1", "0.5") for seed in ("0", "1")]
+      >>> derived = learning_rate.derive(base.Prepared(config, {}, "quick", {}, None), {"runs": rows})
+      >>> derived.verdict["plateau"], derived.tables["summary"][1]["stability_bound"]
+      ([0.1, 0.5], 4.0)
+    """
     rates = prepared.config.rates
     kept = [row | {name: "" for name in METRICS if row["diverged"] == "1"} for row in found["runs"]]
     summary = tables.summarise(kept, ["rate"], METRICS)
@@ -110,7 +146,18 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
-    """Draw accuracy and the top eigenvalue, with its bound, against the rate."""
+    """Draw accuracy and the top eigenvalue, with its bound, against the rate.
+
+    Example:
+      >>> from ntkgen.studies import base, learning_rate
+      >>> config = learning_rate.resolve("quick", {"rates": (0.1, 0.5)})
+      >>> row = {"train_acc": "99", "test_acc": "97", "eigenvalue": "8", "diverged": "0"}
+      >>> rows = [{**row, "rate": rate, "seed": seed} for rate in ("0.1", "0.5") for seed in ("0", "1")]
+      >>> prepared = base.Prepared(config, {}, "quick", {}, None)
+      >>> derived = learning_rate.derive(prepared, {"runs": rows})
+      >>> [name for name, figure in learning_rate.figures(prepared, {"runs": rows}, derived)]
+      ['rates']
+    """
     config, summary = prepared.config, derived.tables["summary"]
 
     def curve(metric: str) -> plotting.Curve:

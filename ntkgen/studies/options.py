@@ -40,6 +40,16 @@ class Check(Protocol):
 class Number:
     """A whole or real number within a range.
 
+    Example:
+      >>> from ntkgen.studies import options
+      >>> half = options.Number(float, "a number below 0.5", lambda value: value < 0.5)
+      >>> half.parse("0.25"), half.kind
+      (0.25, 'float')
+      >>> half.parse(0.75)
+      Traceback (most recent call last):
+          ...
+      ValueError: expected a number below 0.5
+
     Attributes:
       type: int or float.
       expected: the range in words.
@@ -72,7 +82,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Distinct numbers, in ascending order (`descending`: the other way): a list, or text with commas."""
+    """Distinct numbers, in ascending order (`descending`: the other way): a list, or text with commas.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.Numbers(options.COUNT).parse("8,4")
+      (4, 8)
+    """
 
     item: Number
     descending: bool = False
@@ -102,7 +118,13 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some names."""
+    """One of some names.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.Choice(("mlp", "cnn")).parse("cnn")
+      'cnn'
+    """
 
     choices: tuple[str, ...]
     kind: str = "name"
@@ -121,7 +143,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some of a set of names, as a list or text with commas; "none" is the empty list."""
+    """Some of a set of names, as a list or text with commas; "none" is the empty list.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> names = options.Choices(("loss", "kernel"))
+      >>> names.parse("kernel,loss"), names.parse("none")
+      (('kernel', 'loss'), ())
+    """
 
     choices: tuple[str, ...]
     kind: str = "comma-separated names"
@@ -167,7 +196,13 @@ class AtLeastOne(Choices):
 
 @dataclass(frozen=True)
 class Switch:
-    """True or False."""
+    """True or False.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.Switch().parse("true")
+      True
+    """
 
     kind: str = "boolean"
     expected: str = "true or false"
@@ -217,19 +252,44 @@ class Setting:
 def setting(
     check: Check, help: str, *, default: Any = None, unit: str = "", group: str = "training", identifies: bool = True
 ) -> Any:
-    """Return a dataclass field of a study's config. A default of None leaves the value to the preset."""
+    """Return a dataclass field of a study's config. A default of None leaves the value to the preset.
+
+    Example:
+      >>> from dataclasses import dataclass
+      >>> from ntkgen.studies import options
+      >>> @dataclass(frozen=True)
+      ... class Config:
+      ...     width: int = options.setting(options.COUNT, "Hidden width.", default=8, unit="units")
+      >>> Config().width, options.settings(Config)["width"].unit
+      (8, 'units')
+    """
     if group not in GROUPS:
         raise ValueError(f"group: expected one of {', '.join(GROUPS)}, got {group!r}")
     return dataclasses.field(default=default, metadata={"setting": Setting(check, help, unit, group, identifies)})
 
 
 def settings(config: type) -> dict[str, Setting]:
-    """Return name -> setting of every field of a config, in order."""
+    """Return name -> setting of every field of a config, in order.
+
+    Example:
+      >>> from ntkgen.studies import base, options
+      >>> options.settings(base.Config)["epochs"].unit
+      'epochs'
+    """
     return {field.name: field.metadata["setting"] for field in dataclasses.fields(config)}
 
 
 def checked(config: type, given: Mapping[str, Any], others: Iterable[str] = ()) -> dict[str, Any]:
     """Return what a user gave, each value checked; None stands for "not given".
+
+    Example:
+      >>> from ntkgen.studies import base, options
+      >>> options.checked(base.Config, {"epochs": "3", "num_seeds": None})
+      {'epochs': 3}
+      >>> options.checked(base.Config, {"epoch": 3})
+      Traceback (most recent call last):
+          ...
+      ValueError: epoch: expected a setting of this study, got 3; did you mean epochs?
 
     Args:
       config: class of the study's config.
@@ -257,6 +317,13 @@ def checked(config: type, given: Mapping[str, Any], others: Iterable[str] = ()) 
 def refuse(given: Mapping[str, Any], foreign: Mapping[str, str]) -> None:
     """Refuse settings that mean nothing here: name -> what it does not go with.
 
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.refuse({"momentum": 0.9}, {"momentum": "--optimizer=adam"})
+      Traceback (most recent call last):
+          ...
+      ValueError: momentum: expected no such setting with --optimizer=adam, got 0.9
+
     Raises:
       ValueError: one of them was given.
     """
@@ -266,7 +333,13 @@ def refuse(given: Mapping[str, Any], foreign: Mapping[str, str]) -> None:
 
 
 def did_you_mean(name: Any, known: Any) -> str:
-    """Return `; did you mean ...?` for a name that resembles a known one, else an empty text."""
+    """Return `; did you mean ...?` for a name that resembles a known one, else an empty text.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.did_you_mean("epoch", ["epochs", "seed"]), options.did_you_mean("xyz", ["epochs", "seed"])
+      ('; did you mean epochs?', '')
+    """
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
 

@@ -15,6 +15,12 @@ from ntkgen.studies import tables
 class Relation:
     """The claim that a metric differs between two arms, in one direction.
 
+    Example:
+      >>> from ntkgen.studies.relations import Relation
+      >>> claim = Relation("SGD beats GD", "accuracy", "test_acc", first="sgd", second="gd", margin=0.5)
+      >>> claim.sign
+      1
+
     Attributes:
       claim: in words.
       family: the tests within which false discoveries are controlled.
@@ -39,6 +45,13 @@ class Relation:
 def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]]) -> dict[Relation, dict[str, Any]]:
     """Test each claim by seeds; p-values are adjusted within each family.
 
+    Example:
+      >>> from ntkgen.studies import relations
+      >>> claim = relations.Relation("SGD beats GD", "accuracy", "test_acc", first="sgd", second="gd", margin=0.5)
+      >>> found = relations.test([claim], {"test_acc": {"sgd": [97.0, 97.2, 97.1], "gd": [95.0, 95.1, 95.2]}})
+      >>> round(found[claim]["difference"], 3), found[claim]["paired_adjusted"] < 0.05
+      (2.0, True)
+
     Args:
       relations: the claims.
       values: metric -> arm -> (seeds,), NaN for a lost seed.
@@ -53,7 +66,15 @@ def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]])
 
 
 def decide(relation: Relation, row: Mapping[str, Any], alpha: float) -> stats.Decision:
-    """Return what the test of a claim decides."""
+    """Return what the test of a claim decides.
+
+    Example:
+      >>> from ntkgen.studies import relations
+      >>> claim = relations.Relation("SGD beats GD", "accuracy", "test_acc", first="sgd", second="gd", margin=0.5)
+      >>> found = relations.test([claim], {"test_acc": {"sgd": [97.0, 97.2, 97.1], "gd": [95.0, 95.1, 95.2]}})
+      >>> relations.decide(claim, found[claim], alpha=0.05).word
+      'seen'
+    """
     if row["undecided"]:
         return stats.Decision(stats.UNDECIDED, row["undecided"])
     return stats.decide(

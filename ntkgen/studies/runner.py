@@ -14,7 +14,13 @@ from ntkgen.studies.base import Derived, Prepared, Rows, Study
 
 
 class Table(list):
-    """Rows of one table, each a dict of column -> cell; cells of measured tables are text."""
+    """Rows of one table, each a dict of column -> cell; cells of measured tables are text.
+
+    Example:
+      >>> from ntkgen.studies.runner import Table
+      >>> Table([{"seed": "0", "test_acc": "97.0"}]).to_rows()
+      [{'seed': '0', 'test_acc': '97.0'}]
+    """
 
     def to_rows(self) -> Rows:
         """Return the rows as a plain list."""
@@ -79,7 +85,17 @@ def opened(
     format: Any = ("png",),
     **given: Any,
 ) -> Iterator[Opened]:
-    """Check the settings, load the data and hold the run folder; arguments and errors as in `run`."""
+    """Check the settings, load the data and hold the run folder; arguments and errors as in `run`.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import studies
+      >>> from ntkgen.studies import runner
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with runner.opened(studies.learning_rate.STUDY, "quick", out_dir=folder, rates=(0.1,)) as ready:
+      ...         ready.prepared.config.rates, ready.run.finished
+      ((0.1,), False)
+    """
     if preset not in base.PRESETS:
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
@@ -163,7 +179,17 @@ def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Pat
 
 
 def stem(opened: Opened) -> str:
-    """Name the figures of a run: what a reader wants to tell apart, then the hash of its config."""
+    """Name the figures of a run: what a reader wants to tell apart, then the hash of its config.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import studies
+      >>> from ntkgen.studies import runner
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with runner.opened(studies.learning_rate.STUDY, "quick", out_dir=folder, rates=(0.1,)) as ready:
+      ...         runner.stem(ready).rpartition("_")[0]
+      'learning_rate_digits_quick_rates0.1'
+    """
     prepared = opened.prepared
     parts = [opened.study.name, prepared.config.dataset, *([prepared.preset] if prepared.preset != "paper" else [])]
     for name, value in prepared.given.items():
@@ -179,6 +205,16 @@ def _short(value: Any) -> str:
 
 def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, **given: Any) -> Results:
     """Run a study from Python, in a notebook too; a finished run is read, not repeated.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import studies
+      >>> from ntkgen.studies import runner
+      >>> few = {"rates": (0.1,), "width": 4, "num_train": 128, "epochs": 1, "num_seeds": 2}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     results = runner.run(studies.learning_rate.STUDY, "quick", out_dir=folder, say=lambda text: None, **few)
+      >>> len(results.tables["runs"]), list(results.figures)
+      (2, ['rates'])
 
     Args:
       study: what to run, such as `studies.double_descent.STUDY`.

@@ -12,7 +12,14 @@ ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
 
 def columns(name: str, values: Any) -> dict[str, float | None]:
-    """Give `name`_mean, _std and both 95 % intervals of values (seeds,), NaN for a lost seed; None where all are."""
+    """Give `name`_mean, _std and both 95 % intervals of values (seeds,), NaN for a lost seed; None where all are.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> found = tables.columns("acc", [96.0, 98.0, float("nan")])
+      >>> found["acc_mean"], sorted(found)
+      (97.0, ['acc_boot_high', 'acc_boot_low', 'acc_mean', 'acc_std', 'acc_t_high', 'acc_t_low'])
+    """
     values = np.asarray(values, float)
     if not np.isfinite(values).any():
         return dict.fromkeys(f"{name}_{end}" for end in ENDS)
@@ -25,6 +32,13 @@ def columns(name: str, values: Any) -> dict[str, float | None]:
 
 def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Make a summary: for each combination of keys, in order of appearance, the metrics over the seeds.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> rows = [{"width": 4, "seed": 0, "acc": "96.0"}, {"width": 4, "seed": 1, "acc": "98.0"}]
+      >>> (row,) = tables.summarise(rows, keys=["width"], metrics=["acc"])
+      >>> row["width"], row["num_seeds"], row["acc_mean"]
+      (4, 2, 97.0)
 
     Args:
       rows: tidy rows, one for each seed, cells numbers or their text; empty cells and None count as lost.
@@ -47,7 +61,13 @@ def summarise(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], metrics: S
 
 
 def number(cell: Any) -> float:
-    """Read a cell: text or number; NaN for an empty one."""
+    """Read a cell: text or number; NaN for an empty one.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> tables.number("0.5"), tables.number("")
+      (0.5, nan)
+    """
     return float("nan") if cell in (None, "") else float(cell)
 
 
@@ -55,6 +75,13 @@ def compare(
     family: str, metric: str, values: Mapping[str, Any], pairs: Sequence[tuple[str, str]], margin: float | None = None
 ) -> list[dict[str, Any]]:
     """Test the difference of a metric between pairs of arms, paired by seed and by Welch.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> values = {"sgd": [97.0, 97.2, 97.1], "gd": [95.0, 95.1, 95.2]}
+      >>> (row,) = tables.compare("accuracy", "test_acc", values, [("sgd", "gd")], margin=0.5)
+      >>> round(row["difference"], 3), row["equivalent"]
+      (2.0, False)
 
     Args:
       family: name of the family, within which `adjust` controls the false discovery rate.
@@ -94,6 +121,12 @@ def compare(
 def correct_rows(arm: str, seeds: Sequence[int], right: np.ndarray, lost: np.ndarray) -> list[dict[str, Any]]:
     """Make correct.csv: which test images each final network classifies right.
 
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.studies import tables
+      >>> tables.correct_rows("sgd", [0], np.array([[True, False, False, False, True]]), lost=np.array([False]))
+      [{'arm': 'sgd', 'images': 5, 'seed': 0, 'bits': '88'}]
+
     Args:
       arm: its name.
       seeds: in order.
@@ -109,23 +142,48 @@ def correct_rows(arm: str, seeds: Sequence[int], right: np.ndarray, lost: np.nda
 
 
 def packed_rows(arm: str, seeds: Sequence[int], bits: Sequence[str], images: int) -> list[dict[str, Any]]:
-    """Make the rows of `correct_rows` of what `pack` wrote."""
+    """Make the rows of `correct_rows` of what `pack` wrote.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> tables.packed_rows("sgd", [0], ["88"], images=5)
+      [{'arm': 'sgd', 'images': 5, 'seed': 0, 'bits': '88'}]
+    """
     about = {"arm": arm, "images": images}
     return [{**about, "seed": seed, "bits": text} for seed, text in zip(seeds, bits, strict=True)]
 
 
 def pack(right: np.ndarray) -> str:
-    """Write booleans (images,) as hexadecimal digits, most significant bit first."""
+    """Write booleans (images,) as hexadecimal digits, most significant bit first.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.studies import tables
+      >>> tables.pack(np.array([True, False, False, False, True]))
+      '88'
+    """
     return np.packbits(right).tobytes().hex()
 
 
 def unpack(bits: str, images: int) -> np.ndarray:
-    """Read what `pack` wrote: 0 and 1 (images,)."""
+    """Read what `pack` wrote: 0 and 1 (images,).
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> tables.unpack("88", images=5).tolist()
+      [1, 0, 0, 0, 1]
+    """
     return np.unpackbits(np.frombuffer(bytes.fromhex(bits), np.uint8), count=images)
 
 
 def correctness(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Read the rows of `correct_rows`: arm -> 0 and 1 (seeds, images), NaN for a lost seed."""
+    """Read the rows of `correct_rows`: arm -> 0 and 1 (seeds, images), NaN for a lost seed.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> tables.correctness([{"arm": "sgd", "seed": "0", "images": "5", "bits": "88"}])["sgd"].tolist()
+      [[1.0, 0.0, 0.0, 0.0, 1.0]]
+    """
     arms: dict[str, list[np.ndarray]] = {}
     for row in rows:
         count = int(row["images"])
@@ -138,6 +196,15 @@ def cross(
     rows: Sequence[dict[str, Any]], right: Mapping[str, np.ndarray], metrics: Collection[str] = ("test_acc",)
 ) -> None:
     """Add to rows of `compare` of test accuracy in percent the interval over seeds and test images, in points.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.studies import tables
+      >>> rows = tables.compare("accuracy", "test_acc", {"sgd": [75.0, 100.0], "gd": [50.0, 75.0]}, [("sgd", "gd")])
+      >>> a, b = np.array([[1, 1, 0, 1], [1, 1, 1, 1]]), np.array([[1, 0, 0, 1], [1, 0, 1, 1]])
+      >>> tables.cross(rows, {"sgd": a, "gd": b})
+      >>> sorted(name for name in rows[0] if "crossed" in name)
+      ['crossed_high', 'crossed_low', 'crossed_p']
 
     Args:
       rows: those of another metric get None.
@@ -154,7 +221,14 @@ def cross(
 
 
 def adjust(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fill in the p-values adjusted within each family (Benjamini and Hochberg), for both tests; returns all rows."""
+    """Fill in the p-values adjusted within each family (Benjamini and Hochberg), for both tests; returns all rows.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> rows = [{"family": "accuracy", "paired_p": p, "welch_p": p} for p in (0.01, 0.04)]
+      >>> [row["paired_adjusted"] for row in tables.adjust(rows)]
+      [0.02, 0.04]
+    """
     rows = list(rows)
     for _, members in itertools.groupby(sorted(rows, key=lambda row: row["family"]), key=lambda row: row["family"]):
         tested = [row for row in members if row["paired_p"] is not None]
@@ -169,6 +243,14 @@ def at_equal_loss(
     about: Mapping[str, Any], a: Any, b: Any, targets: Sequence[float], margin: float
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Compare two arms at equal loss over all targets: one row that decides, and one for each target that does not.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen.studies import tables
+      >>> a, b = np.array([[1.0, 1.1, 1.2], [2.0, 2.1, 2.2]]), np.array([[0.0, 0.2, 0.1], [1.0, 1.1, 1.1]])
+      >>> row, each = tables.at_equal_loss({"family": "sharpness"}, a, b, targets=[0.1, 0.01], margin=0.5)
+      >>> round(row["pvalue"], 3), len(each)
+      (0.003, 2)
 
     Args:
       about: columns that both kinds of rows begin with; `family` for `adjust_single`.
@@ -200,7 +282,14 @@ def at_equal_loss(
 
 
 def adjust_single(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the p-values of one family, as `adjusted`; rows without one stay as they are. Returns all rows."""
+    """Adjust the p-values of one family, as `adjusted`; rows without one stay as they are. Returns all rows.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> rows = [{"family": "sharpness", "pvalue": p} for p in (0.01, 0.04)]
+      >>> [row["adjusted"] for row in tables.adjust_single(rows)]
+      [0.02, 0.04]
+    """
     tested = [row for row in rows if row["pvalue"] is not None]
     if tested:
         _, adjusted = stats.false_discovery([row["pvalue"] for row in tested])
@@ -210,7 +299,14 @@ def adjust_single(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adjust the equivalence tests' p-values within each family, as `equivalence_adjusted`; returns all rows."""
+    """Adjust the equivalence tests' p-values within each family, as `equivalence_adjusted`; returns all rows.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> rows = [{"family": "accuracy", "equivalence_p": p} for p in (0.01, 0.04)]
+      >>> [row["equivalence_adjusted"] for row in tables.adjust_equivalence(rows)]
+      [0.02, 0.04]
+    """
     for row in rows:
         row["equivalence_adjusted"] = None
     for family in dict.fromkeys(row["family"] for row in rows):
@@ -224,6 +320,12 @@ def adjust_equivalence(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def diverged(rows: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any]], str], most: int = 4) -> str:
     """Write a line for a figure's title that says of which arms seeds diverged; empty where none did.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> rows = [{"rate": 0.1, "seed": 0, "diverged": 0}, {"rate": 0.9, "seed": 0, "diverged": 1}]
+      >>> tables.diverged(rows, lambda row: f"rate {row['rate']}").strip()
+      'diverged: rate 0.9 (1 of 1 seeds)'
 
     Args:
       rows: a row for each arm and seed, or several of the same; "diverged" is 0 or 1.
@@ -242,7 +344,13 @@ def diverged(rows: Sequence[Mapping[str, Any]], name: Callable[[Mapping[str, Any
 
 
 def cell(row: Mapping[str, Any], metric: str, digits: int = 2) -> str:
-    """Print `mean [low, high]` by the t-interval of a summary row; says where no seed or one is left."""
+    """Print `mean [low, high]` by the t-interval of a summary row; says where no seed or one is left.
+
+    Example:
+      >>> from ntkgen.studies import tables
+      >>> tables.cell({"num_seeds": 2, **tables.columns("acc", [96.0, 98.0])}, "acc")
+      '97.00 [84.29, 109.71]'
+    """
     mean, low, high = (row[f"{metric}_{end}"] for end in ("mean", "t_low", "t_high"))
     if mean is None:
         return "all lost"

@@ -10,7 +10,14 @@ from ntkgen.studies.options import setting
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the double-descent study; see `base.Config` for the shared ones."""
+    """Settings of the double-descent study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> config = studies.double_descent.Config(model="mlp", widths=(4, 8))
+      >>> config.size_name, config.sizes
+      ('widths', (4, 8))
+    """
 
     num_train: Any = setting(
         options.COUNTS, "Training examples, a seeded random subset; several make the study sample-wise too. "

@@ -71,7 +71,13 @@ class ArmNames:
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the implicit-regularization study; see `base.Config` for the shared ones."""
+    """Settings of the implicit-regularization study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.implicit_regularization.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     width: int = setting(
         options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"

@@ -19,7 +19,13 @@ class Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the loss-landscape study; see `base.Config` for the shared ones."""
+    """Settings of the loss-landscape study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.loss_landscape.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     width: int | None = setting(
         options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"

@@ -51,7 +51,13 @@ class Percents:
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the lottery-ticket study; see `base.Config` for the shared ones."""
+    """Settings of the lottery-ticket study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.lottery_ticket.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     width: int | None = setting(
         options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"

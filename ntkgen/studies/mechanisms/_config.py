@@ -31,7 +31,13 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the joint study; see `base.Config` for the shared ones."""
+    """Settings of the joint study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.mechanisms.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     label_noise: Any = setting(
         options.Numbers(options.PROBABILITY),

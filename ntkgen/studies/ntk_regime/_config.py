@@ -26,7 +26,13 @@ class WidthSeries(NamedTuple):
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the tangent-kernel study; see `base.Config` for the shared ones."""
+    """Settings of the tangent-kernel study; see `base.Config` for the shared ones.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.ntk_regime.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     model: str = setting(options.Choice(("mlp",)), "Network.", default="mlp", group="network")
     subset: str = setting(
