@@ -64,7 +64,7 @@ def title_of(png: bytes) -> str:
         return ""
 
 
-def smaller(png: bytes, colours: int = 96) -> bytes:
+def smaller(png: bytes, colours: int = 48) -> bytes:
     """Return a PNG of so few colours that it takes about a third of the bytes; the same file where that does not help.
 
     Raises:

@@ -179,16 +179,25 @@ def _title(files: dict[str, Path]) -> str:
 
 
 def _claims(whole: Run | None) -> tuple[Claim, ...]:
-    if whole is None:
+    table = whole.table("claims") if whole else None
+    if table is None:
         return ()
-    return tuple(Claim(**row, equivalence_p="", details=()) for row in _verdicts.rows_of(whole.table("claims"), CLAIM))
+    more = [tuple(item for item in row.items() if item[0] not in CLAIM and item[1]) for row in table.dicts()]
+    rows = _verdicts.rows_of(table, CLAIM)
+    return tuple(Claim(**row, equivalence_p="", details=each) for row, each in zip(rows, more, strict=True))
 
 
 def _published(runs: list[Run]) -> tuple[Published, ...]:
     """Return what `reproduce` graded, or else the comparisons of the newest run of each study and data set."""
     for run in runs:
         if run.study == "reproduce" and (table := run.table("published")):
-            return tuple(Published(**row) for row in _verdicts.rows_of(table, PUBLISHED))
+            graded = _verdicts.rows_of(table, PUBLISHED)
+            if "study" in table.columns:  # a setting says little without it
+                named = (row["study"] for row in table.dicts())
+                graded = [
+                    {**row, "setting": f"{study}, {row['setting']}"} for row, study in zip(graded, named, strict=True)
+                ]
+            return tuple(Published(**row) for row in graded)
     found: dict[tuple[str, str], tuple[Published, ...]] = {}
     for run in runs:
         table = run.table("comparison")

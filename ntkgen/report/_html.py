@@ -14,9 +14,10 @@ from ntkgen.report._contents import Claim, Contents, Figure, Run
 from ntkgen.report._quality import number
 from ntkgen.report._shown import LONG, Shown, brief, interval, shown
 
-MOST_PICTURES = 1_300_000  # bytes of all figures in the page
-MOST_TABLES = 45_000  # cells of all tables in the page
-RAW_CELLS = 500  # of a table that other tables sum up
+MOST_PICTURES = 1_200_000  # bytes of all figures in the page
+MOST_TABLES = 14_000  # cells of all tables in the page
+MOST_CELLS = 900  # of a table
+RAW_CELLS = 300  # of a table that other tables sum up
 MARKS = {
     "seen": "●", "not seen": "○", "undecided": "◐", "stated": "◆",
     "within": "●", "outside": "✕", "not comparable": "◐", "missing": "○",
@@ -122,7 +123,7 @@ def _tables(contents: Contents, runs: list[Run]) -> dict[str, list[Shown]]:
     for run in runs:
         found[run.name] = []
         for table in contents.own_tables(run):
-            most = RAW_CELLS if table.name in LONG else 2_400
+            most = RAW_CELLS if table.name in LONG else MOST_CELLS
             found[run.name].append(shown(table, most_cells=min(most, max(0, left))))
             left -= len(found[run.name][-1].rows) * len(found[run.name][-1].columns)
     return found

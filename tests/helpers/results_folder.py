@@ -28,17 +28,20 @@ COMPARISON = [
 CLAIMS = [
     {"id": "H1", "claim": "Small batches generalize better, α < 5 % & more", "decision": "seen", "effect": 1.65,
      "unit": "points", "low": 1.52, "high": 1.78, "test": "paired t-test", "p": 1e-5,
-     "control": "equal updates instead of equal epochs", "run": "implicit_regularization/mnist-b"},
+     "control": "equal updates instead of equal epochs", "run": "implicit_regularization/mnist-b",
+     "found": "both seen"},
     {"id": "RQ3", "claim": "Flat minima <generalize> better", "decision": "not seen", "effect": 0.8,
      "unit": "ratio large / small", "low": 0.5, "high": 1.2, "test": "equivalence", "p": 0.01,
-     "control": "equal loss", "run": "loss_landscape/mnist-c"},
+     "control": "equal loss", "run": "loss_landscape/mnist-c", "found": ""},
     {"id": "H4", "claim": "Test error peaks at the threshold", "decision": "undecided", "effect": None, "unit": "",
-     "low": None, "high": None, "test": "", "p": None, "control": "", "run": ""},
+     "low": None, "high": None, "test": "", "p": None, "control": "", "run": "", "found": ""},
 ]  # fmt: skip
 PUBLISHED = [
-    {"source": "table V-A", "setting": "width 8", "metric": "test_acc", "published": 89.7, "ours": 89.8, "low": 89.1,
+    {"source": "table V-A", "study": "double_descent mlp",
+     "setting": "width 8", "metric": "test_acc", "published": 89.7, "ours": 89.8, "low": 89.1,
      "high": 90.5, "status": "within", "why": "", "run": "double_descent/mnist-a"},
-    {"source": "table V-B", "setting": "batch 32", "metric": "gap", "published": 14.48, "ours": None, "low": None,
+    {"source": "table V-B", "study": "implicit",
+     "setting": "batch 32", "metric": "gap", "published": 14.48, "ours": None, "low": None,
      "high": None, "status": "not comparable", "why": "trained on MNIST, not on CIFAR-10", "run": ""},
 ]  # fmt: skip
 STATEMENTS = [

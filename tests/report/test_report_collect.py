@@ -29,6 +29,8 @@ def test_runs_come_study_by_study_the_newest_first(contents):
 def test_reproduce_grades_claims_and_numbers(contents):
     assert [(claim.id, claim.decision) for claim in contents.claims] == [
         ("H1", "seen"), ("RQ3", "not seen"), ("H4", "undecided")]  # fmt: skip
+    assert contents.claims[0].details == (("found", "both seen"),) and contents.claims[1].details == ()
+    assert contents.published[0].setting == "double_descent mlp, width 8"
     assert [row.status for row in contents.published] == ["within", "not comparable"]
     assert contents.statements[0].tables_say == "84.72 at 128, 84.74 at 256"
     assert contents.plan.dicts() == [{"study": "double_descent", "estimated_seconds": "60", "seconds": "75.5"}]
