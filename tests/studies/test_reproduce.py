@@ -1,13 +1,14 @@
 """The paper in one command: what is run, what is read, what is decided, and what a failed study costs."""
 
 import dataclasses
+import json
 
 import pytest
 
-from ntkgen import cli, studies
+from ntkgen import cli, paper, studies
 from ntkgen.stats import UNDECIDED
 from ntkgen.studies import base, double_descent, reproduce
-from ntkgen.studies.reproduce import _config, _cost, _measure
+from ntkgen.studies.reproduce import _config, _cost, _measure, _read
 
 SIZES = {"widths": (4, 8, 16)}
 TINY = {"studies": "double_descent", "num_seeds": 2, "epochs": 3, "num_train": 200}
@@ -170,3 +171,18 @@ def test_presets_are_the_runs_own_unless_given():
     assert _config.resolve("quick", {}).size == "quick"
     assert {part.preset for part in _config.resolve("paper", {"size": "small", "dataset": "mnist"}).parts} == {"small"}
     assert base.PRESETS == ("quick", "small", "paper")
+
+
+IMAGES = {"implicit_regularization": 50_000, "loss_landscape": 50_000, "lottery_ticket": 50_000}
+
+
+@pytest.mark.parametrize("part", _config.resolve("paper", {}).parts, ids=lambda part: part.name)
+def test_the_papers_presets_follow_what_the_paper_fixes(part, tmp_path):
+    study = getattr(studies, part.study).STUDY
+    config = study.resolve("paper", {"dataset": part.settings["dataset"]})
+    facts = {"num_train": IMAGES[part.study]} if part.study in IMAGES else {}
+    record = base.Prepared(config, facts, "paper", {}, None).record()
+    (tmp_path / "config.json").write_text(json.dumps({"config": record}))
+    run = _read.FinishedRun(part.study, tmp_path)
+    assert _read.other_than_published(run) == ""
+    assert part.study == "mechanisms" or run.experiment in paper.PROTOCOLS
