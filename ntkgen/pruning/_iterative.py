@@ -91,7 +91,7 @@ def iterative_pruning(
       >>> import jax.numpy as jnp
       >>> from ntkgen import pruning
       >>> def train(start, masks, level):  # stands for training: doubles the weights
-      ...     return pruning.Trained({"params": {"kernel": 2 * start["params"]["kernel"]}})
+      ...     return pruning.TrainedLevel({"params": {"kernel": 2 * start["params"]["kernel"]}})
       >>> initial = {"params": {"kernel": jnp.array([[1.0, -3.0], [2.0, 0.5]])}}
       >>> levels = list(pruning.iterative_pruning(train, initial, [1.0, 0.5], seed_axis=False))
       >>> levels[1].start["params"]["kernel"].tolist()
