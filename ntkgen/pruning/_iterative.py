@@ -91,7 +91,7 @@ def iterative_pruning(
       >>> import jax.numpy as jnp
       >>> from ntkgen import pruning
       >>> def train(start, masks, level):  # stands for training: doubles the weights
-      ...     return pruning.Trained({"params": {"kernel": 2 * start["params"]["kernel"]}})
+      ...     return pruning.TrainedLevel({"params": {"kernel": 2 * start["params"]["kernel"]}})
       >>> initial = {"params": {"kernel": jnp.array([[1.0, -3.0], [2.0, 0.5]])}}
       >>> levels = list(pruning.iterative_pruning(train, initial, [1.0, 0.5], seed_axis=False))
       >>> levels[1].start["params"]["kernel"].tolist()
@@ -202,8 +202,8 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
       >>> from ntkgen import data, ensemble, models, pruning, train
       >>> digits, model = data.load("digits", num_train=32), models.MLP(4, depth=2)
       >>> config = train.Config(epochs=1, batch_size=16)
-      >>> def fit(level, **options):
-      ...     return ensemble.fit(model, digits, config, 2, **options)
+      >>> def fit(level, *, start_epoch, **given):
+      ...     return ensemble.fit(model, digits, config, 2, options=ensemble.Options(start_epoch=start_epoch), **given)
       >>> initial = ensemble.fit(model, digits, config, 2).initial
       >>> levels = pruning.iterative_pruning(pruning.rewinding(fit), initial, [1.0, 0.5])
       >>> [level.keep_fraction for level in levels]
