@@ -318,6 +318,14 @@ def run_report(argv: Sequence[str]) -> None:
     """Write the report of a results folder: `ntkgen report FOLDER [--format=html|latex|csv] [--out=PATH]`.
 
     Prints what was written. Exits with code 2 and one line on a mistake, or where the folder holds no results.
+
+    Example:
+      >>> import contextlib, io
+      >>> from ntkgen import cli
+      >>> with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+      ...     cli.run_report(["report"])
+      >>> print(said.getvalue().strip())
+      error: expected one results folder, got none
     """
     values = flags.FlagValues()
     words = f"What to write: {', '.join(REPORTS)}. LaTeX compiles with pdflatex."

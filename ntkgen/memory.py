@@ -14,6 +14,11 @@ def total() -> int:
 
     On an accelerator that is what JAX may take of it. On CPU it is the machine's memory, or a container's limit where
     that is lower. It is never what happens to be free: a resumed run makes the same choices.
+
+    Example:
+      >>> from ntkgen import memory
+      >>> memory.total() > 0
+      True
     """
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
@@ -23,7 +28,13 @@ def total() -> int:
 
 
 def budget() -> int:
-    """Return the bytes that one kernel or one chunk of seeds may plan to use: `SHARE` of `total`."""
+    """Return the bytes that one kernel or one chunk of seeds may plan to use: `SHARE` of `total`.
+
+    Example:
+      >>> from ntkgen import memory
+      >>> memory.budget() == memory.total() // 2
+      True
+    """
     return int(SHARE * total())
 
 
@@ -32,6 +43,15 @@ def container_limits(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/
 
     Both versions of control groups are read; a group without a limit adds nothing (version 2) or a huge number
     (version 1). Inside a container the files of `root` itself are the container's.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import memory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     written = (Path(folder) / "memory.max").write_text("1024")
+      ...     memory.container_limits(Path(folder), Path(folder) / "none")
+      [1024]
 
     Args:
       root: where control groups are mounted.

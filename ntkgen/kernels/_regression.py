@@ -191,7 +191,17 @@ def effective_rank(kernel: ArrayLike, *, kind: str = "entropy") -> float:
 
 
 class NotPositiveDefiniteError(ValueError):
-    """A kernel with its ridge is not positive definite; a larger ridge helps."""
+    """A kernel with its ridge is not positive definite; a larger ridge helps.
+
+    Example:
+      >>> import numpy as np
+      >>> from ntkgen import kernels
+      >>> try:
+      ...     kernels.regression(np.ones((2, 2)), np.array([[1.0], [3.0]]))  # equal samples, different targets
+      ... except kernels.NotPositiveDefiniteError:
+      ...     print("add a ridge")
+      add a ridge
+    """
 
 
 def regression(kernel: ArrayLike, targets: ArrayLike, *, ridge: float = 0.0) -> Callable[[ArrayLike], Array]:

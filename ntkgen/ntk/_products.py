@@ -15,6 +15,13 @@ def ntk_vp(f: Apply, params: PyTree, x1: Array, x2: Array | None = None) -> Call
 
     J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1 (reverse mode twice where f has no forward mode).
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> matvec = ntk.ntk_vp(lambda w, x: x @ w, jnp.ones((2, 1)), jnp.array([[1.0, 0.0], [1.0, 2.0]]))
+      >>> matvec(jnp.array([[1.0], [0.0]])).tolist()  # the first column of X X^T
+      [[1.0], [1.0]]
+
     Args:
       f: function (params, x) -> outputs (n, K).
       params: parameters.

@@ -25,6 +25,13 @@ def empirical_ntk_seeds(
 
     A loop and not `vmap`: one seed's products fill the machine already, and the memory budget holds for each.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import ntk
+      >>> x, params = jnp.array([[1.0, 0.0], [1.0, 2.0]]), jnp.ones((3, 2, 1))  # three seeds
+      >>> ntk.empirical_ntk_seeds(lambda w, x: x @ w, params, x).shape
+      (3, 2, 2, 1, 1)
+
     Args:
       f: as in `empirical_ntk`. The arrays of a `jax.tree_util.Partial` may lead with the seed axis, too, all of them.
       params: as there, with a leading seed axis (S,) on every leaf.

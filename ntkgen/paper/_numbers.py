@@ -89,7 +89,14 @@ PER_DOUBLING = 30.0  # percent by which movement falls with twice the width, "ro
 
 
 def published_numbers() -> list[PublishedNumber]:
-    """Return every published number, in the order of the sections; a value that the text has lost is None."""
+    """Return every published number, in the order of the sections; a value that the text has lost is None.
+
+    Example:
+      >>> from ntkgen import paper
+      >>> first = paper.published_numbers()[0]
+      >>> first.study, first.setting, first.metric
+      ('double_descent mlp', 'width 8', 'train_acc')
+    """
     return [
         *_double_descent(),
         *_implicit_regularization(),

@@ -28,6 +28,15 @@ def save(figure: Figure, path: Path) -> Path:
     Two runs write the same bytes: neither time nor version is in the file. The figure's title is (`title_of`). Axes
     without a finite value (all networks diverged, or nothing was reached) say so.
 
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import plotting
+      >>> figure, axes = plotting.subplots(1, 1, figsize=(1, 1))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plotting.save(figure, Path(folder) / "empty.png").name
+      'empty.png'
+
     Args:
       figure: what to write.
       path: ends in `.png`, `.svg` or `.pdf`; its folder is made.
@@ -56,7 +65,18 @@ def title(figure: Figure) -> str:
 
 
 def title_of(png: bytes) -> str:
-    """Return the title that `save` wrote into a PNG file; empty if there is none, or this is no PNG."""
+    """Return the title that `save` wrote into a PNG file; empty if there is none, or this is no PNG.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import plotting
+      >>> figure, axes = plotting.subplots(1, 1, figsize=(1, 1))
+      >>> title = figure.suptitle("Nothing")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     plotting.title_of(plotting.save(figure, Path(folder) / "empty.png").read_bytes())
+      'Nothing'
+    """
     try:
         with Image.open(bytesio.BytesIO(png), formats=("PNG",)) as image:
             return str(image.info.get("Title", ""))
@@ -66,6 +86,16 @@ def title_of(png: bytes) -> str:
 
 def smaller(png: bytes, colours: int = 48) -> bytes:
     """Return a PNG of so few colours that it takes about a third of the bytes; the same file where that does not help.
+
+    Example:
+      >>> import tempfile
+      >>> from pathlib import Path
+      >>> from ntkgen import plotting
+      >>> figure, axes = plotting.subplots(1, 1, figsize=(3, 3))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     png = plotting.save(figure, Path(folder) / "empty.png").read_bytes()
+      >>> len(plotting.smaller(png)) <= len(png)
+      True
 
     Raises:
       ValueError: this is no PNG.

@@ -42,6 +42,15 @@ def against_published(
 ) -> Figure:
     """Draw differences on the left and ratios on the right, rows grouped by table.
 
+    Example:
+      >>> from ntkgen.plotting import reproduce
+      >>> status = next(iter(reproduce.STATUSES))
+      >>> difference = reproduce.Against("width 64", 0.1, -0.2, 0.4, status)
+      >>> ratio = reproduce.Against("width 64", 1.1, 0.9, 1.3, status)
+      >>> figure = reproduce.against_published({"table 1": [difference]}, {"table 2": [ratio]}, "Ours and theirs")
+      >>> len(figure.axes)
+      2
+
     Args:
       differences: table -> numbers, ours - published in points.
       ratios: table -> numbers, ours / published, on a logarithmic axis.

@@ -25,6 +25,16 @@ STATEMENT = ("source", "statement", "tables_say", "ours")
 def collect(folder: str | os.PathLike) -> Contents:
     """Return what a results folder holds; what is missing or damaged in a run is named in its gaps.
 
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records, report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with records.open_run(folder, "double_descent", "digits", {"epochs": 1}) as run:
+      ...         path = run.write_table("runs.csv", [{"seed": 0, "test_acc": 97.0}])
+      ...     contents = report.collect(folder)
+      >>> [(run.study, run.finished, run.tables[0].name) for run in contents.runs]
+      [('double_descent', False, 'runs')]
+
     Args:
       folder: the results folder, `--out_dir` of the studies.
 

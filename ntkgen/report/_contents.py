@@ -7,7 +7,18 @@ from typing import Any
 
 
 class ReportError(ValueError):
-    """A folder cannot be reported, or a report cannot be written; the message is one line that says why."""
+    """A folder cannot be reported, or a report cannot be written; the message is one line that says why.
+
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     try:
+      ...         report.collect(folder)
+      ...     except report.ReportError:
+      ...         print("no results")
+      no results
+    """
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,13 @@ class Statement:
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV table of a run: every cell is text, rows are as long as `columns`."""
+    """A CSV table of a run: every cell is text, rows are as long as `columns`.
+
+    Example:
+      >>> from ntkgen import report
+      >>> report.Table("summary", ("width", "acc"), (("4", "97.0"),)).dicts()
+      [{'width': '4', 'acc': '97.0'}]
+    """
 
     name: str
     columns: tuple[str, ...]

@@ -12,6 +12,15 @@ from ntkgen.report._contents import Contents
 def csv(contents: Contents, folder: str | Path) -> list[Path]:
     """Write a table for each part of the report that has rows, and return the files.
 
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records, report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with records.open_run(folder, "double_descent", "digits", {"epochs": 1}) as run:
+      ...         path = run.write_table("runs.csv", [{"seed": 0, "test_acc": 97.0}])
+      ...     sorted(path.suffix for path in report.csv(report.collect(folder), f"{folder}/tables"))[0]
+      '.csv'
+
     Args:
       contents: of `collect`.
       folder: where they go; it is made.

@@ -44,6 +44,15 @@ class Bar(NamedTuple):
 def html(contents: Contents, path: str | Path) -> Path:
     """Write the report as one self-contained HTML file, and return its path.
 
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records, report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with records.open_run(folder, "double_descent", "digits", {"epochs": 1}) as run:
+      ...         path = run.write_table("runs.csv", [{"seed": 0, "test_acc": 97.0}])
+      ...     report.html(report.collect(folder), f"{folder}/report.html").name
+      'report.html'
+
     Args:
       contents: of `collect`.
       path: the file; its folder is made.

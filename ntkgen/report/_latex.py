@@ -59,6 +59,15 @@ def latex(contents: Contents, folder: str | Path) -> Path:
 
     `pdflatex report.tex`, run twice in that folder, makes the document. Figures are PDF where a run has them, else PNG.
 
+    Example:
+      >>> import tempfile
+      >>> from ntkgen import records, report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with records.open_run(folder, "double_descent", "digits", {"epochs": 1}) as run:
+      ...         path = run.write_table("runs.csv", [{"seed": 0, "test_acc": 97.0}])
+      ...     report.latex(report.collect(folder), f"{folder}/paper").name
+      'report.tex'
+
     Args:
       contents: of `collect`.
       folder: where it goes; it is made.

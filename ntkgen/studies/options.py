@@ -176,7 +176,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class AtLeastOne(Choices):
-    """Some of a set of names, and not none."""
+    """Some of a set of names, and not none.
+
+    Example:
+      >>> from ntkgen.studies import options
+      >>> options.AtLeastOne(("loss", "kernel")).parse("loss")
+      ('loss',)
+    """
 
     @property
     def expected(self) -> str:

@@ -42,7 +42,13 @@ OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Config(base.Config):
-    """Settings of the reproduction. What is not given is each study's own."""
+    """Settings of the reproduction. What is not given is each study's own.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> studies.reproduce.Config(num_seeds=3).seeds
+      [0, 1, 2]
+    """
 
     dataset: str = setting(
         options.Choice(base.Config.__dataclass_fields__["dataset"].metadata["setting"].check.choices),
