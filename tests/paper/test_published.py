@@ -127,6 +127,13 @@ def test_the_table_has_a_row_for_every_number():
     assert rows["", "mlp 8", "num_params", 6514]["status"] == "within"
 
 
+def test_counts_keep_results_apart_from_parameters_and_settings():
+    rows = _published.compare_all([], {one.setting: one.value for one in NUMBERS if one.kind == paper.PARAMETERS}, {})
+    found = _published.counts(rows)
+    assert found["results"]["within"] == 0 < found["parameters and settings"]["within"]
+    assert sum(sum(own.values()) for own in found.values()) == len(NUMBERS)
+
+
 def test_a_missing_study_gives_its_reason():
     rows = table([], {"ntk_regime": "ntk_regime failed: ValueError: no"})
     row = rows["ntk_regime", "width 32", "test_acc", 91.6]

@@ -23,12 +23,11 @@ PUBLISHED_RUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 OTHER_NETWORKS = "reproduce, where each study has its own"
 # What a study does otherwise here than with its own preset quick, so that all fit into eight minutes of two cores:
-# double_descent: three widths fewer. implicit_regularization: the control at equal numbers of updates, which H1 needs,
-# in the place of SAM, and fewer measurements along training. loss_landscape: fewer points of lines and surfaces.
-# ntk_regime: one linearised width, and the time that this saves for rates and ridges tuned there, which RQ4 needs.
-# mechanisms: sharpness that rescaling does not change, which RQ3 needs, in the place of prunability.
+# implicit_regularization: the control at equal numbers of updates, which H1 needs, in the place of SAM, and fewer
+# measurements along training. loss_landscape: fewer points of lines and surfaces. ntk_regime: one linearised width, and
+# the time that this saves for rates and ridges tuned there, which RQ4 needs. mechanisms: sharpness that rescaling does
+# not change, which RQ3 needs, in the place of prunability.
 OVERRIDES: dict[tuple[str, str], dict[str, Any]] = {
-    ("double_descent", "quick"): dict(widths=(4, 8, 16, 24, 32, 48, 64, 128, 512)),
     ("implicit_regularization", "quick"): dict(controls=("steps",), snapshots=4),
     ("loss_landscape", "quick"): dict(line_points=13, plane_points=9),
     ("ntk_regime", "quick"): dict(

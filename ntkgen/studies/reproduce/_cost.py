@@ -21,7 +21,7 @@ PER_STEP = 3e-5  # of one seed: 25 epochs of 41 steps, three seeds, width 32: 0.
 PER_PROGRAM = {"mlp": 2.5, "cnn": 11.0}  # first call less the second
 IMAGES = {"digits": (8, 8, 1), "mnist1d": (40, 1, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 # What a study takes where its networks cost nothing, and the passes over its images that measure one network. Both are
-# split so that they add up to the quick run; on larger networks the passes have been checked to a factor of two only.
+# fitted to the quick run; larger networks were compared with rough times of a few long runs only, to a factor of two.
 FIXED = {
     "double_descent": 18.0, "implicit_regularization": 40.0, "loss_landscape": 40.0, "ntk_regime": 75.0,
     "lottery_ticket": 22.0, "mechanisms": 52.0,

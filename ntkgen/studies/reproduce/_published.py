@@ -77,7 +77,7 @@ def compare_all(ours: Sequence[Mapping[str, Any]], parameters: Mapping[str, int]
         if word == MISSING and one.value is not None:
             word, why, run = _absent(one, experiments, reasons, run)
         shown: dict[str, Any] = {"source": one.source, "study": one.study, "setting": one.setting, "metric": one.metric}
-        shown |= {"published": one.value, "ours": mean, "low": low, "high": high}
+        shown |= {"kind": one.kind, "published": one.value, "ours": mean, "low": low, "high": high}
         rows.append(shown | {"status": word, "why": why, "run": run})
     return rows
 
@@ -99,6 +99,14 @@ def _absent(
     return MISSING, f"no run of {one.study}" if one.study else "not measured", run
 
 
-def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many numbers have each status."""
-    return {word: sum(row["status"] == word for row in rows) for word in GRADES}
+def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """Return how many numbers have each status: results, and apart from them counts of parameters and settings.
+
+    That a network has the published number of parameters reproduces no result.
+    """
+    results = [row for row in rows if row["kind"] == paper.MEASURED]
+    others = [row for row in rows if row["kind"] != paper.MEASURED]
+    return {
+        name: {word: sum(row["status"] == word for row in own) for word in GRADES}
+        for name, own in (("results", results), ("parameters and settings", others))
+    }

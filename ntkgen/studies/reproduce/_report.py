@@ -69,13 +69,17 @@ def plan(parts: Sequence[Mapping[str, Any]]) -> Rows:
     return rows
 
 
+def graded(counts: Mapping[str, int]) -> str:
+    """Return how many numbers have each status, in words."""
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
 def words(prepared: Prepared, parts: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], claims: Rows) -> str:
     """Write what was found as text, in at most 25 lines."""
     config = prepared.config
-    graded = ", ".join(f"{count} {word}" for word, count in verdict["published"].items())
     lines = [
         f"{len(parts)} runs of {len(config.studies)} studies, preset {config.size}, data: {config.dataset}",
-        f"published numbers: {graded} (published.csv says why)",
+        *(f"published {name}: {graded(own)}" for name, own in verdict["published"].items()),
         f"statements that the paper's own tables contradict: {verdict['statements']} (statements.csv)",
         f"claims: {SEEN}, {NOT_SEEN} or {UNDECIDED}; {_claims.RULE}",
     ]
@@ -114,8 +118,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         label = f"{row['setting']}, {WORDS[row['metric']]}"
         group = (ratios if ratio else differences).setdefault(TABLES[row["study"]], [])
         group.append(plotting.reproduce.Against(label, value, low, high, row["status"]))
-    counts = derived.verdict["published"]
     config = prepared.config
     title = f"Published numbers against ours, 95% t-intervals; preset {config.size}, data: {config.dataset}\n"
-    title += ", ".join(f"{count} {word}" for word, count in counts.items())
+    title += f"results: {graded(derived.verdict['published']['results'])}"
     yield "published", plotting.reproduce.against_published(differences, ratios, title)
