@@ -135,6 +135,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     order = [row["measure"] for row in derived.tables["answer"] if row["measure"] in SHOWN]
     factors = [name for name in NAMES if any(row["kind"] == name for row in found["associations"])]
     columns = {OVERALL: "overall", PSI: "mean, others\nfixed", PARTIAL: "beyond the\nsettings"}
+    summaries = list(columns.items())
     columns |= {name: NAMES[name] for name in factors}
     cells = []
     for name in order:
@@ -148,11 +149,11 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
     yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
     rates: dict[str, plotting.Curve] = {}
-    for kind in (OVERALL, PSI, PARTIAL):
+    for kind, label in summaries:
         rows = [row for row in found["calibration"] if row["kind"] == kind]
         if rows:
             ends = ([100 * number(row[end]) for row in rows] for end in ("rate", "low", "high"))
-            rates[kind] = plotting.Curve([number(row["planted"]) for row in rows], *ends)
+            rates[label.replace("\n", " ")] = plotting.Curve([number(row["planted"]) for row in rows], *ends)
     yield (
         "calibration",
         plotting.mechanisms.calibration(rates, 100 * ALPHA, f"{config.calibrations} permutations of arms"),
