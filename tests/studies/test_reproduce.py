@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ntkgen import cli, paper, studies
+from ntkgen import cli, data, paper, studies
 from ntkgen.stats import UNDECIDED
 from ntkgen.studies import base, double_descent, reproduce
 from ntkgen.studies.reproduce import _config, _cost, _measure, _read
@@ -186,3 +186,7 @@ def test_the_papers_presets_follow_what_the_paper_fixes(part, tmp_path):
     run = _read.FinishedRun(part.study, tmp_path)
     assert _read.other_than_published(run) == ""
     assert part.study == "mechanisms" or run.experiment in paper.PROTOCOLS
+
+
+def test_the_cost_of_every_data_set_is_known():
+    assert set(_cost.IMAGES) == set(data.SOURCES)
