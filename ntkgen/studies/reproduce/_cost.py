@@ -20,7 +20,8 @@ PER_PRODUCT = {"mlp": 1.3e-10, "cnn": 5.5e-10}
 PER_STEP = 3e-5  # of one seed: 25 epochs of 41 steps, three seeds, width 32: 0.09 s
 PER_PROGRAM = {"mlp": 2.5, "cnn": 11.0}  # first call less the second
 IMAGES = {
-    "digits": (8, 8, 1), "mnist1d": (40, 1, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)
+    "digits": (8, 8, 1), "mnist1d": (40, 1, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
 }  # fmt: skip
 # What a study takes where its networks cost nothing, and the passes over its images that measure one network. Both are
 # fitted to the quick run; larger networks were compared with rough times of a few long runs only, to a factor of two.
