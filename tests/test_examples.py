@@ -16,7 +16,7 @@ PUBLIC = [name for name in MODULES if not any(part.startswith("_") for part in n
 # What carries the results or the arguments of a function, and that function, whose example shows it.
 SHOWN_BY = {
     "data": {"Dataset": "load", "Split": "load"},
-    "ensemble": {"Context": "OnHost", "Plan": "plan", "Result": "fit"},
+    "ensemble": {"Context": "OnHost", "Layout": "plan", "Result": "fit"},
     "functions": {"Function": "freeze"},
     "io": {"LockedError": "HeldError"},
     "kernels": {
@@ -35,8 +35,8 @@ SHOWN_BY = {
     "plotting.lottery_ticket": {"Panel": "measures"},
     "plotting.ntk_regime": {"Dot": "exponents", "Line": "regime"},
     "plotting.reproduce": {"Against": "against_published"},
-    "pruning": {"Level": "iterative_pruning", "Overlap": "overlap", "Trained": "iterative_pruning"},
-    "records": {"Network": "Networks", "Run": "open_run"},
+    "pruning": {"Level": "iterative_pruning", "Overlap": "overlap", "TrainedLevel": "iterative_pruning"},
+    "records": {"StoredNetwork": "Networks", "Run": "open_run"},
     "report": {"Contents": "collect", "Run": "collect"},
     "spectrum": {"Density": "density", "Eigen": "lanczos", "Estimate": "trace"},
     "stats": {

@@ -46,7 +46,7 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Layout:
       >>> from ntkgen import ensemble, models
       >>> variables = models.init(models.MLP(4, depth=2, num_classes=2), jax.random.key(0), (3,))
       >>> ensemble.plan("vmap", variables, num_seeds=1)
-      Plan(strategy='vmap', mesh=None)
+      Layout(strategy='vmap', mesh=None)
 
     Args:
       strategy: "auto", "vmap" or "sequential".

@@ -202,10 +202,10 @@ def rewinding(fit: Callable[..., Any], rewind_epoch: int = 0) -> Train:
       >>> from ntkgen import data, ensemble, models, pruning, train
       >>> digits, model = data.load("digits", num_train=32), models.MLP(4, depth=2)
       >>> config = train.Config(epochs=1, batch_size=16)
-          >>> def fit(level, start_epoch, **arguments):
+      >>> def fit(level, start_epoch, **arguments):
       ...     options = ensemble.Options(start_epoch=start_epoch)
       ...     return ensemble.fit(model, digits, config, 2, options=options, **arguments)
-          >>> initial = ensemble.fit(model, digits, config, 2).initial
+      >>> initial = ensemble.fit(model, digits, config, 2).initial
       >>> levels = pruning.iterative_pruning(pruning.rewinding(fit), initial, [1.0, 0.5])
       >>> [level.keep_fraction for level in levels]
       [1.0, 0.5]

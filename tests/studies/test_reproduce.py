@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from ntkgen import cli, data, paper, studies
@@ -58,6 +59,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(given, message, tmp_path):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A tiny run, twice: results of both, and what was said."""
+    jax.clear_caches()  # the plan counts compilation, which another test may have paid for
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_config.OVERRIDES, ("double_descent", "quick"), SIZES)
         out, said = tmp_path_factory.mktemp("results"), []

@@ -50,6 +50,7 @@ BAD = {
     "weight_decay": [-1e-9, np.nan, np.inf, None, "0", False],
     "loss": ["hinge", "MSE", None, 2, [1]],
     "vary": ["none", "Both", None, 0],
+    "stop_loss": [0, -0.1, np.nan, np.inf, "0.1", True],
 }
 
 
@@ -67,6 +68,7 @@ GOOD = {
     "epochs": [1, np.int64(3)], "batch_size": [1, np.int32(5)], "learning_rate": [1, 1e-9, np.float32(0.1)],
     "optimizer": OPTIMIZERS, "momentum": [0, 0.0, 0.999, np.float64(0.5)], "schedule": ["cosine", "constant"],
     "weight_decay": [0, 0.0, 5.0], "loss": ["cross_entropy", "mse", max], "vary": ["both", "init", "order"],
+    "stop_loss": [None, 1, 0.01, np.float32(0.5)],
 }  # fmt: skip
 
 
