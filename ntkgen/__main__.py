@@ -1,5 +1,6 @@
-"""`python -m ntkgen <study>`."""
+"""`python -m ntkgen <study>` is the console command `ntkgen`."""
 
 from ntkgen import cli
 
-cli.command()
+if __name__ == "__main__":
+    cli.command()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -240,3 +241,8 @@ def test_a_study_runs_without_standard_streams(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with cli.guarded():
         pass
+
+
+def test_a_walk_over_all_modules_runs_nothing(capsys):
+    importlib.import_module("ntkgen.__main__")
+    assert capsys.readouterr() == ("", "")
