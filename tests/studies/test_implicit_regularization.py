@@ -445,6 +445,7 @@ QUICK = {"preset": "quick", "width": 4, "num_train": 160, "num_seeds": 2, "epoch
          "snapshots": 2, "curvature_samples": 24, "controls": ("sam",), "track": "light"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_runs_from_python_and_other_studies_of_its_networks_train_nothing(tmp_path, monkeypatch, capsys):
     first = implicit_regularization.run(out_dir=tmp_path, **QUICK)
     assert {*STUDY.tables, "summary", "tests", "equal_loss", "trends"} <= first.tables.keys()

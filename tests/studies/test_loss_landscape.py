@@ -358,6 +358,7 @@ def test_bad_input_ends_in_one_line(environment, tmp_path):
 # --- From Python
 
 
+@pytest.mark.slow
 def test_the_study_runs_from_python_and_trains_each_network_once(tmp_path, monkeypatch, capsys):
     saved = []
     save = records.Checkpointer.save

@@ -886,6 +886,7 @@ def test_settings_are_resolved():
     assert cnn.evaluate_at[0] == 1 and cnn.evaluate_at[-1] == 30 and len(cnn.evaluate_at) <= 10
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_it_and_no_network_is_trained_twice(tmp_path, monkeypatch):
     settings = {"width": 4, "depth": 2, "num_seeds": 2, "num_train": 60, "batch_size": 30, "epochs": 2,
                 "keep": (100, 20), "arms": ("ticket", "rewound", "reinit"), "measure_at": (20,),

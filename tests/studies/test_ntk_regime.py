@@ -395,6 +395,7 @@ def test_who_predicts_better_after_tuning_is_said_for_every_width_in_a_family_of
 # The study from Python
 
 
+@pytest.mark.slow
 def test_a_run_returns_tables_and_figures_a_second_one_reads_and_another_study_trains_nothing(tmp_path, capfd):
     given = {"widths": (8,), "depth": 2, "num_seeds": 2, "epochs": 2, "num_train": 100, "batch_size": 50}
     given |= {"probe_images": 10, "kernel_test": 20, "out_dir": tmp_path}
