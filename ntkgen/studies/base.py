@@ -185,6 +185,39 @@ def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
     return given.get("model") or ("cnn" if dataset == "cifar10" else "mlp")
 
 
+def choose_preset(
+    presets: Mapping[tuple[str, str], dict[str, Any]], preset: str, given: Mapping[str, Any], sizes: str
+) -> dict[str, Any]:
+    """Return the values of a study that trains an MLP or a CNN: its preset's, overlaid with what the user gave.
+
+    Example:
+      >>> presets = {("quick", "mlp"): {"width": 8, "num_seeds": 2, "epochs": 3}}
+      >>> choose_preset(presets, "quick", {"epochs": 5}, "width")["epochs"]
+      5
+
+    Args:
+      presets: (preset, network) -> values.
+      preset: the preset's name.
+      given: the user's settings.
+      sizes: the setting that holds the size of the MLP, "width" or "widths"; the CNN's is "channels".
+
+    Raises:
+      ValueError: settings that contradict each other.
+    """
+    dataset = choose_dataset(preset, given)
+    model = choose_model(dataset, given)
+    values = dict(presets[preset, model])
+    if dataset in EMBEDDED:  # they are small and taken whole
+        values["num_train"] = None
+    others = ("channels", "affine_norm") if model == "mlp" else (sizes, "depth")
+    options.refuse(given, {name: f"--model={model}" for name in others})
+    options.refuse(given, foreign_to_optimizer(given.get("optimizer")))
+    values = overlay(values, given) | {"dataset": dataset, "model": model}
+    if model == "cnn":
+        values["affine_norm"] = bool(values.get("affine_norm"))
+    return values
+
+
 def overlay(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Overlay a preset's values with what the user gave.
 

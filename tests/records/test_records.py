@@ -279,7 +279,7 @@ def test_the_numerics_are_part_of_the_config(tmp_path, monkeypatch):
         pass
     with jax.threefry_partitionable(not jax.config.jax_threefry_partitionable), opened(tmp_path) as other:
         assert other.folder != run.folder
-    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_dump_to=/tmp/x")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true --xla_dump_to=dumped")
     with opened(tmp_path) as fast:
         assert fast.folder not in (run.folder, other.folder)
         found = json.loads((fast.folder / "config.json").read_text())["numerics"]["xla_flags"]

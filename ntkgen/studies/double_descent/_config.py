@@ -100,15 +100,5 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     Raises:
       ValueError: settings that contradict each other.
     """
-    dataset = base.choose_dataset(preset, given)
-    model = base.choose_model(dataset, given)
-    values = PRESETS[preset, model]
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values = {**values, "num_train": None}
-    others = ("channels", "affine_norm") if model == "mlp" else ("widths", "depth")
-    options.refuse(given, {name: f"--model={model}" for name in others})
-    options.refuse(given, base.foreign_to_optimizer(given.get("optimizer")))
-    values = base.overlay(values, given) | {"dataset": dataset, "model": model}
-    if model == "cnn":
-        values["affine_norm"] = bool(values.get("affine_norm"))
+    values = base.choose_preset(PRESETS, preset, given, "widths")
     return Config(**values)
