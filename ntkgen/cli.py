@@ -1,4 +1,7 @@
-"""The command line: flags made from a study's settings, one line for every mistake, the console command `ntkgen`."""
+"""The command line: flags made from a study's settings, one line for every mistake, the console command `ntkgen`.
+
+Longer than 350 lines for its docstrings and examples, 35 % of it.
+"""
 
 import contextlib
 import os

@@ -1,6 +1,8 @@
 """Train many seeds of a network in one call; every array of the result leads with the seed axis.
 
 The programs that `fit` runs are in `programs`.
+
+Longer than 350 lines for its docstrings and examples, 26 % of it.
 """
 
 import functools

@@ -2,6 +2,8 @@
 
 A network is a Flax Linen module, or any object with `init(key, x)` and `apply(variables, x)`. `models` has the public
 names (`init`, `apply_fn`, `forward_train`, `refit_statistics`).
+
+Longer than 350 lines for its docstrings and examples, 49 % of it.
 """
 
 import inspect

@@ -4,6 +4,8 @@ A run lives in `<out_dir>/<study>/<dataset>-<hash of the resolved config>/`. Two
 resolved setting is equal. Files are whole or absent; nothing in them depends on when, or how often interrupted, the
 run was. Whatever a run reads back carries a checksum. Something damaged is set aside and made anew. An error of the
 moment (too many open files, no memory, a failing disk) is an `OSError` or `MemoryError`, and changes nothing.
+
+Longer than 350 lines for its docstrings and examples, 34 % of it.
 """
 
 import contextlib

@@ -7,6 +7,8 @@ in a `lax` loop. Neither differs in what is computed.
 
 Parts of this are in matfree (0.6.3): its `tridiag_sym` takes a fixed number of steps inside a `fori_loop` and divides
 by zero where the Krylov space ends, its traces have no Hutch++. What was left to use was less than the code around it.
+
+Longer than 350 lines for its docstrings and examples, 46 % of it.
 """
 
 import functools

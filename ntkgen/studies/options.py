@@ -2,6 +2,8 @@
 
 A check has `kind` and `expected` for `--help`, and `parse(value)`, which returns the value or raises a ValueError
 "expected ...". The command line and Python callers go through the same checks.
+
+Longer than 350 lines for its docstrings and examples, 39 % of it.
 """
 
 import dataclasses

@@ -1,4 +1,7 @@
-"""One training run as pure functions: configuration, state, one epoch, evaluation. Everything is for one seed."""
+"""One training run as pure functions: configuration, state, one epoch, evaluation. Everything is for one seed.
+
+Longer than 350 lines for its docstrings and examples, 38 % of it.
+"""
 
 import math
 from collections.abc import Callable
