@@ -251,7 +251,7 @@ def flatness(
 
 
 def distance(params: PyTree, initial: PyTree) -> tuple[Array, Array]:
-    """Give |params - initial| and the same over |initial| -> (), ().
+    """Return |params - initial| and the same over |initial| -> (), ().
 
     Example:
       >>> import jax.numpy as jnp

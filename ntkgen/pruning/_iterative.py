@@ -239,7 +239,7 @@ def iterative_pruning(
 
 
 def snapshot(params: PyTree, context: Any) -> PyTree:
-    """Give the variables of this moment; a probe of `ensemble.fit`.
+    """Return the variables of this moment; a probe of `ensemble.fit`.
 
     Example:
       >>> from types import SimpleNamespace

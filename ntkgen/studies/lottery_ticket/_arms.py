@@ -170,7 +170,7 @@ def trainings(config: Config) -> list[str]:
 
 
 def trains_twin(config: Config) -> bool:
-    """Say whether the whole network is trained in another batch order, too."""
+    """Return whether the whole network is trained in another batch order, too."""
     return WHOLE_OTHER_ORDER.part in trainings(config)
 
 

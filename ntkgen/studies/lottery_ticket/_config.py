@@ -129,7 +129,7 @@ class Config(base.Config):
         return np.unique(np.round(np.geomspace(1, self.epochs, MEASUREMENTS)).astype(int)).tolist()
 
     def has_child(self, arm: str, keep: float) -> bool:
-        """Say whether an arm's stability is measured at a level."""
+        """Return whether an arm's stability is measured at a level."""
         return keep in self.measure_at and arm in self.barrier_arms
 
     def begins(self, arm: str) -> int:
