@@ -57,11 +57,11 @@ def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]])
       values: metric -> arm -> (seeds,), NaN for a lost seed.
 
     Returns:
-      For each claim the row of `tables.test_pairs`, adjusted.
+      For each claim the row of `tables.paired_tests`, adjusted.
     """
     distinct, rows = list(dict.fromkeys(relations)), []
     for one in distinct:
-        rows += tables.test_pairs(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
+        rows += tables.paired_tests(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
     return dict(zip(distinct, tables.adjust_equivalence(tables.adjust(rows)), strict=True))
 
 
