@@ -203,7 +203,8 @@ def cross(
     Example:
       >>> import numpy as np
       >>> from ntkgen.studies import tables
-      >>> rows = tables.paired_tests("accuracy", "test_acc", {"sgd": [75.0, 100.0], "gd": [50.0, 75.0]}, [("sgd", "gd")])
+      >>> accuracies = {"sgd": [75.0, 100.0], "gd": [50.0, 75.0]}
+      >>> rows = tables.paired_tests("accuracy", "test_acc", accuracies, [("sgd", "gd")])
       >>> a, b = np.array([[1, 1, 0, 1], [1, 1, 1, 1]]), np.array([[1, 0, 0, 1], [1, 0, 1, 1]])
       >>> tables.cross(rows, {"sgd": a, "gd": b})
       >>> sorted(name for name in rows[0] if "crossed" in name)
