@@ -29,6 +29,7 @@ OWNERS = {
     "PIL": {"plotting"},
     "orbax": {"records"},
     "tqdm": {"records"},
+    "filelock": {"records"},
     "tensorflow_datasets": {"data"},
     "array_record": {"data"},
     "sklearn": {"data"},

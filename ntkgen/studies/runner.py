@@ -83,6 +83,7 @@ def opened(
     data_dir: str | os.PathLike | None = None,
     force: bool = False,
     format: Any = ("png",),
+    compilation_cache: bool = True,
     **given: Any,
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`.
@@ -100,7 +101,9 @@ def opened(
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
     values = options.checked(
-        study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "say")
+        study.config,
+        given,
+        ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache", "say"),
     )
     try:
         formats = options.FORMATS.parse(format)
@@ -110,16 +113,17 @@ def opened(
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
             records.check_writable(folder, name)
-    facts, more = study.prepare(config, data_dir)
-    prepared = Prepared(config, facts, preset, values, more)
-    written = [f"{name}.csv" for name in study.tables]
-    known = options.settings(study.config)
-    typed = {name: value for name, value in values.items() if known[name].identifies}
-    with records.open_run(
-        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
-        command={"preset": preset, "given": typed},
-    ) as run:  # fmt: skip
-        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
+    with records.compilation_cache(on=compilation_cache):
+        facts, more = study.prepare(config, data_dir)
+        prepared = Prepared(config, facts, preset, values, more)
+        written = [f"{name}.csv" for name in study.tables]
+        known = options.settings(study.config)
+        typed = {name: value for name, value in values.items() if known[name].identifies}
+        with records.open_run(
+            out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
+            command={"preset": preset, "given": typed},
+        ) as run:  # fmt: skip
+            yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
 
 
 def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
@@ -221,7 +225,7 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
       preset: "quick" (embedded data), "small" or "paper" (the published protocol).
       say: receives the answer as text.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
-        `force`, `format` as on the command line.
+        `force`, `format`, `compilation_cache` as on the command line.
 
     Returns:
       Tables, verdict and figures.
