@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import report, studies
+from ntkgen import studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
@@ -346,6 +346,8 @@ def run_report(argv: Sequence[str]) -> None:
         fail(str(error))
     if len(rest) != 1:
         fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
+    from ntkgen import report
+
     try:
         contents = report.collect(rest[0])
         if contents.mixed:

@@ -58,11 +58,10 @@ def compilation_cache(folder: str | os.PathLike | None = None, *, on: bool = Tru
     if not on:
         _set(switch, {"jax_enable_compilation_cache": False})
         return switch
-    if (
-        os.environ.get(SWITCH) == "0"
-        or jax.config.jax_compilation_cache_dir
-        or not jax.config.jax_enable_compilation_cache
-    ):
+    given, enabled = (
+        getattr(jax.config, f"jax_{name}") for name in ("compilation_cache_dir", "enable_compilation_cache")
+    )
+    if os.environ.get(SWITCH) == "0" or given or not enabled:
         return switch
     try:
         path = (io.cache_dir() / "compiled" if folder is None else Path(folder)).absolute() / processor()

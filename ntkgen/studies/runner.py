@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ntkgen import plotting, records
 from ntkgen.studies import base, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
+
+if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is checked before JAX is imported
+    from ntkgen import records
 
 
 class Table(list):
@@ -68,7 +70,7 @@ class Opened:
 
     study: Study
     prepared: Prepared
-    run: records.Run
+    run: "records.Run"
     figures_dir: Path | None
     formats: tuple[str, ...] = ("png",)
 
@@ -97,6 +99,8 @@ def opened(
       ...         ready.prepared.config.rates, ready.run.finished
       ((0.1,), False)
     """
+    from ntkgen import records
+
     if preset not in base.PRESETS:
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
@@ -131,6 +135,8 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
 
     Tables and figures that follow from the measured tables by arithmetic are made anew for a finished run too.
     """
+    from ntkgen import records
+
     study, prepared, run = opened.study, opened.prepared, opened.run
     if run.finished:
         print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
@@ -163,6 +169,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     A figure that is there in another format too is drawn anew in that as well, so that no file is older than the
     tables.
     """
+    from ntkgen import records
+
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
@@ -175,6 +183,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
 
 
 def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
+    from ntkgen import plotting
+
     for kind in plotting.FORMATS:  # always in this order: the layout of a figure may depend on what was drawn before
         path = folder / f"{name}.{kind}"
         if kind in formats or path.exists():
