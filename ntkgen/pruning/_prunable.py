@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import roles as leaf_roles
+from ntkgen.choices import SCOPES
 from ntkgen.typing import Array, PyTree
 
 Prunable = Callable[[str, Any], bool]  # (name such as "dense0/kernel", leaf) -> may it be pruned
 Axes = tuple[int, ...]
-
-SCOPES = ("global", "layer")
 
 
 @dataclass(frozen=True)

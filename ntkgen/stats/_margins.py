@@ -10,9 +10,6 @@ from scipy import optimize, stats
 
 from ntkgen.stats._tests import TestResult, check, paired
 
-# Smallest differences that matter, the same in every study and fixed before any run.
-ACCURACY = 0.5  # points
-SHARPNESS = 0.1  # of log10, any measure of sharpness: a factor of 1.26
 NODES = 400  # of the average over the spread that a study may observe; 1e-4 of power from the limit
 
 

@@ -13,9 +13,7 @@ from ntkgen.measure import correct, each_seed
 from ntkgen.studies import tables
 from ntkgen.studies.base import Rows
 from ntkgen.studies.implicit_regularization._arms import TrainingArm
-from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, Config
-
-TABLES = ("tracking", "matched", "perturbation", "correct", "runs")
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, TABLES, Config
 
 
 def measure_arm(

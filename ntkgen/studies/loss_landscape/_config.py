@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import paper, train
+from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
@@ -39,7 +39,7 @@ class Config(base.Config):
     large_lr: float = setting(
         options.POSITIVE, "Learning rate of the second arm. Default: the published table's for its batch."
     )
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     hessian_samples: int = setting(
         options.COUNT, "Training examples of the Hessian. Default: the paper's number.",
         default=paper.LOSS_LANDSCAPE_SAMPLES, unit="images", group="measurement",
@@ -119,6 +119,8 @@ def rates(given: dict[str, Any]) -> dict[str, float]:
     Raises:
       ValueError: no rate is given for a batch that the table does not have.
     """
+    from ntkgen import train
+
     found = {}
     for arm in ARMS:
         name = rate_name(arm)
