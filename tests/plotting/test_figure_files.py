@@ -99,4 +99,4 @@ def test_a_study_draws_in_all_formats_asked_for_and_in_those_that_are_there(tmp_
 
 def test_formats_are_parsed_from_text_and_lists():
     assert options.FORMATS.choices == plotting.FORMATS
-    assert options.FORMATS.parse("pdf,png") == options.FORMATS.parse(["pdf", "png"]) == ("pdf", "png")
+    assert options.FORMATS.parse("pdf,png") == options.FORMATS.parse(["pdf", "png"]) == ("png", "pdf")
