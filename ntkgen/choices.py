@@ -10,6 +10,8 @@ Example:
 """
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits", "mnist1d")  # keys of `data.SOURCES`
+# As people write them, for titles.
+DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "mnist1d": "MNIST-1D"}
 PARAMETRIZATIONS = ("standard", "ntk", "mup")  # models
 OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")

@@ -96,7 +96,7 @@ def model_wise(
         ax.set_ylabel("error (%)")
         ax.set_ylim(bottom=0)
         sheet.title(figure, title, ax)
-        sheet.legend(figure, *ax.get_legend_handles_labels())  # no corner of the axes is sure to be free
+        sheet.legend(figure, ax.get_legend_handles_labels())  # no corner of the axes is sure to be free
         return figure
 
 
@@ -161,7 +161,7 @@ def epoch_wise(
         sheet.title(figure, title)
         handles, labels = axes[0].get_legend_handles_labels()
         if sheet.paper:
-            sheet.legend(figure, handles, labels, most=6, title=legend_title)
+            sheet.legend(figure, (handles, labels), most=6, title=legend_title)
         else:
             figure.legend(handles, labels, title=legend_title, loc="outside right center")
         return figure
@@ -200,5 +200,5 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str, *, widt
         ax.set_ylabel("test error (%)")
         ax.set_ylim(bottom=0)
         sheet.title(figure, title, ax)
-        sheet.legend(figure, *ax.get_legend_handles_labels(), most=6, title=legend_title)
+        sheet.legend(figure, ax.get_legend_handles_labels(), most=6, title=legend_title)
         return figure

@@ -58,12 +58,12 @@ _width: ContextVar[str] = ContextVar("width", default="screen")
 class Drawing(Figure):
     """A figure that is drawn in the style it was made in: matplotlib makes some ticks only while it draws."""
 
-    style: Mapping[str, Any] = {}
+    style: Any = None  # rc parameters
     about: str = ""
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw in the own style."""
-        with matplotlib.rc_context(dict(self.style)):
+        with matplotlib.rc_context(self.style):
             super().draw(renderer)
 
 
@@ -143,7 +143,7 @@ class Page:
     """
 
     name: str
-    style: Mapping[str, Any] = field(default_factory=dict)
+    style: Any = field(default_factory=dict)
 
     @property
     def paper(self) -> bool:
@@ -200,9 +200,10 @@ class Page:
                 ax.set_title(f"({chr(97 + index)}) {name}".strip(), loc="left")
 
     def legend(
-        self, figure: Figure, handles: Sequence[Any], labels: Sequence[str], most: int = 3, title: str | None = None
+        self, figure: Figure, entries: tuple[Sequence[Any], Sequence[str]], most: int = 3, title: str | None = None
     ) -> Any:
-        """Put a legend below the axes, in as many columns as fit, at most so many."""
+        """Put a legend of (handles, labels) below the axes, in as many columns as fit, at most so many."""
+        handles, labels = entries
         if not handles:
             return None
         tight: Any = {"columnspacing": 1.2, "handlelength": 1.8} if self.paper else {}

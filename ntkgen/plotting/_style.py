@@ -108,6 +108,6 @@ def panels(
             handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
         sheet.letter(axes)
         if len(handles) > 1:
-            sheet.legend(figure, list(handles.values()), list(handles), most=4)
+            sheet.legend(figure, (list(handles.values()), list(handles)), most=4)
         sheet.title(figure, title)
         return figure

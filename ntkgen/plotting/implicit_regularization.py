@@ -53,9 +53,14 @@ def against_batch(
     """
     with page(width) as sheet:
         columns = 2 if others else 1
-        ratios = {"width_ratios": (1.45, 0.25 + 0.14 * len(others))[:columns]}
+        ratios = (1.45, 0.25 + 0.14 * len(others))[:columns]
         figure, grid = sheet.subplots(
-            (2, columns, 7.6, 7.2), (2, columns, 4.4), (2, columns, 4.6), sharex="col", sharey="row", **ratios
+            (2, columns, 7.6, 7.2),
+            (2, columns, 4.4),
+            (2, columns, 4.6),
+            sharex="col",
+            sharey="row",
+            width_ratios=ratios,
         )
         axes = grid[:, 0]
         for (name, pair), line, marker in zip(sweeps.items(), ("-", "--"), "os", strict=False):
@@ -72,15 +77,16 @@ def against_batch(
             axes[0], [pair[0] for pair in sweeps.values()], [float(pair[0].mean[0]) for pair in others.values()]
         )
         if others:
-            _beside(grid[:, 1], others, unfinished, floor)
+            _beside(list(grid[:, 1]), others, unfinished, floor)
         axes[0].set_ylabel("test accuracy (%)")
         axes[1].set_ylabel("top Hessian eigenvalue\n(nats / weight²)")
         log_axis(axes[1].yaxis)
         _batch_axis(axes[1], sorted({x for pair in sweeps.values() for x in pair[0].x}), sheet.name == "column")
         sheet.letter(list(grid.ravel()))
-        handles = [
+        looks: Any = zip(("-", "--"), "os", strict=True)
+        handles: list[Any] = [
             Line2D([], [], color=GREY, linestyle=line, marker=marker, markersize=pt(4))
-            for _, line, marker in zip(sweeps, ("-", "--"), "os", strict=False)
+            for _, (line, marker) in zip(sweeps, looks, strict=False)
         ]
         labels = [f"SGD, {name}" for name in sweeps]
         if published:
@@ -89,7 +95,7 @@ def against_batch(
         if any(unfinished.values()):
             handles.append(Line2D([], [], color=GREY, linestyle="none", marker="o", markerfacecolor="white"))
             labels.append(SHORT)
-        sheet.legend(figure, handles, labels)
+        sheet.legend(figure, (handles, labels))
         sheet.title(figure, title)
         return figure
 
@@ -204,7 +210,7 @@ def confounds(
         sheet.letter(axes)
         handles, labels = axes[0].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda i: [*next(iter(panels.values())), SHORT].index(labels[i]))
-        sheet.legend(figure, [handles[i] for i in order], [labels[i] for i in order], most=4)
+        sheet.legend(figure, ([handles[i] for i in order], [labels[i] for i in order]), most=4)
         sheet.title(figure, title)
         return figure
 
@@ -250,7 +256,7 @@ def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str, 
             if sheet.name != "screen" or ax is axes[0]:
                 ax.set_ylabel("ratio of sharpness")
         sheet.letter(axes, list(panels))
-        sheet.legend(figure, *axes[0].get_legend_handles_labels())
+        sheet.legend(figure, axes[0].get_legend_handles_labels())
         sheet.title(figure, title)
         return figure
 
@@ -301,6 +307,6 @@ def along_training(tracks: dict[str, tuple[Curve, Any, Any]], title: str, *, wid
         for ax in grid[:, 0]:
             ax.set_ylabel("eigenvalue and bounds\n(nats / weight²)")
         sheet.letter(axes, list(tracks))
-        sheet.legend(figure, *axes[0].get_legend_handles_labels())
+        sheet.legend(figure, axes[0].get_legend_handles_labels())
         sheet.title(figure, title)
         return figure

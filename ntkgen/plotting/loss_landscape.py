@@ -64,7 +64,7 @@ def eigenvalues(
     with page(width) as sheet:
         figure, grid = sheet.subplots(
             (1, 2, 10.4, 4.3), (2, 1, 4.6), (1, 2, 2.8),
-            **({} if sheet.name == "column" else {"width_ratios": (1.15, 1)}),
+            width_ratios=(1,) if sheet.name == "column" else (1.15, 1),
         )  # fmt: skip
         left, right = grid.ravel()
         for place, by_arm in enumerate(points.values()):
@@ -99,7 +99,7 @@ def eigenvalues(
             handles.append(Line2D([], [], linestyle="none", marker="D", markersize=pt(7), **OPEN))
             names.append("published")
         sheet.letter([left, right])
-        sheet.legend(figure, handles, names)
+        sheet.legend(figure, (handles, names))
         sheet.title(figure, title)
         return figure
 
@@ -138,7 +138,7 @@ def perturbation(
     with page(width) as sheet:
         figure, grid = sheet.subplots(
             (1, count, 9, 4), (count, 1, 0.5 + 1.9 * count), (1, count, 2.8),
-            **({} if sheet.name == "column" else {"sharey": True}),
+            sharey=sheet.name != "column",
         )  # fmt: skip
         axes = list(grid.ravel())
         for ax, (name, by_arm) in zip(axes, panels.items(), strict=True):
@@ -153,7 +153,7 @@ def perturbation(
         handles = [Line2D([], [], color=ARMS[arm], marker="o", markersize=pt(5)) for arm in labels]
         handles.append(Line2D([], [], color="black", linestyle=":"))
         sheet.letter(axes)
-        sheet.legend(figure, handles, [*labels.values(), "unperturbed"])
+        sheet.legend(figure, (handles, [*labels.values(), "unperturbed"]))
         sheet.title(figure, title)
         return figure
 
@@ -220,7 +220,7 @@ def lines(
         handles += [Line2D([], [], color=ARMS[arm], linestyle=style) for arm in labels for style in SPLITS.values()]
         words += [f"{SPLIT_NAMES[split]}, {name}" for name in names for split in SPLITS]
         sheet.letter(list(axes.ravel()))
-        sheet.legend(figure, handles, words)
+        sheet.legend(figure, (handles, words))
         sheet.title(figure, title)
         return figure
 

@@ -202,7 +202,7 @@ def overlap(
         axes[0].plot([], [], color=COLOURS["threshold"], linestyle=":", label="chance")
         sheet.letter(axes, [*panels, "profile of the tickets"])
         handles = _handles(axes)
-        sheet.legend(figure, list(handles.values()), list(handles), most=6)
+        sheet.legend(figure, (list(handles.values()), list(handles)), most=6)
         sheet.title(figure, title)
         return figure
 
@@ -266,7 +266,7 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
         if left:
             handles.append(Line2D([], [], linestyle="none", marker="<", color="#555555", markersize=pt(4)))
             words.append("the interval reaches below zero")
-        sheet.legend(figure, handles, words, most=4)
+        sheet.legend(figure, (handles, words), most=4)
         sheet.title(figure, title)
         return figure
 

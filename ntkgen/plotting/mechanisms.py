@@ -52,8 +52,8 @@ def answer(
                     colour = "white" if dark else ("black" if significant else "#777777")
                     weight = "bold" if significant else "normal"
                     words = ("•" if significant else "") if narrow else f"{value:+.2f}"
-                    size = 6.5 if sheet.paper else 8
-                    ax.text(j, i, words, ha="center", va="center", fontsize=size, color=colour, weight=weight)
+                    points = 6.5 if sheet.paper else 8
+                    ax.text(j, i, words, ha="center", va="center", fontsize=points, color=colour, weight=weight)
         ax.set_yticks(range(len(measures)), measures)
         slope: Any = {"rotation": 60 if sheet.paper else 35, "ha": "left", "rotation_mode": "anchor"}
         ax.set_xticks(range(len(columns)), columns, **slope)
@@ -94,6 +94,6 @@ def calibration(rates: Mapping[str, Curve], level: float, title: str, *, width: 
         ax.set_ylim(0, 102)
         ax.set_xlabel("planted correlation of normal scores")
         ax.set_ylabel("significant at 5 % (%)")
-        sheet.legend(figure, *ax.get_legend_handles_labels(), most=2)
+        sheet.legend(figure, ax.get_legend_handles_labels(), most=2)
         sheet.title(figure, title, ax)
         return figure

@@ -180,7 +180,7 @@ def layers(
         axes[0].set_ylabel("distance from the start")
         axes[1].set_ylabel("distance / initial norm")
         sheet.letter(axes)
-        sheet.legend(figure, *axes[0].get_legend_handles_labels(), most=4)
+        sheet.legend(figure, axes[0].get_legend_handles_labels(), most=4)
         sheet.title(figure, title)
         return figure
 
@@ -313,6 +313,6 @@ def exponents(
             ax.grid(visible=False, axis="y")
         axes[0].set_yticks(list(height.values()), list(height))
         sheet.letter(axes, list(panels))
-        sheet.legend(figure, list(handles.values()), [str(handle.get_label()) for handle in handles.values()])
+        sheet.legend(figure, (list(handles.values()), [str(handle.get_label()) for handle in handles.values()]))
         sheet.title(figure, title)
         return figure

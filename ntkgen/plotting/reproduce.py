@@ -113,6 +113,6 @@ def against_published(
             if status in used
         ]  # fmt: skip
         sheet.letter(list(axes.ravel()))
-        sheet.legend(figure, handles, [str(handle.get_label()) for handle in handles])
+        sheet.legend(figure, (handles, [str(handle.get_label()) for handle in handles]))
         sheet.title(figure, title)
         return figure
