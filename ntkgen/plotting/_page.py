@@ -5,6 +5,7 @@ its legend outside the axes. `save` writes the title into the file all the same.
 """
 
 import contextlib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ PAPER: Any = {
     "figure.dpi": 300,
     "savefig.dpi": 300,
 }
+LETTER, BESIDE = 0.06, 0.4  # inches: width of a letter of 8 points on average; of the labels beside a panel
 _width: ContextVar[str] = ContextVar("width", default="screen")
 
 
@@ -189,6 +191,14 @@ class Page:
         else:
             ax.set_title(words, pad=8)
 
+    def wrapped(self, words: str, columns: int) -> str:
+        """Return words in lines that a panel of a paper's figure is wide enough for; a screen's stay as they are."""
+        width = WIDTHS[self.name]
+        if width is None:
+            return words
+        letters = int((width / columns - BESIDE) / LETTER)
+        return "\n".join(textwrap.fill(line, letters) for line in words.split("\n"))
+
     def letter(self, axes: Sequence[Axes], names: Sequence[str] = ()) -> None:
         """Name the panels of a figure; those for a paper get the letters (a), (b) ... to be cited by."""
         for index, ax in enumerate(axes):
@@ -197,7 +207,9 @@ class Page:
                 if name:
                     ax.set_title(name)
             elif len(axes) > 1:
-                ax.set_title(f"({chr(97 + index)}) {name}".strip(), loc="left")
+                grid = ax.get_gridspec()
+                words = self.wrapped(f"({chr(97 + index)}) {name}".strip(), grid.ncols if grid else 1)
+                ax.set_title(words, loc="left")
 
     def legend(
         self, figure: Figure, entries: tuple[Sequence[Any], Sequence[str]], most: int = 3, title: str | None = None
@@ -206,7 +218,7 @@ class Page:
         handles, labels = entries
         if not handles:
             return None
-        tight: Any = {"columnspacing": 1.2, "handlelength": 1.8} if self.paper else {}
+        tight: Any = {"columnspacing": 0.8, "handlelength": 1.5} if self.paper else {}
         for columns in range(min(most, len(handles)), 0, -1):
             legend = figure.legend(
                 list(handles), list(labels), loc="outside lower center", ncols=columns, title=title, **tight

@@ -8,22 +8,24 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, Locator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-LONG = 2.0  # decades from which powers of ten are enough
+LONG = 2.0  # decades from which labels are powers of ten
 # Multiples of powers of ten with a tick; the first of these that gives three ticks is taken.
 MULTIPLES: tuple[tuple[float, ...], ...] = (
-    (1,), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+    (1,), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
 )  # fmt: skip
 FEW = 3
 MOST = 7
 
 
 class LogTicks(Locator):
-    """Places of at most seven ticks on a logarithmic axis of any length; three or more where it can be."""
+    """Places of at most seven ticks on a logarithmic axis of any length, as many as its letters leave room for."""
 
     def __call__(self) -> Any:
         """Return the ticks inside the limits in use."""
         assert self.axis is not None
-        return self.tick_values(*self.axis.get_view_interval())
+        ticks = self.tick_values(*self.axis.get_view_interval())
+        room = max(2, int(self.axis.get_tick_space() * (0.8 if self.axis.axis_name == "x" else 1.0)))
+        return ticks[:: -(-len(ticks) // min(room, MOST))]
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
         """Return the ticks between two limits."""
@@ -36,7 +38,7 @@ class LogTicks(Locator):
             ticks = (10.0 ** powers[:, None] * np.array(multiples)).ravel()
             inside = ticks[(ticks >= low / edge) & (ticks <= high * edge)]
             if len(inside) >= FEW:
-                return inside[:: -(-len(inside) // MOST)]
+                return inside
         found = MaxNLocator(4).tick_values(low, high)
         return found[(found >= low / edge) & (found <= high * edge)]
 
@@ -50,9 +52,10 @@ class LogNumbers(Formatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         """Return one label."""
         assert self.axis is not None
-        low, high = sorted(map(float, self.axis.get_view_interval()))
-        long = low > 0 and np.log10(high / low) >= LONG
-        return number(x, powers=long and not self.plain)
+        exponents = np.log10([each for each in self.axis.get_majorticklocs() if each > 0])
+        # Never 5 beside 10^1: an axis has powers of ten alone, or plain numbers.
+        powers = len(exponents) > 0 and np.ptp(exponents) >= LONG - 1e-6 and np.allclose(exponents, np.round(exponents))
+        return number(x, powers=powers and not self.plain)
 
 
 def number(x: float, powers: bool = False) -> str:

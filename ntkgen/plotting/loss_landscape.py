@@ -78,12 +78,11 @@ def eigenvalues(
                 if published and place == 0:
                     left.plot(x, [published[arm]], "D", markersize=pt(7), **OPEN, zorder=5)
         log_axis(left.yaxis)
-        left.set_xticks(
-            range(len(points)), list(points), fontsize=6.5 if sheet.paper else 8.5, rotation=20 if sheet.paper else 0
-        )
+        slope: Any = {"fontsize": 6.5, "rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        left.set_xticks(range(len(points)), list(points), **(slope if sheet.paper else {"fontsize": 8.5}))
         left.set_xlim(-0.5, len(points) - 0.5)
         left.grid(axis="x", visible=False)
-        left.set_ylabel("top Hessian eigenvalue (nats / weight²)")
+        left.set_ylabel("top Hessian eigenvalue\n(nats / weight²)")
         for arm, curve in densities.items():
             _band(right, curve, ARMS[arm], "-")
         log_axis(right.yaxis)

@@ -89,7 +89,7 @@ def accuracy(
       width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
-      The figure: a row of accuracies, a row of differences, a row of legends.
+      The figure: a row of accuracies, a row of differences, and on a screen a row of legends.
 
     Raises:
       ValueError: an arm that is not in `ARMS`.
@@ -97,12 +97,12 @@ def accuracy(
     known([*curves, *differences, *(arm for labels in groups.values() for arm in labels)], ARMS, "curves")
     count = len(groups)
     with page(width) as sheet:
-        legend_height = {"screen": 0.3, "column": 0.9, "double": 0.55}[sheet.name]
         figure, grid = sheet.subplots(
-            (3, count, 1.2 + 4.6 * count, 8.4), (3, count, 5.4), (3, count, 5.6),
-            height_ratios=(1, 1, legend_height), sharey="row",
+            (3, count, 1.2 + 4.6 * count, 8.4), (2, count, 5.6), (2, count, 5.2),
+            height_ratios=(1, 1) if sheet.paper else (1, 1, 0.3), sharey="row",
         )  # fmt: skip
-        for (upper, lower, below), labels in zip(grid.T, groups.values(), strict=True):
+        entries: dict[str, tuple[Any, str]] = {}
+        for (upper, lower, *below), labels in zip(grid.T, groups.values(), strict=True):
             own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
             percents = sorted({percent for curve in own.values() for percent in curve.x}, reverse=True)
             for index, (arm, curve) in enumerate(own.items()):
@@ -112,15 +112,23 @@ def accuracy(
             lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
             for ax, points in zip((upper, lower), published, strict=True):
                 _published(ax, {arm: known for arm, known in points.items() if arm in labels}, published_for)
-                _remaining(ax, percents, 0.06)
+                _remaining(ax, percents, {"screen": 0.06, "double": 0.09, "column": 0.22}[sheet.name])
             if not percents:
                 upper.text(0.5, 0.5, "every network diverged", transform=upper.transAxes, ha="center")
             lower.set_xlim(upper.get_xlim())
-            below.axis("off")
             handles = _handles((upper, lower))
-            look: Any = {"fontsize": 6.5, "borderpad": 0} if sheet.paper else {"fontsize": 8.5}
-            look |= {"ncols": 1, "handlelength": 1.5} if sheet.name == "column" else {"ncols": 2}
-            below.legend(list(handles.values()), list(handles), loc="upper center", **look)
+            named = {name: arm for arm, name in labels.items()}
+            for name, handle in handles.items():
+                entries.setdefault(named.get(name, name), (handle, name))  # an arm in two columns has one entry
+            for ax in below:
+                ax.axis("off")
+                ax.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
+        if sheet.paper:
+            words = [name.replace(" (", "\n(") for _, name in entries.values()]
+            sheet.legend(figure, ([handle for handle, _ in entries.values()], words))
+        if sheet.name == "column":
+            for ax in grid.ravel():
+                ax.set_xlabel("weights kept (%)")
         grid[0, 0].set_ylabel("test accuracy (%)")
         low, high = grid[0, 0].get_ylim()
         grid[0, 0].set_ylim(max(low, -3), min(high, 103))  # an interval may leave 0 ... 100 %
@@ -174,6 +182,7 @@ def overlap(
             (2, half, 3.5 * half, 6.4), (half, 2, 0.6 + 1.5 * half), (2, half, 3.9), count=count
         )
         axes = list(grid.ravel())[:count]
+        room = 0.18 if sheet.paper else 0.1
         colours = dict(
             zip(
                 profile,
@@ -186,7 +195,7 @@ def overlap(
                 ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=pt(3.5), zorder=3)
                 ax.fill_between(curve.x, curve.low, curve.high, color=colours[layer], alpha=0.2, linewidth=0)
                 ax.plot(curve.x, chance, color=colours[layer], linestyle=":", zorder=2)
-            _remaining(ax, next(iter(layers.values()))[0].x)
+            _remaining(ax, next(iter(layers.values()))[0].x, room)
             ax.set_ylim(0, 1)
             ax.set_ylabel("Jaccard index")
         ax = axes[len(panels)]
@@ -194,12 +203,15 @@ def overlap(
             ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=pt(3.5), label=layer)
         ends = sorted(next(iter(profile.values())).x)
         ax.plot(ends, ends, color=COLOURS["threshold"], linestyle="--", label="the same in all")
-        _remaining(ax, ends[::-1])
+        _remaining(ax, ends[::-1], room)
         log_axis(ax.yaxis, plain=True)
         ax.set_yscale("log", nonpositive="mask")  # a layer may lose all
         log_axis(ax.yaxis, plain=True)
-        ax.set_ylabel("weights kept in the layer (%)")
+        ax.set_ylabel("kept in the layer (%)")
         axes[0].plot([], [], color=COLOURS["threshold"], linestyle=":", label="chance")
+        if sheet.name == "column":
+            for ax in axes:
+                ax.set_xlabel("weights kept (%)")
         sheet.letter(axes, [*panels, "profile of the tickets"])
         handles = _handles(axes)
         sheet.legend(figure, (list(handles.values()), list(handles)), most=6)
@@ -210,8 +222,8 @@ def overlap(
 def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, width: str | None = None) -> Figure:
     """Draw what was measured at chosen levels, with t-intervals as bars: a panel for each quantity, a row for each arm.
 
-    Rows have the names of their arms; arms whose names begin alike stand under what they have in common. A marker is
-    the paler the fewer weights remain. The grey line is the whole network.
+    Rows have the names of their arms; in one column of a paper they have numbers, and the names stand below. Arms
+    whose names begin alike stand under what they have in common. A marker is the paler the fewer weights remain.
 
     Example:
       >>> from ntkgen.plotting import Curve, lottery_ticket
@@ -243,16 +255,20 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
     with page(width) as sheet:
         figure, grid = sheet.subplots(
             (rows, columns, 3 + 3.0 * columns, (0.8 + 0.2 * len(names)) * rows + 0.6),
-            (narrow, min(count, 2), high * narrow + 0.3), (rows, columns, high * rows + 0.3),
+            (narrow, min(count, 2), (0.7 + 0.09 * len(names)) * narrow + 0.12 * len(names) + 0.4), (rows, columns, high * rows + 0.3),
             count=count, sharey=True,
         )  # fmt: skip
         axes = list(grid.ravel())[:count]
         left = False
         for ax, panel in zip(axes, panels, strict=True):
             left |= values(ax, panel.arms, panel.logarithmic, ARMS, places, levels)
-            ax.set_xlabel(panel.axis)
+            ax.set_xlabel(sheet.wrapped(panel.axis, grid.shape[1]))
             ax.grid(visible=False, axis="y")
-        axes[0].set_yticks(range(len(names)), names, fontsize=6.5 if sheet.paper else 8.5)
+        numbers = {row: str(1 + index) for index, row in enumerate(places.values())}
+        shown = [numbers.get(row, "") for row in range(len(names))] if sheet.name == "column" else names
+        axes[0].set_yticks(range(len(names)), shown)
+        for ax in grid[:, 0]:
+            ax.tick_params(axis="y", labelsize=6.5 if sheet.paper else 8.5)
         axes[0].set_ylim(len(names) - 0.4, -0.6)
         sheet.letter(axes, [panel.title for panel in panels])
         marker: Any = {"linestyle": "none", "marker": "o", "color": "#555555", "markersize": pt(5)}
@@ -266,6 +282,12 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
         if left:
             handles.append(Line2D([], [], linestyle="none", marker="<", color="#555555", markersize=pt(4)))
             words.append("the interval reaches below zero")
+        if sheet.name == "column":  # too narrow for names: rows have numbers, and the names stand below
+            for row, name in enumerate(names):
+                arm = next((arm for arm, place in places.items() if place == row), None)
+                look = {} if arm is None else {"color": ARMS[arm][0], "marker": ARMS[arm][1], "markersize": pt(5)}
+                handles.append(Line2D([], [], linestyle="none", **look))
+                words.append(name if arm is None else f"{numbers[row]}  {name}")
         sheet.legend(figure, (handles, words), most=4)
         sheet.title(figure, title)
         return figure

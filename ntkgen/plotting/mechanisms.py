@@ -56,15 +56,17 @@ def answer(
                     ax.text(j, i, words, ha="center", va="center", fontsize=points, color=colour, weight=weight)
         ax.set_yticks(range(len(measures)), measures)
         slope: Any = {"rotation": 60 if sheet.paper else 35, "ha": "left", "rotation_mode": "anchor"}
-        ax.set_xticks(range(len(columns)), columns, **slope)
+        ax.set_xticks(range(count), [" ".join(name.split()) if sheet.paper else name for name in columns], **slope)
         ax.xaxis.tick_top()
         ax.tick_params(length=0)
         ax.axvline(bold + 0.5, color="white", linewidth=pt(4))
         for spine in ax.spines.values():
             spine.set_visible(False)
         place: Any = {"location": "bottom", "aspect": 40} if sheet.paper else {"shrink": 0.5}
-        bar = figure.colorbar(image, ax=ax, ticks=[-1, -0.5, 0, 0.5, 1], **place)
-        bar.set_ticklabels(["−1, opposite", "−0.5", "0", "0.5", "1, as claimed"])
+        ticks = {-1: "−1, opposite", -0.5: "−0.5", 0: "0", 0.5: "0.5", 1: "1, as claimed"}
+        shown = {at: words for at, words in ticks.items() if abs(at) != 0.5 or not sheet.paper}
+        bar = figure.colorbar(image, ax=ax, ticks=list(shown), **place)
+        bar.set_ticklabels(list(shown.values()))
         mark = "dot" if narrow else "bold"
         sheet.title(figure, f"{title}\n{mark}: significant (5 % false discoveries in a column)")
         return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from ntkgen.plotting._page import Page, known, page, pt
+from ntkgen.plotting._page import known, page, pt
 from ntkgen.plotting._style import COLOURS, Curve, band
 from ntkgen.plotting._ticks import log_axis
 
@@ -90,11 +90,12 @@ def _published(ax: Axes, points: tuple[Sequence[float], Sequence[float]], label:
         ax.plot(*points, color=COLOURS["published"], label=label, zorder=4, **look)
 
 
-def _below(sheet: Page, ax: Axes, columns: int = 1) -> None:
-    """Put a panel's own legend below it."""
-    drop = {"screen": -0.17, "double": -0.24, "column": -0.27}[sheet.name]
-    look: dict[str, Any] = {"fontsize": 6.5, "borderpad": 0, "labelspacing": 0.3} if sheet.paper else {"fontsize": 9}
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, drop), ncols=columns, **look)
+def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Return the legend entries of all panels, each once: a quantity looks the same in all of them."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        found |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    return list(found.values()), list(found)
 
 
 def regime(
@@ -135,16 +136,17 @@ def regime(
     """
     known([*movement, *kernel], QUANTITIES, "movement, kernel")
     with page(width) as sheet:
-        figure, grid = sheet.subplots((1, 2, 10, 5.6), (2, 1, 6.2), (1, 2, 3.7))
+        figure, grid = sheet.subplots((1, 2, 10, 5.6), (2, 1, 5.9), (1, 2, 3.7))
         left, right = grid.ravel()
         _log_panel(left, movement, fits, nulls)
         _log_panel(right, kernel, fits, ())
         _published(left, published, "published relative movement")
-        left.set_ylabel("distance from the start, and norm there")
+        left.set_ylabel(
+            "distance from the start,\nand norm there" if sheet.paper else "distance from the start, and norm there"
+        )
         right.set_ylabel("change of the tangent kernel")
-        for ax in (left, right):
-            _below(sheet, ax)
         sheet.letter([left, right])
+        sheet.legend(figure, _entries([left, right]), most=2)
         sheet.title(figure, title)
         return figure
 
@@ -215,7 +217,7 @@ def accuracy(
     known([name for curves in panels.values() for name in curves], QUANTITIES, "panels")
     count = len(panels)
     with page(width) as sheet:
-        figure, grid = sheet.subplots((1, count, 1 + 4.5 * count, 5), (count, 1, 2.75 * count), (1, count, 3.0))
+        figure, grid = sheet.subplots((1, count, 1 + 4.5 * count, 5), (count, 1, 0.5 + 2.3 * count), (1, count, 3.0))
         axes = list(grid.ravel())
         for ax, curves in zip(axes, panels.values(), strict=True):
             for name, curve in curves.items():
@@ -226,8 +228,8 @@ def accuracy(
             _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
             ax.set_ylabel("test accuracy (%)")
             ax.set_ylim(top=min(ax.get_ylim()[1], 100.5))  # t-intervals of few seeds know nothing of 100 %
-            _below(sheet, ax, 1 if sheet.name == "double" and count > 2 else 2)
         sheet.letter(axes, list(panels))
+        sheet.legend(figure, _entries(axes), most=4)
         sheet.title(figure, title)
         return figure
 
