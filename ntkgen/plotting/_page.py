@@ -53,7 +53,7 @@ PAPER: Any = {
     "figure.dpi": 300,
     "savefig.dpi": 300,
 }
-LETTER, BESIDE = 0.06, 0.4  # inches: width of a letter of 8 points on average; of the labels beside a panel
+LETTER, BESIDE = 0.065, 0.45  # inches: width of a letter of 8 points on average; of the labels beside a panel
 _width: ContextVar[str] = ContextVar("width", default="screen")
 
 
@@ -191,12 +191,12 @@ class Page:
         else:
             ax.set_title(words, pad=8)
 
-    def wrapped(self, words: str, columns: int) -> str:
+    def wrapped(self, words: str, columns: int, beside: float = BESIDE) -> str:
         """Return words in lines that a panel of a paper's figure is wide enough for; a screen's stay as they are."""
         width = WIDTHS[self.name]
         if width is None:
             return words
-        letters = int((width / columns - BESIDE) / LETTER)
+        letters = int((width / columns - beside) / LETTER)
         return "\n".join(textwrap.fill(line, letters) for line in words.split("\n"))
 
     def letter(self, axes: Sequence[Axes], names: Sequence[str] = ()) -> None:
@@ -212,13 +212,23 @@ class Page:
                 ax.set_title(words, loc="left")
 
     def legend(
-        self, figure: Figure, entries: tuple[Sequence[Any], Sequence[str]], most: int = 3, title: str | None = None
+        self,
+        figure: Figure,
+        entries: tuple[Sequence[Any], Sequence[str]],
+        most: int = 3,
+        title: str | None = None,
+        lines: bool = True,
     ) -> Any:
-        """Put a legend of (handles, labels) below the axes, in as many columns as fit, at most so many."""
+        """Put a legend of (handles, labels) below the axes, in as many columns as fit, at most so many.
+
+        Without lines, its markers take less room.
+        """
         handles, labels = entries
         if not handles:
             return None
         tight: Any = {"columnspacing": 0.8, "handlelength": 1.5} if self.paper else {}
+        if self.paper and not lines:
+            tight |= {"handlelength": 0.9, "handletextpad": 0.5}
         for columns in range(min(most, len(handles)), 0, -1):
             legend = figure.legend(
                 list(handles), list(labels), loc="outside lower center", ncols=columns, title=title, **tight

@@ -248,21 +248,21 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
     known([arm for panel in panels for arm in panel.arms], ARMS, "panels")
     places, names = rows_of({arm: name for arm, name in labels.items() if any(arm in panel.arms for panel in panels)})
     levels = sorted({x for panel in panels for curve in panel.arms.values() for x in curve.x if x < 100})[::-1]
-    count, high = len(panels), 0.7 + 0.12 * len(names)
+    count, high = len(panels), 0.75 + max(0.12 * len(names), 0.75)
     columns = min(count, 3)
     rows = -(-count // columns)
     narrow = -(-count // 2)
     with page(width) as sheet:
         figure, grid = sheet.subplots(
             (rows, columns, 3 + 3.0 * columns, (0.8 + 0.2 * len(names)) * rows + 0.6),
-            (narrow, min(count, 2), (0.7 + 0.09 * len(names)) * narrow + 0.12 * len(names) + 0.4), (rows, columns, high * rows + 0.3),
-            count=count, sharey=True,
+            (narrow, min(count, 2), (0.95 + max(0.095 * len(names), 0.6)) * narrow + 0.06 * len(names) + 0.7),
+            (rows, columns, high * rows + 0.3), count=count, sharey=True,
         )  # fmt: skip
         axes = list(grid.ravel())[:count]
         left = False
         for ax, panel in zip(axes, panels, strict=True):
             left |= values(ax, panel.arms, panel.logarithmic, ARMS, places, levels)
-            ax.set_xlabel(sheet.wrapped(panel.axis, grid.shape[1]))
+            ax.set_xlabel(sheet.wrapped(panel.axis, grid.shape[1], 0.2))
             ax.grid(visible=False, axis="y")
         numbers = {row: str(1 + index) for index, row in enumerate(places.values())}
         shown = [numbers.get(row, "") for row in range(len(names))] if sheet.name == "column" else names
@@ -275,7 +275,8 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
         handles = [
             Line2D([], [], markerfacecolor=paler("#555555", i, len(levels)), **marker) for i in range(len(levels))
         ]
-        words = [f"{level:g} % of the weights remain" for level in levels]
+        remain = "remain" if sheet.name == "column" else "of the weights remain"
+        words = [f"{level:g} % {remain}" for level in levels]
         if "whole" in places:
             handles.append(Line2D([], [], color=COLOURS["threshold"], linestyle="--"))
             words.append("whole network")
@@ -288,7 +289,7 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
                 look = {} if arm is None else {"color": ARMS[arm][0], "marker": ARMS[arm][1], "markersize": pt(5)}
                 handles.append(Line2D([], [], linestyle="none", **look))
                 words.append(name if arm is None else f"{numbers[row]}  {name}")
-        sheet.legend(figure, (handles, words), most=4)
+        sheet.legend(figure, (handles, words), most=4, lines=sheet.name != "column")
         sheet.title(figure, title)
         return figure
 

@@ -141,9 +141,7 @@ def regime(
         _log_panel(left, movement, fits, nulls)
         _log_panel(right, kernel, fits, ())
         _published(left, published, "published relative movement")
-        left.set_ylabel(
-            "distance from the start,\nand norm there" if sheet.paper else "distance from the start, and norm there"
-        )
+        left.set_ylabel("distance from the start,\nand norm there")
         right.set_ylabel("change of the tangent kernel")
         sheet.letter([left, right])
         sheet.legend(figure, _entries([left, right]), most=2)

@@ -80,7 +80,7 @@ def test_other_formats_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("given", ["none", "", "png,png", "gif", 5, ()])
 def test_a_study_refuses_other_formats(given):
-    with pytest.raises(ValueError, match=r"^format: expected a comma-separated list of png, svg, pdf, got "):
+    with pytest.raises(ValueError, match=r"^format: expected a comma-separated list of png, svg, pdf, tex, got "):
         double_descent.run("quick", format=given)
 
 
@@ -98,5 +98,6 @@ def test_a_study_draws_in_all_formats_asked_for_and_in_those_that_are_there(tmp_
 
 
 def test_formats_are_parsed_from_text_and_lists():
-    assert options.FORMATS.choices == plotting.FORMATS
+    assert options.FORMATS.choices == (*plotting.FORMATS, "tex")
+    assert options.WIDTHS.choices == tuple(plotting.WIDTHS)
     assert options.FORMATS.parse("pdf,png") == options.FORMATS.parse(["pdf", "png"]) == ("png", "pdf")
