@@ -3,6 +3,9 @@
 * "vmap": all seeds in one batched step. Best for small dense layers, where it hides the cost of dispatch.
 * "sequential": `lax.map` over seeds inside the program. Best for convolutions, whose batched kernels become slow
   grouped convolutions, and on CPU for wide layers, whose single matmul already fills the cores.
+* "unrolled": the loop over steps is outside, and the seeds stand side by side in the program of each step. For GPUs,
+  where a small network's step is many short kernels; the program is as many times larger, and so is compilation.
+  Evaluation and probes go as in "sequential". `auto` does not choose it.
 
 Several local devices share the axis through `jax.sharding`; on each the strategy is the same.
 """
@@ -18,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ntkgen import memory
 from ntkgen.typing import PyTree
 
-STRATEGIES = ("auto", "vmap", "sequential")
+STRATEGIES = ("auto", "vmap", "sequential", "unrolled")
 
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
 # experiments/benchmarks/training.py, see BUILD_NOTES.md.
@@ -49,7 +52,7 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Layout:
       Layout(strategy='vmap', mesh=None)
 
     Args:
-      strategy: "auto", "vmap" or "sequential".
+      strategy: "auto", "vmap", "sequential" or "unrolled".
       variables: one seed's variables, arrays or shapes.
       num_seeds: length of the axis.
 
@@ -104,7 +107,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Lay
     """Estimate how many seeds fit in memory at once.
 
     Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
-    for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
+    for vmap and unrolled each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
     input for a convolution. What they may take together is `memory.budget`.
 
     Example:
@@ -125,7 +128,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Lay
     """
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     units = sum(shape[-1] * (pixels if len(shape) > 2 else 1) for shape in _kernel_shapes(variables))
-    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
+    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy != "sequential" else 0))
     return max(1, memory.budget() // per_seed) * layout.num_devices
 
 
@@ -179,6 +182,37 @@ def over_seeds(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...]) ->
 
         return jax.lax.map(one, [arg for arg, axis in zip(args, in_axes, strict=True) if axis == 0])
 
+    return _over_devices(layout, lifted, in_axes)
+
+
+def side_by_side(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...], lists: tuple[int, ...]) -> Callable:
+    """Lift a function of lists, an entry for each seed, to arguments with a leading seed axis.
+
+    Args:
+      layout: strategy and devices.
+      fn: function of positional pytrees; it returns a list of one pytree for each seed.
+      in_axes: 0 or None for each argument, as in `jax.vmap`.
+      lists: arguments that fn takes as lists; those without a seed axis are repeated.
+
+    Returns:
+      The lifted function; its outputs lead with the seed axis.
+    """
+
+    def lifted(*args: Any) -> Any:
+        seeds = next(len(jax.tree.leaves(arg)[0]) for arg, axis in zip(args, in_axes, strict=True) if axis == 0)
+
+        def split(arg: Any, axis: int | None) -> list[Any]:
+            return [arg if axis is None else jax.tree.map(lambda leaf: leaf[i], arg) for i in range(seeds)]
+
+        given = [
+            split(arg, axis) if i in lists else arg for i, (arg, axis) in enumerate(zip(args, in_axes, strict=True))
+        ]
+        return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *fn(*given))
+
+    return _over_devices(layout, lifted, in_axes)
+
+
+def _over_devices(layout: Layout, lifted: Callable, in_axes: tuple[int | None, ...]) -> Callable:
     if layout.mesh is None:
         return lifted
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec("seed") for axis in in_axes)

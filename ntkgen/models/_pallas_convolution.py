@@ -43,6 +43,12 @@ def _longer(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def _divided(index: Array, by: int) -> tuple[Array, Array]:
+    """Return quotient and remainder of an index that is not negative: Triton has no floor division."""
+    divisor = jnp.asarray(by, index.dtype)
+    return lax.div(index, divisor), lax.rem(index, divisor)
+
+
 def _call(body: functools.partial, out: jax.ShapeDtypeStruct, grid: tuple[int, ...], interpret: bool) -> functools.partial:
     kwargs = {}
     if not interpret:
@@ -61,10 +67,11 @@ def convolve(x: Array, kernel: Array, interpret: bool = False) -> Array:
 
     def body(x_ref, k_ref, y_ref):  # type: ignore[no-untyped-def]  # references have no public type
         seed, image, part = (pl.program_id(axis) for axis in range(3))
-        row, column = part // across * rows, part % across * columns
+        row, column = _divided(part, across)
+        row, column = row * rows, column * columns
 
         def add(place: Array, total: Array) -> Array:
-            i, j = place // 3, place % 3
+            i, j = _divided(place, 3)
             pixels = x_ref[seed, image, pl.ds(row + i, rows), pl.ds(j, w), :].reshape(rows * w, ci)
             weights = k_ref[seed, i, j, :, pl.ds(column, columns)]
             return total + jnp.dot(pixels, weights, preferred_element_type=total.dtype)
@@ -94,10 +101,12 @@ def kernel_grad(x: Array, g: Array, interpret: bool = False) -> Array:
 
     def body(x_ref, g_ref, out_ref):  # type: ignore[no-untyped-def]  # references have no public type
         seed, part, place = (pl.program_id(axis) for axis in range(3))
-        i, column = place // across, place % across * columns
+        i, column = _divided(place, across)
+        column = column * columns
 
         def add(step: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
-            image, row = part * images + step // steps, step % steps * rows
+            image, row = _divided(step, steps)
+            image, row = part * images + image, row * rows
             there = g_ref[seed, image, pl.ds(row, rows), :, pl.ds(column, columns)].reshape(rows * w, columns)
 
             def product(j: int, total: Array) -> Array:
