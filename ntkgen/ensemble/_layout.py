@@ -10,6 +10,7 @@
 Several local devices share the axis through `jax.sharding`; on each the strategy is the same.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ntkgen import memory
+from ntkgen import memory, models
 from ntkgen.typing import PyTree
 
 STRATEGIES = ("auto", "vmap", "sequential", "unrolled")
@@ -30,10 +31,18 @@ COPIES = 6  # of the params that training holds: params, initial, gradient, upda
 
 
 class Layout(NamedTuple):
-    """Static layout of the seed axis: a strategy other than "auto", and the devices (None for a single one)."""
+    """Static layout of the seed axis.
+
+    Attributes:
+      strategy: one other than "auto".
+      mesh: the devices, None for a single one.
+      form: what `vmap` makes of 3x3 convolutions, one of `models.CONVOLUTION_FORMS`. `plan` leaves it at "loop"; others
+        are for experiments with `programs` on a GPU.
+    """
 
     strategy: str
     mesh: Mesh | None = None
+    form: str = "loop"
 
     @property
     def num_devices(self) -> int:
@@ -49,7 +58,7 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Layout:
       >>> from ntkgen import ensemble, models
       >>> variables = models.init(models.MLP(4, depth=2, num_classes=2), jax.random.key(0), (3,))
       >>> ensemble.plan("vmap", variables, num_seeds=1)
-      Layout(strategy='vmap', mesh=None)
+      Layout(strategy='vmap', mesh=None, form='loop')
 
     Args:
       strategy: "auto", "vmap", "sequential" or "unrolled".
@@ -174,7 +183,9 @@ def over_seeds(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...]) ->
 
     def lifted(*args: Any) -> Any:
         if layout.strategy == "vmap":
-            return jax.vmap(fn, in_axes)(*args)
+            chosen = contextlib.nullcontext() if layout.form == "loop" else models.convolutions(layout.form)
+            with chosen:
+                return jax.vmap(fn, in_axes)(*args)
 
         def one(own: list[Any]) -> Any:
             rest = iter(own)

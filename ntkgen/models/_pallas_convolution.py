@@ -15,28 +15,31 @@ from jax.experimental import pallas as pl
 from ntkgen.typing import Array
 
 LEAST = 16  # smallest side of a matrix product in Triton
-PIXELS = 128  # of a block, with at most WIDE channels; half as many beyond that
-WIDE = 64  # input channels
-COLUMNS = 64  # output channels of a block
+PIXELS = 128  # of a block, at most
+COLUMNS = 64  # output channels of a block, at most
+# Numbers of an array of pixels, at most. Two steps' arrays lie in a processor's 227 KiB: one of pixels and one of
+# weights in a convolution, three of pixels and one of gradients in a kernel gradient.
+FLOATS, FLOATS_GRAD = 8192, 4096
 BLOCKS = 528  # blocks of a kernel gradient: four for each of an H100's 132 processors
 
 
 def fits(images: tuple[int, ...], channels: int) -> bool:
     """Return whether images (S, n, h, w, ci) with `channels` output channels can be cut into blocks.
 
-    Triton's arrays have powers of two as sides.
+    Triton's arrays have powers of two as sides. Fewer than `LEAST` input channels are filled up with zeros.
     """
     _, _, h, w, ci = images
-    powers = all(side & (side - 1) == 0 for side in (h, w, ci, channels))
-    return powers and min(ci, channels, h * w) >= LEAST and w <= PIXELS // 2
+    powers = all(side & (side - 1) == 0 for side in (h, w, max(ci, LEAST), channels))
+    return powers and min(channels, h * w) >= LEAST and w <= PIXELS // 2 and ci * LEAST <= FLOATS_GRAD
 
 
-def _rows(h: int, w: int, ci: int) -> int:
-    return max(1, min(h, PIXELS // (1 if ci <= WIDE else 2) // w))
+def _rows(h: int, w: int, ci: int, floats: int) -> int:
+    return max(1, min(h, min(PIXELS, floats // ci) // w))
 
 
 def _padded(x: Array) -> Array:
-    return jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
+    """Put a border of zeros around the images, and channels of zeros behind those that are too few."""
+    return jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, max(0, LEAST - x.shape[-1]))))
 
 
 def _longer(dtype: jnp.dtype) -> jnp.dtype:
@@ -60,9 +63,11 @@ def _call(body: functools.partial, out: jax.ShapeDtypeStruct, grid: tuple[int, .
 
 def convolve(x: Array, kernel: Array, interpret: bool = False) -> Array:
     """Return the convolutions (S, n, h, w, co) of x (S, n, h, w, ci) with kernels (S, 3, 3, ci, co)."""
-    seeds, n, h, w, ci = x.shape
-    co = kernel.shape[-1]
-    rows, columns = _rows(h, w, ci), min(co, COLUMNS)
+    seeds, n, h, w, _ = x.shape
+    padded = _padded(x)
+    ci, co = padded.shape[-1], kernel.shape[-1]
+    kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, ci - kernel.shape[3]), (0, 0)))
+    rows, columns = _rows(h, w, ci, FLOATS), min(co, COLUMNS)
     across = co // columns
 
     def body(x_ref, k_ref, y_ref):  # type: ignore[no-untyped-def]  # references have no public type
@@ -82,7 +87,7 @@ def convolve(x: Array, kernel: Array, interpret: bool = False) -> Array:
         )
 
     out = jax.ShapeDtypeStruct((seeds, n, h, w, co), x.dtype)
-    return _call(body, out, (seeds, n, h // rows * across), interpret)(_padded(x), kernel)
+    return _call(body, out, (seeds, n, h // rows * across), interpret)(padded, kernel)
 
 
 def kernel_grad(x: Array, g: Array, interpret: bool = False) -> Array:
@@ -90,9 +95,10 @@ def kernel_grad(x: Array, g: Array, interpret: bool = False) -> Array:
 
     Each block sums over some images for one row of the kernel; the blocks' sums are added outside.
     """
-    seeds, n, h, w, ci = x.shape
-    co = g.shape[-1]
-    rows, columns = _rows(h, w, ci), min(co, COLUMNS // (1 if ci <= WIDE else 2))
+    seeds, n, h, w, _ = x.shape
+    padded = _padded(x)
+    ci, co = padded.shape[-1], g.shape[-1]
+    rows, columns = _rows(h, w, ci, FLOATS_GRAD), min(co, max(LEAST, FLOATS_GRAD // ci))
     across = co // columns
     parts = 1
     while parts * seeds * 3 * across < BLOCKS and n % (2 * parts) == 0:
@@ -120,4 +126,4 @@ def kernel_grad(x: Array, g: Array, interpret: bool = False) -> Array:
             out_ref[seed, part, i, j, :, pl.ds(column, columns)] = total
 
     out = jax.ShapeDtypeStruct((seeds, parts, 3, 3, ci, co), _longer(x.dtype))
-    return _call(body, out, (seeds, parts, 3 * across), interpret)(_padded(x), g).sum(1)
+    return _call(body, out, (seeds, parts, 3 * across), interpret)(padded, g).sum(1)[..., : x.shape[-1], :]
