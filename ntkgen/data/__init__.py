@@ -7,10 +7,11 @@ that you have.
 from ntkgen.data._dataset import Dataset, Split
 from ntkgen.data._load import from_arrays, load
 from ntkgen.data._npz import NpzFile
-from ntkgen.data._raw import DataError
+from ntkgen.data._raw import FILE_FORMATS, DataError
 from ntkgen.data._sources import SOURCES
 
 __all__ = [
+    "FILE_FORMATS",
     "SOURCES",
     "DataError",
     "Dataset",

@@ -56,6 +56,24 @@ class NpzFile(str):
             found = [_shape(archive, key) for key in _keys(self.path, _names(archive))]
         return dict(zip(("train_x", "train_y", "test_x", "test_y"), found, strict=True))
 
+    def check(self) -> None:
+        """Hold the headers of the file against each other.
+
+        Raises:
+          DataError: the file is missing or damaged, or its shapes are no data set's.
+        """
+        x, y, x_test, y_test = self.shapes.values()
+        if len(x) not in (2, 3, 4) or 0 in x:
+            raise DataError(f"dataset: {self.path}: expected examples (n, d), (n, h, w) or (n, h, w, c), got shape {x}")
+        if x_test[1:] != x[1:]:
+            raise DataError(f"dataset: {self.path}: expected test examples of shape {x[1:]}, got {x_test[1:]}")
+        for which, examples, labels in (("training", x, y), ("test", x_test, y_test)):
+            if labels[:1] != examples[:1]:
+                raise DataError(
+                    f"dataset: {self.path}: expected a label for each {which} example, got {examples[0]} examples and "
+                    f"labels of shape {labels}"
+                )
+
     @property
     def num_train(self) -> int:
         """Return the number of training examples."""

@@ -14,6 +14,9 @@ import numpy as np
 
 from ntkgen import io
 
+# Versions of data sets that were read from original files, or from a file of the user.
+FILE_FORMATS = ("idx", "npz", "python", "binary")
+
 
 class DataError(ValueError):
     """A data set cannot be had; the message is one line that says why and what to do.

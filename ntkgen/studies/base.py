@@ -4,6 +4,7 @@ config -> prepared (data, networks, training) -> measured tables -> derived tabl
 `measure` trains, measures and writes; it asks the run folder what is there already. `runner.run` walks the steps.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,37 @@ from ntkgen.studies.options import setting
 
 PRESETS = ("quick", "small", "paper")
 EMBEDDED = ("digits", "mnist1d")
+QUICK_IMAGES = 1_300  # of a file of the user, with quick; digits has as many
 MOST_EPOCHS = 10**8  # of all seeds of a network; a number is kept for each
 
 Rows = list[dict[str, Any]]  # as measured or derived
 Tables = dict[str, list[dict[str, str]]]  # as read back from CSV: every cell is text
+
+
+@dataclass(frozen=True)
+class DatasetName(options.Choice):
+    """The name of a data set, or the path of an .npz file, which becomes a `data.NpzFile`.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> check = base.DatasetName(("mnist", "digits"))
+      >>> check.parse("digits"), check.parse("folder/moons.npz")
+      ('digits', 'moons')
+    """
+
+    @property
+    def expected(self) -> str:
+        """Return the choices, in words."""
+        return f"{super().expected}, or the path of an .npz file"
+
+    def parse(self, value: Any) -> str:
+        """Return the name; the file is looked at later, by `choose_dataset`."""
+        if isinstance(value, data.NpzFile | os.PathLike) or (isinstance(value, str) and value.endswith(".npz")):
+            return data.NpzFile(value)
+        return super().parse(value)
+
+
+DATASET = DatasetName(tuple(data.SOURCES))
 
 
 @dataclass(frozen=True)
@@ -35,7 +63,9 @@ class Config:
     """
 
     dataset: str = setting(
-        options.Choice(tuple(data.SOURCES)), "What to train on. Default: mnist; digits with quick.", group="data"
+        DATASET,
+        "What to train on; a file has x_train, y_train, x_test, y_test. Default: mnist; digits with quick.",
+        group="data",
     )
     num_train: Any = setting(
         options.COUNT, "Training examples, a seeded random subset. Default: the preset's.", unit="images", group="data"
@@ -47,7 +77,9 @@ class Config:
         options.SEED, "Seed of the data: subset, label noise, draws of test images.", default=0, group="data"
     )
     model: str = setting(
-        options.Choice(("mlp", "cnn")), "Network. Default: cnn for cifar10, else mlp.", group="network"
+        options.Choice(("mlp", "cnn")),
+        "Network. Default: cnn for images in colour, else mlp.",
+        group="network",
     )
     num_seeds: int = setting(options.SEEDS, "Seeds of every network. Default: the preset's.")
     seed: int = setting(options.SEED, "First seed of the runs: initialisation, batch order, measurements.", default=0)
@@ -88,6 +120,7 @@ class Prepared:
         known = options.settings(type(self.config))
         plain = {name: getattr(self.config, name) for name, setting in known.items() if setting.identifies}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        plain = {name: str(value) if isinstance(value, str) else value for name, value in plain.items()}
         return {name: value for name, value in {**plain, **self.facts}.items() if value is not None}
 
 
@@ -158,7 +191,7 @@ class Study:
 
 
 def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
-    """Return the data set that was given, or the preset's; quick needs embedded data.
+    """Return the data set that was given, or the preset's; quick needs embedded data, or a file.
 
     Example:
       >>> from ntkgen.studies import base
@@ -166,23 +199,73 @@ def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
       ('digits', 'cifar10')
 
     Raises:
-      ValueError: quick with data that are not embedded.
+      ValueError: quick with data that are not embedded, or a file that is no data set.
     """
     name = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
+    if isinstance(name, data.NpzFile):
+        name.check()
+        return name
     if preset == "quick" and name not in EMBEDDED:
         raise ValueError(f"dataset: expected embedded data ({', '.join(EMBEDDED)}) with --preset=quick, got {name}")
     return name
 
 
 def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
-    """Return the network that was given, or the data set's own.
+    """Return the network that was given, or the data set's own: cnn for images in colour, else mlp.
 
     Example:
       >>> from ntkgen.studies import base
       >>> base.choose_model("cifar10", {}), base.choose_model("cifar10", {"model": "mlp"})
       ('cnn', 'mlp')
+
+    Raises:
+      ValueError: a CNN for examples of a file that are no images of 8 x 8 or more.
     """
-    return given.get("model") or ("cnn" if dataset == "cifar10" else "mlp")
+    if isinstance(dataset, data.NpzFile):
+        shape = dataset.shape
+        images = len(shape) == 3 and min(shape[:2]) >= 8
+        if given.get("model") == "cnn" and not images:
+            raise ValueError(f"model: expected mlp for examples of shape {shape} in {dataset.path}, got cnn")
+        colour = images and shape[2] == 3
+    else:
+        colour = dataset in ("cifar10", "cifar100")
+    return given.get("model") or ("cnn" if colour else "mlp")
+
+
+def choose_num_train(dataset: str, preset: str, value: Any) -> Any:
+    """Return the number of training examples of a preset, as the data set has them; None for all.
+
+    Embedded data are small and taken whole. Of a file, quick takes at most QUICK_IMAGES, and other presets what they
+    say, or all where there are fewer.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> base.choose_num_train("digits", "paper", 10_000), base.choose_num_train("mnist", "paper", 10_000)
+      (None, 10000)
+    """
+    if dataset in EMBEDDED:
+        return None
+    if not isinstance(dataset, data.NpzFile):
+        return value
+    several = isinstance(value, tuple)
+    wanted = max(value) if several else value
+    if preset == "quick":
+        wanted = min(wanted or QUICK_IMAGES, QUICK_IMAGES)
+    if wanted is None or wanted >= dataset.num_train:
+        return None
+    return (wanted,) if several else wanted
+
+
+def source_facts(dataset: data.Dataset) -> dict[str, Any]:
+    """Return what a record says of a data set beside its digest: the format of its files, where they are not TFDS's.
+
+    Example:
+      >>> from ntkgen import data
+      >>> from ntkgen.studies import base
+      >>> base.source_facts(data.load("digits"))
+      {}
+    """
+    return {"data_format": dataset.version} if dataset.version in data.FILE_FORMATS else {}
 
 
 def choose_preset(
@@ -207,8 +290,7 @@ def choose_preset(
     dataset = choose_dataset(preset, given)
     model = choose_model(dataset, given)
     values = dict(presets[preset, model])
-    if dataset in EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = choose_num_train(dataset, preset, values["num_train"])
     others = ("channels", "affine_norm") if model == "mlp" else (sizes, "depth")
     options.refuse(given, {name: f"--model={model}" for name in others})
     options.refuse(given, foreign_to_optimizer(given.get("optimizer")))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ntkgen import plotting, records
+from ntkgen import data, plotting, records
 from ntkgen.studies import base, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
 
@@ -115,6 +115,8 @@ def opened(
     written = [f"{name}.csv" for name in study.tables]
     known = options.settings(study.config)
     typed = {name: value for name, value in values.items() if known[name].identifies}
+    if isinstance(config.dataset, data.NpzFile):
+        typed["dataset"] = os.fspath(config.dataset.path)
     with records.open_run(
         out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
         command={"preset": preset, "given": typed},

@@ -619,7 +619,7 @@ def test_numpy_numbers_are_welcome():
 
 def test_unknown_name_lists_the_known():
     """All of them."""
-    with pytest.raises(ValueError, match="cifar10, cifar100, digits, mnist1d, or the path of an .npz file, got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"cifar100, digits, mnist1d, or the path of an \.npz file, got 'imagenet'"):
         data.load("imagenet")
 
 

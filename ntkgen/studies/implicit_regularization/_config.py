@@ -170,8 +170,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]
     values = {**values, "batch_sizes": AsManyAsFit(values["batch_sizes"])}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = base.choose_num_train(dataset, preset, values["num_train"])
     values = base.overlay(values, given) | {"dataset": dataset, "model": model}
     if by_table:
         values["lr"] = None

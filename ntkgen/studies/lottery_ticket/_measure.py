@@ -63,6 +63,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Ingredients]
     ensemble.check_fits(params, f"{config.size_name}: {config.model} {config.size}")
     train.Program.of(model, training, dataset.num_train)
     facts = {"num_train": dataset.num_train, "momentum": training.momentum, "data_digest": dataset.digest}
+    facts |= base.source_facts(dataset)
     return facts, Ingredients(model, dataset, training)
 
 

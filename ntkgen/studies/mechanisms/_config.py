@@ -125,6 +125,8 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
     values = {**PRESETS[preset], "dataset": dataset, "model": model}
+    if dataset not in base.EMBEDDED:
+        values["num_train"] = base.choose_num_train(dataset, preset, values["num_train"])
     if model == "cnn":
         options.refuse(given, {"depths": "--model=cnn"})
         values |= {"depths": (4,), "widths": (8, 16)}

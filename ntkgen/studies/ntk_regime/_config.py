@@ -148,8 +148,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     values = {**PRESETS[preset], "tune": preset != "quick"}
     values["extras"] = preset != "quick" and given.get("optimizer") != "adam"
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = base.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**(base.overlay(values, given) | {"dataset": dataset}))
     options.refuse(given, base.foreign_to_optimizer(config.optimizer))
     if config.parametrization != "standard" and config.lr_over_width:

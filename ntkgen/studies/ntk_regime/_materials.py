@@ -124,6 +124,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
     facts = {
         "num_train": dataset.num_train,
         "data_digest": dataset.digest,
+        **base.source_facts(dataset),
         "momentum": training.momentum,
         "probe_images": len(probes.y),
         "kernel_test": len(tests.y),

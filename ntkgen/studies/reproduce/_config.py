@@ -50,7 +50,7 @@ class Config(base.Config):
     """
 
     dataset: str = setting(
-        options.Choice(base.Config.__dataclass_fields__["dataset"].metadata["setting"].check.choices),
+        base.DATASET,
         "What all studies train on. Default: the published data set of each; mnist with small, digits with quick.",
         group="data",
     )
