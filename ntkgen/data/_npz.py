@@ -99,10 +99,10 @@ def arrays(path: Path) -> list[np.ndarray]:
         return [file[key] for key in _keys(path, file.files)]
 
 
-def _known() -> Any:
+def _known() -> set[str]:
     from ntkgen.data._sources import SOURCES  # which imports this module
 
-    return SOURCES
+    return {*SOURCES, "published"}  # which stands for the published data sets in `studies.reproduce`
 
 
 def _keys(path: Path, names: Any) -> tuple[str, ...]:

@@ -190,6 +190,9 @@ def fit(
       ((2, 1), [False, False])
       >>> result.variables["params"]["dense0"]["kernel"].shape
       (2, 64, 4)
+      >>> again = ensemble.fit(models.MLP(4, depth=2), digits.train, config, seeds=2, test=digits.test)  # pairs (x, y)
+      >>> bool((again.history["test_loss"] == result.history["test_loss"]).all())
+      True
 
     Args:
       model: Flax module mapping x (n, ...) to outputs; may hold batch statistics and use dropout, with one of the

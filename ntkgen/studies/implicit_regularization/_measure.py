@@ -36,11 +36,10 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         seed=config.data_seed,
     )
     sizes = _arms.sizes(config, dataset.num_train)
-    network: Any = models.CNN(config.channels, dataset.num_classes)
-    if config.width is not None:
-        network = models.MLP(config.width, num_classes=dataset.num_classes)
-    num_params = models.num_params(network, dataset.train.x.shape[1:])
     size = "width" if config.model == "mlp" else "channels"
+    kind = models.MLP if config.model == "mlp" else models.CNN
+    network = kind(getattr(config, size), num_classes=dataset.num_classes)
+    num_params = models.num_params(network, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{size}: {config.model} {getattr(config, size)}")
     plan = _arms.planned_arms(config, sizes)
     for arm in plan:
