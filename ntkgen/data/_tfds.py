@@ -57,7 +57,6 @@ class _Decoder:
     def decode(self, folder: Path) -> Raw:
         """Decode both splits; any file that is not as it should be ends in one line that names it."""
         self._check_info(folder)
-        announce(self.name, sum(self.kind.counts))
         with _quiet_tfds():
             with needs(self.name, "tensorflow-datasets array_record"):
                 import array_record.python.array_record_data_source  # noqa: F401  (_records uses it)
@@ -69,10 +68,12 @@ class _Decoder:
                     for split in ("train", "test")
                 )
             decode = info.features.deserialize_example_np
-            train_x, train_y = self._decode_split(train, self.kind.num_train, decode)
+            train_x, train_y = self._decode_split(train, self.kind.num_train, decode, first=True)
             return Raw(train_x, train_y, *self._decode_split(test, self.kind.num_test, decode))
 
-    def _decode_split(self, shards: Any, count: int, decode: Callable) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_split(
+        self, shards: Any, count: int, decode: Callable, first: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         images = np.empty((count, *self.kind.shape), np.uint8)
         labels = np.empty(count, np.int64)
         row = 0
@@ -83,6 +84,8 @@ class _Decoder:
                     self._check_example(example)
                     images[row], labels[row] = example["image"], example["label"]
                     row += 1
+                    if first and row == 1:  # not before: a folder of something else gets one line, the error's
+                        announce(self.name, sum(self.kind.counts))
         return images, labels
 
     @contextlib.contextmanager

@@ -169,6 +169,16 @@ def test_tfds_folder_is_read_exactly(tiny, monkeypatch):
     assert "tensorflow" not in sys.modules
 
 
+def test_decoding_is_announced_once(tiny, monkeypatch, capfd):
+    """On standard error, with the folder that keeps it; the second load says nothing."""
+    monkeypatch.setenv("HOME", str(tiny))
+    monkeypatch.setenv("NTKGEN_CACHE_DIR", str(tiny / "kept"))
+    said = "decoding fashion_mnist (33 images), once; kept in ~/kept\n"
+    for expected in (said, ""):
+        data.load("fashion_mnist", data_dir=tiny)
+        assert capfd.readouterr() == ("", expected)
+
+
 def test_only_the_wish_for_opencv_is_silenced(caplog):
     """And only while tfds decodes: other lines, and later ones, come through."""
     logger = logging.getLogger("absl")

@@ -461,7 +461,7 @@ REFUSED = [
     ("--noforce=1", "noforce=1", "does not take an argument"),
     ("--wdiths=4", "'wdiths'", "Did you mean: widths"),
     ("stray", "expected flags only", "got 'stray'"),
-    ("--dataset=mnist --data_dir=@missing", "mnist", "there is no folder @missing (data_dir)", "train-images-idx3-ubyte"),
+    ("--dataset=mnist --data_dir=@missing", "mnist", "there is no folder @missing (data_dir)", "mnist.npz"),
     ("--dataset=mnist --data_dir=@empty", "found no mnist in @empty (data_dir)", "mnist.npz"),
     ("--dataset=mnist --data_dir=@no version", "found no mnist in @no version", "(TFDS, array_record)"),
     ("--dataset=mnist --data_dir=@truncated", "@truncated", "mnist-train.array_record-00000-of-00002"),
