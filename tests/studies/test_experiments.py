@@ -421,7 +421,7 @@ NUMBERS = [(f"--{flag}={value}", flag, RANGES.get(flag, WHOLE), value)
 # (flag, words that the line must hold); each is added to a command line that is fine without it.
 REFUSED = [
     *NUMBERS,
-    ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, cifar100, digits, mnist1d", "imagenet"),
+    ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, cifar100, digits", "imagenet"),
     ("--preset=huge", "preset", "expected one of quick, small, paper", "huge"),
     ("--model=cmn", "model", "did you mean cnn?"),
     ("--model=resnet", "model", "expected one of mlp, cnn", "resnet"),
