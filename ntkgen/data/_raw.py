@@ -111,16 +111,9 @@ def decoding(name: str, path: Any) -> Iterator[None]:
         raise DataError(f"{name}: cannot decode {path}: {type(error).__name__}: {reason:.200}") from None
 
 
-def cache_dir() -> Path:
-    """Return the folder of decoded arrays: $NTKGEN_CACHE_DIR, else `ntkgen` in the user's cache folder."""
-    if given := os.environ.get("NTKGEN_CACHE_DIR"):
-        return Path(os.path.expanduser(given))
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntkgen"
-
-
 def announce(name: str, count: int) -> None:
     """Say on standard error that a data set is decoded, which takes a while and happens once."""
-    folder = str(cache_dir())
+    folder = str(io.cache_dir())
     home = os.path.expanduser("~")
     shown = f"~{folder[len(home) :]}" if folder.startswith(f"{home}{os.sep}") else folder
     print(f"decoding {name} ({count:,} images), once; kept in {shown}", file=sys.stderr)
@@ -129,7 +122,7 @@ def announce(name: str, count: int) -> None:
 def cached(key: str, make: Callable[[], Raw]) -> Raw:
     """Return the arrays kept under `key`, or make and keep them. No state of the cache makes this fail."""
     try:
-        return _read_cache(cache_dir() / f"{key}.npz")
+        return _read_cache(io.cache_dir() / f"{key}.npz")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # a damaged zip file fails in a dozen ways, and none of them matters
@@ -138,8 +131,8 @@ def cached(key: str, make: Callable[[], Raw]) -> Raw:
     buffer = bytesio.BytesIO()
     np.savez(buffer, sha256=io.digest(raw._asdict()), **raw._asdict())
     try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        io.atomic_write(cache_dir() / f"{key}.npz", buffer.getbuffer())
+        io.cache_dir().mkdir(parents=True, exist_ok=True)
+        io.atomic_write(io.cache_dir() / f"{key}.npz", buffer.getbuffer())
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         warnings.warn(f"cannot keep the decoded {key} for the next time: {error}", stacklevel=2)
     return raw

@@ -16,7 +16,7 @@ NAMES = (
     "reproduce",
     "learning_rate",
 )
-__all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]
+__all__ = ["NAMES", *NAMES, "base", "datasets", "options", "relations", "runner", "tables"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,50 +4,25 @@ config -> prepared (data, networks, training) -> measured tables -> derived tabl
 `measure` trains, measures and writes; it asks the run folder what is there already. `runner.run` walks the steps.
 """
 
-import os
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ntkgen
-from ntkgen import data, records, train
-from ntkgen.studies import options
+from ntkgen.studies import datasets, options
 from ntkgen.studies.options import setting
 
+if TYPE_CHECKING:  # the command line is checked before JAX is imported
+    from ntkgen import records, train
+
 PRESETS = ("quick", "small", "paper")
-EMBEDDED = ("digits", "mnist1d")
-QUICK_IMAGES = 1_300  # of a file of the user, with quick; digits has as many
+EMBEDDED = datasets.EMBEDDED
 MOST_EPOCHS = 10**8  # of all seeds of a network; a number is kept for each
 
 Rows = list[dict[str, Any]]  # as measured or derived
 Tables = dict[str, list[dict[str, str]]]  # as read back from CSV: every cell is text
-
-
-@dataclass(frozen=True)
-class DatasetName(options.Choice):
-    """The name of a data set, or the path of an .npz file, which becomes a `data.NpzFile`.
-
-    Example:
-      >>> from ntkgen.studies import base
-      >>> check = base.DatasetName(("mnist", "digits"))
-      >>> check.parse("digits"), check.parse("folder/moons.npz")
-      ('digits', 'moons')
-    """
-
-    @property
-    def expected(self) -> str:
-        """Return the choices, in words."""
-        return f"{super().expected}, or the path of an .npz file"
-
-    def parse(self, value: Any) -> str:
-        """Return the name; the file is looked at later, by `choose_dataset`."""
-        if isinstance(value, data.NpzFile | os.PathLike) or (isinstance(value, str) and value.endswith(".npz")):
-            return data.NpzFile(value)
-        return super().parse(value)
-
-
-DATASET = DatasetName(tuple(data.SOURCES))
 
 
 @dataclass(frozen=True)
@@ -63,7 +38,7 @@ class Config:
     """
 
     dataset: str = setting(
-        DATASET,
+        datasets.DATASET,
         "What to train on; a file has x_train, y_train, x_test, y_test. Default: mnist; digits with quick.",
         group="data",
     )
@@ -177,7 +152,7 @@ class Study:
     config: type[Config]
     resolve: Callable[[str, dict[str, Any]], Any]
     prepare: Callable[[Any, Any], tuple[dict[str, Any], Any]]
-    measure: Callable[[records.Run, Prepared], Mapping[str, Rows]]
+    measure: "Callable[[records.Run, Prepared], Mapping[str, Rows]]"
     derive: Callable[[Prepared, Tables], Derived]
     figures: Callable[[Prepared, Tables, Derived], Iterator[tuple[str, Any]]]
     tables: tuple[str, ...]
@@ -188,6 +163,23 @@ class Study:
         """Return the modules and files whose code makes the measured tables, for `records.open_run`."""
         script = Path(ntkgen.__file__).parent.parent / "experiments" / f"{self.name}.py"
         return [self.measure.__module__, *([script] if script.exists() else [])]
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported when it is first called: what measures needs JAX, flags do not.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> stem = base.later("posixpath", "basename")
+      >>> stem("results/double_descent"), stem.__module__
+      ('double_descent', 'posixpath')
+    """
+
+    def call(*args: Any, **given: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **given)
+
+    call.__module__ = module  # whose code `Study.code` names
+    return call
 
 
 def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
@@ -201,8 +193,8 @@ def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
     Raises:
       ValueError: quick with data that are not embedded, or a file that is no data set.
     """
-    name = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
-    if isinstance(name, data.NpzFile):
+    name: Any = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
+    if datasets.is_file(name):
         name.check()
         return name
     if preset == "quick" and name not in EMBEDDED:
@@ -210,7 +202,7 @@ def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
     return name
 
 
-def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
+def choose_model(dataset: Any, given: Mapping[str, Any]) -> str:
     """Return the network that was given, or the data set's own: cnn for images in colour, else mlp.
 
     Example:
@@ -221,7 +213,7 @@ def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
     Raises:
       ValueError: a CNN for examples of a file that are no images of 8 x 8 or more.
     """
-    if isinstance(dataset, data.NpzFile):
+    if datasets.is_file(dataset):
         shape = dataset.shape
         images = len(shape) == 3 and min(shape[:2]) >= 8
         if given.get("model") == "cnn" and not images:
@@ -230,42 +222,6 @@ def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
     else:
         colour = dataset in ("cifar10", "cifar100")
     return given.get("model") or ("cnn" if colour else "mlp")
-
-
-def choose_num_train(dataset: str, preset: str, value: Any) -> Any:
-    """Return the number of training examples of a preset, as the data set has them; None for all.
-
-    Embedded data are small and taken whole. Of a file, quick takes at most QUICK_IMAGES, and other presets what they
-    say, or all where there are fewer.
-
-    Example:
-      >>> from ntkgen.studies import base
-      >>> base.choose_num_train("digits", "paper", 10_000), base.choose_num_train("mnist", "paper", 10_000)
-      (None, 10000)
-    """
-    if dataset in EMBEDDED:
-        return None
-    if not isinstance(dataset, data.NpzFile):
-        return value
-    several = isinstance(value, tuple)
-    wanted = max(value) if several else value
-    if preset == "quick":
-        wanted = min(wanted or QUICK_IMAGES, QUICK_IMAGES)
-    if wanted is None or wanted >= dataset.num_train:
-        return None
-    return (wanted,) if several else wanted
-
-
-def source_facts(dataset: data.Dataset) -> dict[str, Any]:
-    """Return what a record says of a data set beside its digest: the format of its files, where they are not TFDS's.
-
-    Example:
-      >>> from ntkgen import data
-      >>> from ntkgen.studies import base
-      >>> base.source_facts(data.load("digits"))
-      {}
-    """
-    return {"data_format": dataset.version} if dataset.version in data.FILE_FORMATS else {}
 
 
 def choose_preset(
@@ -290,7 +246,7 @@ def choose_preset(
     dataset = choose_dataset(preset, given)
     model = choose_model(dataset, given)
     values = dict(presets[preset, model])
-    values["num_train"] = choose_num_train(dataset, preset, values["num_train"])
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     others = ("channels", "affine_norm") if model == "mlp" else (sizes, "depth")
     options.refuse(given, {name: f"--model={model}" for name in others})
     options.refuse(given, foreign_to_optimizer(given.get("optimizer")))
@@ -329,7 +285,7 @@ def foreign_to_optimizer(optimizer: str | None) -> dict[str, str]:
     return {"adam": {"momentum": "--optimizer=adam"}, "gd": {"batch_size": "--optimizer=gd"}}.get(optimizer or "", {})
 
 
-def training(config: Any, **more: Any) -> train.Config:
+def training(config: Any, **more: Any) -> "train.Config":
     """Return the training configuration of a study whose fields have the usual names.
 
     Example:
@@ -342,6 +298,8 @@ def training(config: Any, **more: Any) -> train.Config:
     Raises:
       ValueError: a value is refused; the message names the setting.
     """
+    from ntkgen import train
+
     names = ("epochs", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "vary")
     given = {name: getattr(config, name) for name in names if hasattr(config, name)}
     try:

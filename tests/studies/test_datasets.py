@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ntkgen import cli, data, paper, studies
-from ntkgen.studies import base, runner
+from ntkgen.studies import base, datasets, runner
 
 CLASSES = 12
 STUDIES = [name for name in studies.NAMES if name != "reproduce"]
@@ -50,7 +50,7 @@ def test_every_study_trains_a_network_of_the_classes_that_the_file_has(features,
         study.measure(NoRun(), prepared)
     model, dataset = caught.value.args
     assert (model.num_classes, dataset.num_classes, config.model) == (CLASSES, CLASSES, "mlp")
-    assert dataset.num_train == {"mechanisms": 200}.get(name, base.QUICK_IMAGES)
+    assert dataset.num_train == {"mechanisms": 200}.get(name, datasets.QUICK_IMAGES)
     record = json.loads(json.dumps(prepared.record()))
     assert record["dataset"] == "mnist_npz" and record["data_format"] == "npz"
     assert dataset.digest in json.dumps(record) and str(features.path.parent) not in json.dumps(record)
@@ -79,7 +79,7 @@ def test_the_shape_chooses_the_network(tmp_path, shape, model):
 def test_presets_take_what_a_file_has(features, tmp_path):
     few = data.NpzFile(write(tmp_path / "few.npz", (5,), count=100))
     found = [
-        base.choose_num_train(file, preset, value)
+        datasets.choose_num_train(file, preset, value)
         for file in (few, features)
         for preset, value in (
             ("paper", 10_000),

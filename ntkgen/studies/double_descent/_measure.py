@@ -6,6 +6,7 @@ from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
 from ntkgen.studies import base, tables
 from ntkgen.studies.base import Prepared, Rows
+from ntkgen.studies.datasets import source_facts
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import arm_name
 
@@ -50,7 +51,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
         "num_train": list(datasets),
         "momentum": training.momentum,
         "data_digests": [dataset.digest for dataset in datasets.values()],
-        **base.source_facts(loaded[0]),
+        **source_facts(loaded[0]),
     }
     return facts, Sweep(training, datasets, params)
 

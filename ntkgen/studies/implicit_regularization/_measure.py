@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, io, models, pruning, records, train
-from ntkgen.studies import base
+from ntkgen.studies import datasets
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.implicit_regularization import _arms
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
-from ntkgen.studies.implicit_regularization._config import PROTOCOL, Config
-from ntkgen.studies.implicit_regularization._sharpness import TABLES, measure_arm
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, TABLES, Config
+from ntkgen.studies.implicit_regularization._sharpness import measure_arm
 
 
 class BatchSizeSweep(NamedTuple):
@@ -57,7 +57,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         "batch_sizes": list(sizes.batch_sizes),
         "curvature_samples": sizes.samples,
         "data_digest": dataset.digest,
-        **base.source_facts(dataset),
+        **datasets.source_facts(dataset),
         "num_params": num_params,
         "protocol": dataclasses.asdict(PROTOCOL),
     }

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import paper, train
-from ntkgen.studies import base, options
+from ntkgen import choices, paper
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 ARMS = ("small_batch", "large_batch")
@@ -39,7 +39,7 @@ class Config(base.Config):
     large_lr: float = setting(
         options.POSITIVE, "Learning rate of the second arm. Default: the published table's for its batch."
     )
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     hessian_samples: int = setting(
         options.COUNT, "Training examples of the Hessian. Default: the paper's number.",
         default=paper.LOSS_LANDSCAPE_SAMPLES, unit="images", group="measurement",
@@ -99,7 +99,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     model = base.choose_model(dataset, given)
     options.refuse(given, {"channels" if model == "mlp" else "width": f"--model={model}"})
     values = {"label_noise": 0.0, **PRESETS[preset, model]}
-    values["num_train"] = base.choose_num_train(dataset, preset, values["num_train"])
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**base.overlay(values, given) | {"dataset": dataset, "model": model} | rates(given))
     if config.small_batch >= config.large_batch:
         raise ValueError(
@@ -118,6 +118,8 @@ def rates(given: dict[str, Any]) -> dict[str, float]:
     Raises:
       ValueError: no rate is given for a batch that the table does not have.
     """
+    from ntkgen import train
+
     found = {}
     for arm in ARMS:
         name = rate_name(arm)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
-from ntkgen.studies import base, tables
+from ntkgen.studies import datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.loss_landscape import _rows
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -57,7 +57,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         "num_train": dataset.num_train,
         "num_params": num_params,
         "data_digest": dataset.digest,
-        **base.source_facts(dataset),
+        **datasets.source_facts(dataset),
         "measurements": dataclasses.asdict(sizes),
     }
     return facts, TwoArms(model, num_params, dataset, trainings, sizes)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import data, ensemble, measure, models, records, train
-from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
+from ntkgen.studies.datasets import source_facts
 from ntkgen.studies.mechanisms._config import Arm, Config
 
 
@@ -47,7 +47,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
     facts = {
         "num_train": any_data.num_train,
         "data_digests": {f"{replicate}_{noise:g}": each.digest for (replicate, noise), each in datasets.items()},
-        **base.source_facts(any_data),
+        **source_facts(any_data),
         "num_networks": len(config.arms) * config.replicates * config.num_seeds,
     }
     return facts, Population(datasets)

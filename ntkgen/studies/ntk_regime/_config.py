@@ -5,8 +5,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import ensemble, models, paper, train
-from ntkgen.studies import base, options
+from ntkgen import choices, paper
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
@@ -44,7 +44,7 @@ class Config(base.Config):
     )
     depth: int = setting(options.DEPTH, "Dense layers, the output layer included.", default=4, group="network")
     parametrization: str = setting(
-        options.Choice(models.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
+        options.Choice(choices.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
         group="network",
     )  # fmt: skip
     lr: float = setting(
@@ -57,19 +57,19 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     loss: str = setting(
         options.Choice(LOSSES), "What is minimised; mse is half the squared error.", default="cross_entropy"
     )
     vary: str = setting(
-        options.Choice(train.VARY),
+        options.Choice(choices.VARY),
         "What differs between seeds: initialisation, batch order or both.",
         default="both",
     )
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
     probe_images: int = measured(
         options.COUNT, "Test images on which the kernel is followed, a seeded draw.", default=200, unit="images"
     )
@@ -148,7 +148,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     values = {**PRESETS[preset], "tune": preset != "quick"}
     values["extras"] = preset != "quick" and given.get("optimizer") != "adam"
-    values["num_train"] = base.choose_num_train(dataset, preset, values["num_train"])
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**(base.overlay(values, given) | {"dataset": dataset}))
     options.refuse(given, base.foreign_to_optimizer(config.optimizer))
     if config.parametrization != "standard" and config.lr_over_width:

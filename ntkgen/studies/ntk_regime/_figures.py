@@ -191,7 +191,7 @@ def exponents_figure(found: Findings, largest: int, about: str, main: WidthSerie
 
 
 def _no_power_law(fit: dict[str, Any], networks: NetworkTable) -> bool:
-    """Say whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
+    """Return whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
     _, widths = networks.axes(series_of(fit))
     used = np.log([width for width in widths if fit["smallest"] <= width <= fit["largest"]])
     scatter = abs(fit["exponent"]) * np.std(used) * np.sqrt(1 / max(fit["r2"], 1e-9) - 1)

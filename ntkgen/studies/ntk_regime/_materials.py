@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ntkgen import data, ensemble, io, kernels, models, train
-from ntkgen.studies import base
+from ntkgen.studies import base, datasets
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 
 BASE_WIDTH = models.MUP_BASE_WIDTH  # where NTK and muP networks start as fast as the standard one at the given rate
@@ -124,7 +124,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
     facts = {
         "num_train": dataset.num_train,
         "data_digest": dataset.digest,
-        **base.source_facts(dataset),
+        **datasets.source_facts(dataset),
         "momentum": training.momentum,
         "probe_images": len(probes.y),
         "kernel_test": len(tests.y),

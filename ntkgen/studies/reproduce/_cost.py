@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ntkgen import data, models
+from ntkgen import models
+from ntkgen.studies import datasets
 
 # 25 epochs of width 512: 0.45 s for 3.7e9 products. A CNN of 4 to 32 channels: about half an
 # hour of two cores for 6.3e12 (double_descent, small, CIFAR-10).
@@ -83,7 +84,7 @@ def seconds(study: str, config: Any, facts: Mapping[str, Any]) -> float:
 
 def products(config: Any, size: int, depth: int = 4) -> float:
     """Return the weights of a network, each as often as an image uses it."""
-    shape = config.dataset.shape if isinstance(config.dataset, data.NpzFile) else IMAGES[config.dataset]
+    shape = config.dataset.shape if datasets.is_file(config.dataset) else IMAGES[config.dataset]
     if config.model == "mlp":
         return models.num_params(models.MLP(size, depth), shape)
     positions, c = shape[0] * shape[1], size
