@@ -15,6 +15,7 @@ NAMES = (
     "mechanisms",
     "reproduce",
     "learning_rate",
+    "edge_of_stability",
 )
 __all__ = ["NAMES", *NAMES, "base", "datasets", "options", "relations", "runner", "tables"]
 
