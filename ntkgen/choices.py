@@ -9,7 +9,7 @@ Example:
   (('sgd', 'adam', 'gd'), True)
 """
 
-DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits", "mnist1d")  # keys of `data.SOURCES`
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "digits", "mnist1d")  # keys of `data.SOURCES`
 PARAMETRIZATIONS = ("standard", "ntk", "mup")  # models
 OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkgen.studies import base, options, runner
+from ntkgen.studies import base, datasets, options, runner
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.options import setting
 
@@ -66,8 +66,8 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     if given.get("model", "mlp") != "mlp":
         raise ValueError(f"model: expected mlp, the network of this study, got {given['model']}")
     values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
-    if dataset in base.EMBEDDED and "num_train" not in given:
-        values["num_train"] = None
+    if "num_train" not in given:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))
     config = Config(**{**values, "dataset": dataset, "model": "mlp"})
     if not config.losses:
         raise ValueError(f"losses: expected at least one of {', '.join(LOSSES)}, got none")
@@ -91,10 +91,11 @@ def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, 
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
     )  # fmt: skip
-    model = models.MLP(config.width, config.depth)
+    model = models.MLP(config.width, config.depth, dataset.num_classes)
     for loss, rate in arms(config):
         train.Program.of(model, training(config, loss, rate), dataset.num_train)
-    return {"num_train": dataset.num_train, "data_digest": dataset.digest}, (model, dataset)
+    facts = {"num_train": dataset.num_train, "data_digest": dataset.digest, **datasets.source_facts(dataset)}
+    return facts, (model, dataset)
 
 
 def arms(config: Config) -> list[tuple[str, float]]:

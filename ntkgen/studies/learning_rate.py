@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkgen.studies import base, options, runner
+from ntkgen.studies import base, datasets, options, runner
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.options import setting
 
@@ -54,8 +54,8 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     dataset = base.choose_dataset(preset, given)
     values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
-    if dataset in base.EMBEDDED and "num_train" not in given:
-        values["num_train"] = None
+    if "num_train" not in given:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))
     return Config(**{**values, "dataset": dataset, "model": base.choose_model(dataset, given)})
 
 
@@ -74,10 +74,12 @@ def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, 
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
     )  # fmt: skip
-    model = models.MLP(config.width) if config.model == "mlp" else models.CNN(config.width)
+    kind = models.MLP if config.model == "mlp" else models.CNN
+    model = kind(config.width, num_classes=dataset.num_classes)
     for rate in config.rates:
         train.Program.of(model, training(config, rate), dataset.num_train)
-    return {"num_train": dataset.num_train, "data_digest": dataset.digest}, (model, dataset)
+    facts = {"num_train": dataset.num_train, "data_digest": dataset.digest, **datasets.source_facts(dataset)}
+    return facts, (model, dataset)
 
 
 def training(config: Config, rate: float) -> "train.Config":

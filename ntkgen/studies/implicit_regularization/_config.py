@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen import choices
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 TABLES = ("tracking", "matched", "perturbation", "correct", "runs")  # as measured
@@ -173,8 +173,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]
     values = {**values, "batch_sizes": AsManyAsFit(values["batch_sizes"])}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     values = base.overlay(values, given) | {"dataset": dataset, "model": model}
     if by_table:
         values["lr"] = None

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, io, models, pruning, records, train
+from ntkgen.studies import datasets
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.implicit_regularization import _arms, _rates
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
@@ -35,9 +36,10 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         seed=config.data_seed,
     )
     sizes = _arms.sizes(config, dataset.num_train)
-    network = models.MLP(config.width) if config.width is not None else models.CNN(config.channels)
-    num_params = models.num_params(network, dataset.train.x.shape[1:])
     size = "width" if config.model == "mlp" else "channels"
+    kind = models.MLP if config.model == "mlp" else models.CNN
+    network = kind(getattr(config, size), num_classes=dataset.num_classes)
+    num_params = models.num_params(network, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{size}: {config.model} {getattr(config, size)}")
     _rates.check(config, sizes)
     plan = _arms.planned_arms(config, sizes)
@@ -56,6 +58,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         "batch_sizes": list(sizes.batch_sizes),
         "curvature_samples": sizes.samples,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "num_params": num_params,
         "protocol": dataclasses.asdict(PROTOCOL),
         **_rates.facts(config),

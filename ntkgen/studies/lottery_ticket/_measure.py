@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, measure, models, pruning, records, train
-from ntkgen.studies import base, tables
+from ntkgen.studies import base, datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.lottery_ticket._arms import Lab, TrainedArm, train_all, trainings
 from ntkgen.studies.lottery_ticket._config import Config
@@ -63,6 +63,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Ingredients]
     ensemble.check_fits(params, f"{config.size_name}: {config.model} {config.size}")
     train.Program.of(model, training, dataset.num_train)
     facts = {"num_train": dataset.num_train, "momentum": training.momentum, "data_digest": dataset.digest}
+    facts |= datasets.source_facts(dataset)
     return facts, Ingredients(model, dataset, training)
 
 

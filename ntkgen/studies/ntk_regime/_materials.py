@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ntkgen import data, ensemble, kernels, models, train
-from ntkgen.studies import base, tuning
+from ntkgen.studies import base, datasets, tuning
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 
 BASE_WIDTH = models.MUP_BASE_WIDTH  # where NTK and muP networks start as fast as the standard one at the given rate
@@ -121,6 +121,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
     facts = {
         "num_train": dataset.num_train,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "momentum": training.momentum,
         "probe_images": len(probes.y),
         "kernel_test": len(tests.y),
