@@ -108,6 +108,7 @@ def measured(run: "records.Run", prepared: Prepared) -> dict[str, Rows]:
         for index, rate in enumerate(config.rates):
             report = progress.part(index, f"rate {rate:g}")
             result = run.fit(f"rate{rate:g}", model, dataset, training(config, rate), config.seeds, progress=report)
+            progress.measuring(index, f"rate {rate:g}")
             f, params = models.apply_fn(model, result.variables), result.variables["params"]
             start = measure.each_seed(measure.random_start, (keys, params))
             given = {"loss": train.cross_entropy}
