@@ -70,7 +70,7 @@ class Lab:
     model: Any
     dataset: data.Dataset
     training: train.Config
-    report: Callable[[str], Callable]
+    report: Callable[[str, int], Callable]
     layouts: dict[str, str] = field(default_factory=dict)
 
     @property
