@@ -357,7 +357,7 @@ def call(tmp_path_factory):
 
     def run(out: Path, *flags: str, kill: str = ""):
         environment = {**kept, **more, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "KILL": kill}
-        command = [sys.executable, *([killer] if kill else []), SCRIPT, *flags, f"--out_dir={out}"]
+        command = [sys.executable, *([killer] if kill else []), SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     return run

@@ -455,7 +455,7 @@ def environment(tmp_path_factory):
 
 
 def call(environment, out, *flags):
-    command = [sys.executable, STUDY, *flags, f"--out_dir={out}"]
+    command = [sys.executable, STUDY, "--verbose", *flags, f"--out_dir={out}"]
     return subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=300)
 
 

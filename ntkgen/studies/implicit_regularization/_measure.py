@@ -100,6 +100,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
                     options=ensemble.Options(evaluate_at=arm.snapshots[1:]),
                     progress=progress.part(index, arm.name),
                 )
+                progress.measuring(index, arm.name)
                 return measure_arm(config, arm, network, own, sizes.samples, result)
 
             for name, rows in run.kept(f"arm_{arm.name}", train_and_measure).items():
