@@ -49,6 +49,7 @@ def prepare(
     Raises:
       ValueError: something does not fit; one line that begins with the argument.
     """
+    models.adapt(model)
     if init is not None and not isinstance(init, Mapping):
         raise ValueError(f"init: expected variables, a dict with params, got {type(init).__name__}")
     data, test = batch("dataset.train", dataset.train), batch("dataset.test", dataset.test)
@@ -378,7 +379,7 @@ def code(program: Program, variables: PyTree, data: Batch) -> Any:
     JAX finds compiled programs by the identity of network, loss and update. Without this, a number that one of them
     reads from outside and that was replaced would stay what it was in an earlier fit. None for the package's own.
     """
-    own = isinstance(functions.bare(program.model), models.MLP | models.CNN)
+    own = isinstance(functions.bare(program.model), models.MLP | models.CNN | models.Transformer)
     if own and isinstance(program.loss, str) and program.update is None:
         return None
 

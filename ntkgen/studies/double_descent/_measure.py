@@ -18,13 +18,6 @@ class Sweep(NamedTuple):
     num_params: dict[int, int]
 
 
-def network(config: Config, size: int) -> Any:
-    """Make the network of one size."""
-    if config.model == "mlp":
-        return models.MLP(size, config.depth)
-    return models.CNN(size, affine_norm=bool(config.affine_norm))
-
-
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
     """Load the data and check everything that can be wrong; returns what they add to the record, and the sweep.
 
@@ -41,7 +34,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
     datasets = {dataset.num_train: dataset for dataset in sorted(loaded, key=lambda each: each.num_train)}
     params = {}
     for size in config.sizes:
-        model = network(config, size)
+        model = base.network(config, size)
         params[size] = models.num_params(model, loaded[0].train.x.shape[1:])
         ensemble.check_fits(params[size], f"{config.size_name}: {config.model} {size}")
         for count in datasets:
@@ -69,7 +62,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     with records.Progress(costs, len(config.seeds), config.epochs) as progress:
         for index, (count, size) in enumerate(arms):
             name = f"{config.model}{size}_n{count}"
-            model, dataset = network(config, size), sweep.datasets[count]
+            model, dataset = base.network(config, size), sweep.datasets[count]
             result = run.fit(
                 name,
                 model,

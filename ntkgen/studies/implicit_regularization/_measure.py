@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, io, models, pruning, records, train
+from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.implicit_regularization import _arms
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
@@ -35,9 +36,9 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         seed=config.data_seed,
     )
     sizes = _arms.sizes(config, dataset.num_train)
-    network = models.MLP(config.width) if config.width is not None else models.CNN(config.channels)
+    size = "channels" if config.model == "cnn" else "width"
+    network = base.network(config, getattr(config, size))
     num_params = models.num_params(network, dataset.train.x.shape[1:])
-    size = "width" if config.model == "mlp" else "channels"
     ensemble.check_fits(num_params, f"{size}: {config.model} {getattr(config, size)}")
     plan = _arms.planned_arms(config, sizes)
     for arm in plan:

@@ -75,8 +75,10 @@ def _matches(lab: Lab) -> dict[tuple[int, int], dict[str, list[np.ndarray]]]:
     """Match the units of neighbouring seeds' whole networks, in a ring; and of one with the other, shuffled.
 
     The second is what matching alone makes of networks that share the use of their inputs and nothing else: it looks
-    for overlap, and finds some.
+    for overlap, and finds some. None for a network whose units form no chain.
     """
+    if not models.has_effective_layers(lab.model):
+        return {}
     layers, norms = models.unit_chain(lab.model)
     params = host(lab.dense.variables["params"])
     num = len(lab.seeds)

@@ -57,7 +57,7 @@ def _lines(
 ) -> Iterator[str]:
     """Yield the table and the verdicts, line by line."""
     yield (
-        f"\n{config.model.upper()} on {config.dataset}, {num_train:,} examples, "
+        f"\n{config.network_name} on {config.dataset}, {num_train:,} examples, "
         f"{config.num_seeds} seeds; test accuracy in percent, 95 % t-intervals"
     )
     to_loss = f"epochs to loss {config.loss_threshold:g}"

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import data, ensemble, measure, models, records, train
+from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.mechanisms._config import Arm, Config
 
@@ -18,7 +19,7 @@ class Population(NamedTuple):
 
 def network(config: Config, arm: Arm) -> Any:
     """Make the network of an arm."""
-    return models.MLP(arm.width, arm.depth) if config.model == "mlp" else models.CNN(arm.width)
+    return base.network(config, arm.width, arm.depth)
 
 
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
@@ -107,11 +108,14 @@ def rescaled(run: records.Run, prepared: Prepared, factor: float = 4.0) -> Rows:
     """Measure one network of each shape before and after its layers are rescaled, which leaves its function as it is.
 
     Returns:
-      A row for each network and column: before, after, and the relative change.
+      A row for each network and column: before, after, and the relative change. One empty row for networks other than
+      chains of Dense layers and ReLU, whose layers cannot be rescaled so.
     """
     config = prepared.config
     shapes = {(arm.width, arm.depth): arm for arm in reversed(config.arms)}
     rows: Rows = []
+    if not models.is_relu_chain(network(config, config.arms[0])):
+        return [dict.fromkeys(("network", "column", "before", "after", "change"))]
     for arm in reversed(shapes.values()):
         model, dataset = network(config, arm), prepared.more.datasets[0, arm.label_noise]
         name = f"{arm}_data0"
