@@ -12,12 +12,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import report, studies
+from ntkgen import studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache")
 
 
 class _Parser(flags.ArgumentParser):
@@ -73,6 +73,8 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
     define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
+    words = "Keep compiled programs in the cache folder, and load what earlier calls kept. Numbers are the same."
+    define_flag("compilation_cache", options.SWITCH, True, words, values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -344,6 +346,8 @@ def run_report(argv: Sequence[str]) -> None:
         fail(str(error))
     if len(rest) != 1:
         fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
+    from ntkgen import report
+
     try:
         contents = report.collect(rest[0])
         if contents.mixed:

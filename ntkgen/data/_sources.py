@@ -219,17 +219,10 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def cache_dir() -> Path:
-    """Return the folder of decoded arrays: $NTKGEN_CACHE_DIR, else `ntkgen` in the user's cache folder."""
-    if given := os.environ.get("NTKGEN_CACHE_DIR"):
-        return Path(os.path.expanduser(given))
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntkgen"
-
-
 def _cached(key: str, make: Callable[[], Raw]) -> Raw:
     """Return the arrays kept under `key`, or make and keep them. No state of the cache makes this fail."""
     try:
-        return _read_cache(cache_dir() / f"{key}.npz")
+        return _read_cache(io.cache_dir() / f"{key}.npz")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except Exception as error:  # a damaged zip file fails in a dozen ways, and none of them matters
@@ -238,8 +231,8 @@ def _cached(key: str, make: Callable[[], Raw]) -> Raw:
     buffer = bytesio.BytesIO()
     np.savez(buffer, sha256=io.digest(raw._asdict()), **raw._asdict())
     try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        io.atomic_write(cache_dir() / f"{key}.npz", buffer.getbuffer())
+        io.cache_dir().mkdir(parents=True, exist_ok=True)
+        io.atomic_write(io.cache_dir() / f"{key}.npz", buffer.getbuffer())
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         warnings.warn(f"cannot keep the decoded {key} for the next time: {error}", stacklevel=2)
     return raw

@@ -270,4 +270,3 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> NNX:
             f"{type(factory).__name__}"
         )
     return NNX(factory)
-

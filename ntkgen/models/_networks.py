@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import functions
+from ntkgen.choices import PARAMETRIZATIONS
 from ntkgen.functions import forward_train, refit_statistics, switches
 from ntkgen.models import _batch_norm, _convolution
 from ntkgen.typing import Array
@@ -20,7 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-PARAMETRIZATIONS = ("standard", "ntk", "mup")
 MUP_BASE_WIDTH = 32  # the narrowest network of the paper's tangent-kernel table (section V-E)
 
 

@@ -6,6 +6,7 @@ that none is trained twice. Whatever is stored carries checksums.
 """
 
 from ntkgen.records._checkpoints import Checkpointer, DamagedError, StorageError
+from ntkgen.records._compilation_cache import compilation_cache
 from ntkgen.records._identity import describe, source
 from ntkgen.records._networks import Networks, StoredNetwork
 from ntkgen.records._progress import Progress
@@ -22,6 +23,7 @@ __all__ = [
     "StorageError",
     "StoredNetwork",
     "check_writable",
+    "compilation_cache",
     "describe",
     "numerics",
     "open_run",

@@ -4,15 +4,19 @@ config -> prepared (data, networks, training) -> measured tables -> derived tabl
 `measure` trains, measures and writes; it asks the run folder what is there already. `runner.run` walks the steps.
 """
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ntkgen
-from ntkgen import data, models, records, train
+from ntkgen import choices
 from ntkgen.studies import options
 from ntkgen.studies.options import setting
+
+if TYPE_CHECKING:  # the command line is checked before JAX is imported
+    from ntkgen import records, train
 
 PRESETS = ("quick", "small", "paper")
 EMBEDDED = ("digits", "mnist1d")
@@ -36,7 +40,7 @@ class Config:
     """
 
     dataset: str = setting(
-        options.Choice(tuple(data.SOURCES)), "What to train on. Default: mnist; digits with quick.", group="data"
+        options.Choice(choices.DATASETS), "What to train on. Default: mnist; digits with quick.", group="data"
     )
     num_train: Any = setting(
         options.COUNT, "Training examples, a seeded random subset. Default: the preset's.", unit="images", group="data"
@@ -159,7 +163,7 @@ class Study:
     config: type[Config]
     resolve: Callable[[str, dict[str, Any]], Any]
     prepare: Callable[[Any, Any], tuple[dict[str, Any], Any]]
-    measure: Callable[[records.Run, Prepared], Mapping[str, Rows]]
+    measure: "Callable[[records.Run, Prepared], Mapping[str, Rows]]"
     derive: Callable[[Prepared, Tables], Derived]
     figures: Callable[[Prepared, Tables, Derived], Iterator[tuple[str, Any]]]
     tables: tuple[str, ...]
@@ -170,6 +174,23 @@ class Study:
         """Return the modules and files whose code makes the measured tables, for `records.open_run`."""
         script = Path(ntkgen.__file__).parent.parent / "experiments" / f"{self.name}.py"
         return [self.measure.__module__, *([script] if script.exists() else [])]
+
+
+def later(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module that is imported when it is first called: what measures needs JAX, flags do not.
+
+    Example:
+      >>> from ntkgen.studies import base
+      >>> stem = base.later("posixpath", "basename")
+      >>> stem("results/double_descent"), stem.__module__
+      ('double_descent', 'posixpath')
+    """
+
+    def call(*args: Any, **given: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **given)
+
+    call.__module__ = module  # whose code `Study.code` names
+    return call
 
 
 def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
@@ -270,6 +291,8 @@ def network(config: Any, size: int, depth: int | None = None, num_classes: int =
     Raises:
       ValueError: the heads do not divide the width; the message names the setting.
     """
+    from ntkgen import models
+
     if config.model == "mlp":
         return models.MLP(size, depth or getattr(config, "depth", None) or 4, num_classes)
     if config.model == "cnn":
@@ -310,7 +333,7 @@ def foreign_to_optimizer(optimizer: str | None) -> dict[str, str]:
     return {"adam": {"momentum": "--optimizer=adam"}, "gd": {"batch_size": "--optimizer=gd"}}.get(optimizer or "", {})
 
 
-def training(config: Any, **more: Any) -> train.Config:
+def training(config: Any, **more: Any) -> "train.Config":
     """Return the training configuration of a study whose fields have the usual names.
 
     Example:
@@ -323,6 +346,8 @@ def training(config: Any, **more: Any) -> train.Config:
     Raises:
       ValueError: a value is refused; the message names the setting.
     """
+    from ntkgen import train
+
     names = ("epochs", "batch_size", "optimizer", "momentum", "schedule", "weight_decay", "vary")
     given = {name: getattr(config, name) for name in names if hasattr(config, name)}
     try:

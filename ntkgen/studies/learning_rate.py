@@ -7,16 +7,16 @@ the best, the first rate at which seeds diverge, and the top Hessian eigenvalue 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import data, measure, models, plotting, records, stats, train
-from ntkgen.studies import base, options, runner, tables
+from ntkgen.studies import base, options, runner
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.options import setting
+
+if TYPE_CHECKING:  # what takes seconds to import stands in the functions that need it: --help is quick
+    from ntkgen import data, plotting, records, train
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.001, 3.0, 11))
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,9 @@ class Config(base.Config):
     """
 
     rates: tuple[float, ...] = setting(options.Numbers(options.POSITIVE), "Learning rates. Default: the preset's.")
-    width: int = setting(options.COUNT, "Width of the MLP or the transformer; base channels of the CNN.", group="network")
+    width: int = setting(
+        options.COUNT, "Width of the MLP or the transformer; base channels of the CNN.", group="network"
+    )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     hessian_samples: int = setting(options.COUNT, "Images of the Hessian.", default=500, group="measurement")
 
@@ -62,7 +64,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     return Config(**{**values, "dataset": dataset, "model": model})
 
 
-def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, data.Dataset]]:
+def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, data.Dataset]]":
     """Load the data and check the settings; returns what they add to the record, and network and data.
 
     Example:
@@ -71,6 +73,8 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, d
       >>> facts["num_train"], model.width
       (1297, 4)
     """
+    from ntkgen import data, train
+
     dataset = data.load(
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
@@ -81,7 +85,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, d
     return {"num_train": dataset.num_train, "data_digest": dataset.digest}, (model, dataset)
 
 
-def training(config: Config, rate: float) -> train.Config:
+def training(config: Config, rate: float) -> "train.Config":
     """Return how one arm is trained.
 
     Example:
@@ -89,11 +93,18 @@ def training(config: Config, rate: float) -> train.Config:
       >>> learning_rate.training(learning_rate.resolve("quick", {"epochs": 3}), rate=0.2).learning_rate
       0.2
     """
+    from ntkgen import train
+
     return train.Config(config.epochs, config.batch_size, rate)
 
 
-def measured(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
+def measured(run: "records.Run", prepared: Prepared) -> dict[str, Rows]:
     """Train every rate; returns the rows of runs.csv, one for each rate and seed, accuracies in percent."""
+    import jax
+    import jax.numpy as jnp
+
+    from ntkgen import measure, models, records, train
+
     config, (model, dataset) = prepared.config, prepared.more
     keys = jax.vmap(train.measurement_key)(jnp.asarray(config.seeds))
     sample = dataset.train.x[: config.hessian_samples], dataset.train.y[: config.hessian_samples]
@@ -128,6 +139,9 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
       >>> derived.verdict["plateau"], derived.tables["summary"][1]["stability_bound"]
       ([0.1, 0.5], 4.0)
     """
+    from ntkgen import stats
+    from ntkgen.studies import tables
+
     rates = prepared.config.rates
     kept = [row | {name: "" for name in METRICS if row["diverged"] == "1"} for row in found["runs"]]
     summary = tables.summarise(kept, ["rate"], METRICS)
@@ -161,9 +175,12 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
       >>> [name for name, figure in learning_rate.figures(prepared, {"runs": rows}, derived)]
       ['rates']
     """
+    from ntkgen import plotting
+    from ntkgen.studies import tables
+
     config, summary = prepared.config, derived.tables["summary"]
 
-    def curve(metric: str) -> plotting.Curve:
+    def curve(metric: str) -> "plotting.Curve":
         ends = ([tables.number(row[f"{metric}_{end}"]) for row in summary] for end in ("mean", "t_low", "t_high"))
         return plotting.Curve(list(config.rates), *ends)
 

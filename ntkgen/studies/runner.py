@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ntkgen import plotting, records
 from ntkgen.studies import base, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
+
+if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is checked before JAX is imported
+    from ntkgen import records
 
 
 class Table(list):
@@ -68,7 +70,7 @@ class Opened:
 
     study: Study
     prepared: Prepared
-    run: records.Run
+    run: "records.Run"
     figures_dir: Path | None
     formats: tuple[str, ...] = ("png",)
 
@@ -83,6 +85,7 @@ def opened(
     data_dir: str | os.PathLike | None = None,
     force: bool = False,
     format: Any = ("png",),
+    compilation_cache: bool = True,
     **given: Any,
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`.
@@ -96,11 +99,15 @@ def opened(
       ...         ready.prepared.config.rates, ready.run.finished
       ((0.1,), False)
     """
+    from ntkgen import records
+
     if preset not in base.PRESETS:
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
     values = options.checked(
-        study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "say")
+        study.config,
+        given,
+        ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache", "say"),
     )
     try:
         formats = options.FORMATS.parse(format)
@@ -110,16 +117,17 @@ def opened(
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
             records.check_writable(folder, name)
-    facts, more = study.prepare(config, data_dir)
-    prepared = Prepared(config, facts, preset, values, more)
-    written = [f"{name}.csv" for name in study.tables]
-    known = options.settings(study.config)
-    typed = {name: value for name, value in values.items() if known[name].identifies}
-    with records.open_run(
-        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
-        command={"preset": preset, "given": typed},
-    ) as run:  # fmt: skip
-        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
+    with records.compilation_cache(on=compilation_cache):
+        facts, more = study.prepare(config, data_dir)
+        prepared = Prepared(config, facts, preset, values, more)
+        written = [f"{name}.csv" for name in study.tables]
+        known = options.settings(study.config)
+        typed = {name: value for name, value in values.items() if known[name].identifies}
+        with records.open_run(
+            out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
+            command={"preset": preset, "given": typed},
+        ) as run:  # fmt: skip
+            yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
 
 
 def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
@@ -127,6 +135,8 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
 
     Tables and figures that follow from the measured tables by arithmetic are made anew for a finished run too.
     """
+    from ntkgen import records
+
     study, prepared, run = opened.study, opened.prepared, opened.run
     if run.finished:
         print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
@@ -159,6 +169,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     A figure that is there in another format too is drawn anew in that as well, so that no file is older than the
     tables.
     """
+    from ntkgen import records
+
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
@@ -171,6 +183,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
 
 
 def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
+    from ntkgen import plotting
+
     for kind in plotting.FORMATS:  # always in this order: the layout of a figure may depend on what was drawn before
         path = folder / f"{name}.{kind}"
         if kind in formats or path.exists():
@@ -221,7 +235,7 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
       preset: "quick" (embedded data), "small" or "paper" (the published protocol).
       say: receives the answer as text.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
-        `force`, `format` as on the command line.
+        `force`, `format`, `compilation_cache` as on the command line.
 
     Returns:
       Tables, verdict and figures.

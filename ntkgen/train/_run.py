@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import functions, models
+from ntkgen.choices import VARY
 from ntkgen.train import _losses, _optimizers
 from ntkgen.typing import Array, Loss, PyTree
 
@@ -22,7 +23,6 @@ from ntkgen.typing import Array, Loss, PyTree
 Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
-VARY = ("both", "init", "order")
 # Folded into the order key for `update`'s randomness, beside the epochs. An epoch's own key is spent on its
 # permutation, and whatever is folded into a spent key may repeat the bits that were drawn from it.
 NOISE = 2**31 - 1

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkgen import data
+from ntkgen import data, io
 from ntkgen.data import _dataset, _sources
 
 REAL = os.environ.get("NTKGEN_DATA_DIR", "")
@@ -413,9 +413,9 @@ def test_default_cache_is_in_the_user_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NTKGEN_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert _sources.cache_dir() == tmp_path / ".cache" / "ntkgen"
+    assert io.cache_dir() == tmp_path / ".cache" / "ntkgen"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert _sources.cache_dir() == tmp_path / "xdg" / "ntkgen"
+    assert io.cache_dir() == tmp_path / "xdg" / "ntkgen"
 
 
 def _build(barrier, queue):

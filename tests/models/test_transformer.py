@@ -80,7 +80,11 @@ def test_wrong_attributes_are_refused(given, words):
     [
         (3, (8, 8, 1), "patch: expected a side that divides the image's 8 x 8 pixels, got 3"),
         (None, (30, 30, 1), "patch: expected a side that divides the image's 30 x 30 pixels, got 7"),
-        (None, (8, 8), r"Transformer: expected images \(n, h, w, c\) or integer tokens .* float32 of shape \(1, 8, 8\)"),
+        (
+            None,
+            (8, 8),
+            r"Transformer: expected images \(n, h, w, c\) or integer tokens .* float32 of shape \(1, 8, 8\)",
+        ),
     ],
 )
 def test_wrong_inputs_are_refused(patch, shape, words):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ntkgen import ensemble, paper, train
+from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
@@ -24,7 +24,10 @@ class Config(base.Config):
         "Default: the preset's.", unit="images", group="data",
     )  # fmt: skip
     widths: tuple[int, ...] | None = setting(
-        options.COUNTS, "Widths of the MLP's hidden layers, or of the transformer. Default: the preset's.", unit="units", group="network"
+        options.COUNTS,
+        "Widths of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: tuple[int, ...] | None = setting(
         options.COUNTS, "Base channels of the CNN. Default: the preset's.", group="network"
@@ -41,20 +44,20 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     weight_decay: float = setting(options.NOT_NEGATIVE, "L2 coefficient; the paper uses none.", default=0.0)
     vary: str = setting(
-        options.Choice(train.VARY),
+        options.Choice(choices.VARY),
         "What differs between seeds: initialisation, batch order or both.",
         default="both",
     )
     criterion: float = setting(
         options.FRACTION, "Training error that counts as interpolating.", default=0.01, group="measurement"
     )
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
 
     @property
     def sizes(self) -> tuple[int, ...]:

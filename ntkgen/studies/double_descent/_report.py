@@ -42,7 +42,7 @@ def by_epoch(table: Table) -> Rows:
 
 
 def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
-    """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
+    """Return the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
     key = config.model, config.dataset
     other_network = config.depth not in (None, 4) or bool(config.affine_norm)
     if config.label_noise or other_network or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
@@ -112,7 +112,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
 
 
 def lost(table: Table) -> Rows:
-    """Give a row for each size and seed that says whether it diverged."""
+    """Return a row for each size and seed that says whether it diverged."""
     return [
         {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
         for c, _ in enumerate(table.counts)
@@ -122,7 +122,7 @@ def lost(table: Table) -> Rows:
 
 
 def published_points(table: Table, rows: dict[int, dict[str, float | None]]) -> dict[str, tuple[list, list]]:
-    """Give the published errors by split: numbers of parameters, errors in percent."""
+    """Return the published errors by split: numbers of parameters, errors in percent."""
     points = {}
     for split in ("test", "train"):
         known = [

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ntkgen import stats, train
+from ntkgen import choices
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
+TABLES = ("tracking", "matched", "perturbation", "correct", "runs")  # as measured
 CONTROLS = ("steps", "gd", "plain", "noise", "sam")
 # Column of runs.csv, tracking.csv and matched.csv -> what it is called in a figure.
 SHARPNESS = {
@@ -43,8 +44,8 @@ class Protocol:
     loss_targets: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003)  # nats, on the samples; also of the temperature
     alpha: float = 0.05
     accuracy_needed: float = 99.9  # percent of the training set: below it an arm's sharpness is not compared
-    margin_points: float = stats.ACCURACY
-    margin_log10: float = stats.SHARPNESS
+    margin_points: float = choices.ACCURACY
+    margin_log10: float = choices.SHARPNESS
 
 
 PROTOCOL = Protocol()
@@ -80,14 +81,17 @@ class Config(base.Config):
     """
 
     width: int = setting(
-        options.COUNT, "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     batch_sizes: tuple[int, ...] = setting(
         options.COUNTS, "Of the SGD configurations. Default: the preset's that the training set fills."
     )
     lr_scaling: str = setting(
-        options.Choice(train.SCALINGS), "Learning rate of SGD by batch size; table is the published.", default="table"
+        options.Choice(choices.SCALINGS), "Learning rate of SGD by batch size; table is the published.", default="table"
     )
     lr: float | None = setting(
         options.POSITIVE, "Learning rate at --reference, for scalings other than table.", default=0.01
@@ -128,14 +132,15 @@ class Config(base.Config):
 
 
 # None for num_train: all there are.
+BATCH_SIZES = tuple(choices.RATE_OF_BATCH)
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
-        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=tuple(train.TABLE), controls=CONTROLS,
+        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=CONTROLS,
         snapshots=12, track="all", label_noise=0.0,
     ),
     # Channels and number of images are lost; 85 % within 80 epochs take all images, and 32 channels fit the text.
     ("paper", "cnn"): dict(
-        channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=tuple(train.TABLE), controls=(), snapshots=12,
+        channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=BATCH_SIZES, controls=(), snapshots=12,
         track="all", label_noise=0.0,
     ),
     # The paper trains no transformer.

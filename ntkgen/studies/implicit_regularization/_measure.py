@@ -10,8 +10,8 @@ from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.implicit_regularization import _arms
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
-from ntkgen.studies.implicit_regularization._config import PROTOCOL, Config
-from ntkgen.studies.implicit_regularization._sharpness import TABLES, measure_arm
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, TABLES, Config
+from ntkgen.studies.implicit_regularization._sharpness import measure_arm
 
 
 class BatchSizeSweep(NamedTuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import paper, train
+from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
@@ -28,7 +28,10 @@ class Config(base.Config):
     """
 
     width: int | None = setting(
-        options.COUNT, "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int | None = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     small_batch: int = setting(options.COUNT, "Examples a step of the first arm.", default=32)
@@ -39,7 +42,7 @@ class Config(base.Config):
     large_lr: float = setting(
         options.POSITIVE, "Learning rate of the second arm. Default: the published table's for its batch."
     )
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     hessian_samples: int = setting(
         options.COUNT, "Training examples of the Hessian. Default: the paper's number.",
         default=paper.LOSS_LANDSCAPE_SAMPLES, unit="images", group="measurement",
@@ -129,6 +132,8 @@ def rates(given: dict[str, Any]) -> dict[str, float]:
     Raises:
       ValueError: no rate is given for a batch that the table does not have.
     """
+    from ntkgen import train
+
     found = {}
     for arm in ARMS:
         name = rate_name(arm)

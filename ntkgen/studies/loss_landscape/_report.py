@@ -34,7 +34,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
 
 
 def same_protocol(config: Config, both: TwoArms) -> bool:
-    """Say whether this is the published experiment, as far as the paper gives it."""
+    """Return whether this is the published experiment, as far as the paper gives it."""
     ours = config.dataset, config.model, config.size, config.epochs, config.label_noise, config.schedule
     known = [(batch, train.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
     samples = config.hessian_samples == paper.LOSS_LANDSCAPE_SAMPLES and both.dataset.num_train == 50_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import ensemble, pruning, train
+from ntkgen import choices
 from ntkgen.studies import base, options
 from ntkgen.studies.lottery_ticket._controls import ARMS
 from ntkgen.studies.options import setting
@@ -60,7 +60,10 @@ class Config(base.Config):
     """
 
     width: int | None = setting(
-        options.COUNT, "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int | None = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     depth: int = setting(options.DEPTH, "Dense layers of the MLP. Default: 4, the paper's.", group="network")
@@ -75,7 +78,7 @@ class Config(base.Config):
         options.COUNT, "Epoch that the rewound ticket goes back to. Default: the preset's."
     )
     scope: str = setting(
-        options.Choice(pruning.SCOPES), "Rank the weights of all layers together, or of each by itself.",
+        options.Choice(choices.SCOPES), "Rank the weights of all layers together, or of each by itself.",
         default="global",
     )  # fmt: skip
     one_shot: bool = setting(
@@ -87,12 +90,12 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     weight_decay: float = setting(options.NOT_NEGATIVE, "L2 coefficient; the paper uses none.", default=0.0)
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
     measure_at: tuple[float, ...] = setting(
         Percents(), "Percents at which curvature and sharpness are measured. Default: the preset's.",
         group="measurement",
@@ -129,7 +132,7 @@ class Config(base.Config):
         return np.unique(np.round(np.geomspace(1, self.epochs, MEASUREMENTS)).astype(int)).tolist()
 
     def has_child(self, arm: str, keep: float) -> bool:
-        """Say whether an arm's stability is measured at a level."""
+        """Return whether an arm's stability is measured at a level."""
         return keep in self.measure_at and arm in self.barrier_arms
 
     def begins(self, arm: str) -> int:

@@ -39,7 +39,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
 
 
 def same_protocol(config: Config, num_train: int) -> bool:
-    """Say whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images.
+    """Return whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images.
 
     And SGD, whatever its rate, with tickets pruned level by level.
     """

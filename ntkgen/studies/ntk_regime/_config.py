@@ -5,7 +5,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import ensemble, models, paper, train
+from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
@@ -46,9 +46,11 @@ class Config(base.Config):
     widths: tuple[int, ...] = setting(
         options.COUNTS, "Hidden widths, or the transformer's. Default: the preset's.", unit="units", group="network"
     )
-    depth: int = setting(options.DEPTH, "Dense layers of the MLP, the output layer included.", default=4, group="network")
+    depth: int = setting(
+        options.DEPTH, "Dense layers of the MLP, the output layer included.", default=4, group="network"
+    )
     parametrization: str = setting(
-        options.Choice(models.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
+        options.Choice(choices.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
         group="network",
     )  # fmt: skip
     lr: float = setting(
@@ -61,19 +63,19 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     loss: str = setting(
         options.Choice(LOSSES), "What is minimised; mse is half the squared error.", default="cross_entropy"
     )
     vary: str = setting(
-        options.Choice(train.VARY),
+        options.Choice(choices.VARY),
         "What differs between seeds: initialisation, batch order or both.",
         default="both",
     )
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
     probe_images: int = measured(
         options.COUNT, "Test images on which the kernel is followed, a seeded draw.", default=200, unit="images"
     )
@@ -148,8 +150,16 @@ TRANSFORMER: dict[str, dict[str, Any]] = {
     "paper": dict(widths=(16, 32, 64, 128), blocks=2, heads=4, lr=0.05),
     "small": dict(widths=(16, 32, 64), blocks=2, heads=4, num_train=1_000, epochs=40, lr=0.05),
     "quick": dict(
-        widths=(8, 16, 32), blocks=1, heads=2, num_seeds=2, epochs=20, lr=0.05, probe_images=50, kernel_test=200,
-        kernel_widths=(8, 16), linearised_widths=(8,),
+        widths=(8, 16, 32),
+        blocks=1,
+        heads=2,
+        num_seeds=2,
+        epochs=20,
+        lr=0.05,
+        probe_images=50,
+        kernel_test=200,
+        kernel_widths=(8, 16),
+        linearised_widths=(8,),
     ),
 }
 MLP_ONLY = ("depth", "parametrization", "lr_over_width", "extras")

@@ -71,7 +71,9 @@ def figures_of(
         tested += f"\n(one seed beyond width {SEEDS_UP_TO})"
     yield "accuracy", accuracy_figure(main, found, analytic, tuned, tested, title)
     if config.extras:
-        exponents = exponents_figure(found, max(config.extra_widths), f"{config.network_name} on {config.dataset}, {images}", main)
+        exponents = exponents_figure(
+            found, max(config.extra_widths), f"{config.network_name} on {config.dataset}, {images}", main
+        )
         if exponents is not None:
             yield "exponents", exponents
 
@@ -193,7 +195,7 @@ def exponents_figure(found: Findings, largest: int, about: str, main: WidthSerie
 
 
 def _no_power_law(fit: dict[str, Any], networks: NetworkTable) -> bool:
-    """Say whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
+    """Return whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
     _, widths = networks.axes(series_of(fit))
     used = np.log([width for width in widths if fit["smallest"] <= width <= fit["largest"]])
     scatter = abs(fit["exponent"]) * np.std(used) * np.sqrt(1 / max(fit["r2"], 1e-9) - 1)
