@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ntkgen import functions
-from ntkgen.typing import Array, PyTree
+from ntkgen.typing import Array
 
 STREAM = "dropout"  # the name of the key that a network draws from in training
 

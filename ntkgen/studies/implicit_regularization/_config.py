@@ -145,7 +145,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     # The paper trains no transformer.
     ("paper", "transformer"): dict(
-        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, batch_sizes=tuple(train.TABLE),
+        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, batch_sizes=tuple(choices.RATE_OF_BATCH),
         controls=(), snapshots=12, track="all", label_noise=0.0,
     ),
     ("small", "mlp"): dict(

@@ -193,8 +193,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200, matched_loss=0.5,
     ),
     ("quick", "transformer"): dict(
-        TRANSFORMER | dict(blocks=1, heads=2, lr=0.1), width=16, num_train=None, num_seeds=2, epochs=30, keep=(100, 50, 20),
-        arms=("ticket", "reinit", "random_layer", "rewound"), measure_at=(100, 20), barrier_arms=("ticket",),
+        TRANSFORMER | dict(blocks=1, heads=2, lr=0.1), width=16, num_train=None, num_seeds=2, epochs=30,
+        keep=(100, 50, 20), arms=("ticket", "reinit", "random_layer", "rewound"),
+        measure_at=(100, 20), barrier_arms=("ticket",),
         rewind_epoch=2, hessian_samples=200,
     ),
 }  # fmt: skip

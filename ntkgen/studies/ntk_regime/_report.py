@@ -86,8 +86,8 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
     """Return the tables, the exponents and the statements as lines of text."""
     config = prepared.config
     lines = [
-        f"\n{config.network_name} on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, rate {config.lr:g}; "
-        "95 % t-intervals"
+        f"\n{config.network_name} on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, "
+        f"rate {config.lr:g}; 95 % t-intervals"
     ]
     heads = ("relative movement", "published", "test accuracy", "published", "kernel drift", "1 - alignment")
     lines.append(f"{'width':>6} " + " ".join(f"{head:>{9 if head == 'published' else 23}}" for head in heads))
