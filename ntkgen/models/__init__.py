@@ -1,7 +1,8 @@
 """Networks: the paper's MLP and CNN, a small transformer, and what a Flax module needs to be trained and measured.
 
 Use `MLP` and `CNN` for the paper's networks, `Transformer` for a small vision transformer, all with PyTorch's default
-initialisation. `apply_fn` freezes the batch
+initialisation. Flax Linen modules need nothing; `from_nnx`, `from_functions`, `from_equinox` and `from_haiku` bring
+other networks into their form, and `adapt` says which one an object needs. `apply_fn` freezes the batch
 statistics of a trained network; the instruments take the function that it returns. `conv3x3`, `norm_relu` and
 `max_pool` are layers that compile to fast code on CPU; use them in networks of your own. `effective_layers`,
 `features_fn` and `rescaled` take a trained network apart.
@@ -20,6 +21,7 @@ from ntkgen.models._chain import (
     rescaled,
 )
 from ntkgen.models._convolution import conv3x3
+from ntkgen.models._foreign import from_equinox, from_haiku
 from ntkgen.models._networks import (
     CNN,
     MLP,
@@ -54,7 +56,9 @@ __all__ = [
     "effective_layers",
     "features_fn",
     "forward_train",
+    "from_equinox",
     "from_functions",
+    "from_haiku",
     "from_nnx",
     "has_effective_layers",
     "init",

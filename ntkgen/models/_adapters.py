@@ -67,7 +67,7 @@ def adapt(model: Any) -> Model:
     return model
 
 
-def _outputs(outputs: Any, state: dict[str, Any], mutable: Any) -> Any:
+def outputs_of(outputs: Any, state: dict[str, Any], mutable: Any) -> Any:
     """Return what Flax's `apply` returns: with `mutable` those collections, too."""
     if mutable is False:
         return outputs
@@ -75,7 +75,7 @@ def _outputs(outputs: Any, state: dict[str, Any], mutable: Any) -> Any:
     return outputs, {name: state[name] for name in names if name in state}
 
 
-def _key(rngs: Mapping[str, Array] | None) -> Array:
+def training_key(rngs: Mapping[str, Array] | None) -> Array:
     """Return the key that a network draws from in training; Flax's error where none is given."""
     if not rngs or STREAM not in rngs:
         raise flax.errors.InvalidRngError(f'the network needs PRNG for "{STREAM}"')
@@ -132,11 +132,11 @@ class Functions:
         known = inspect.signature(self.call).parameters
         options: dict[str, Any] = {name: on == train for name, on in functions.SWITCHES.items() if name in known}
         if "key" in known:
-            options["key"] = _key(rngs) if train else None
+            options["key"] = training_key(rngs) if train else None
         if not self.has_state:
-            return _outputs(self.call(variables["params"], x, **options), {}, mutable)
+            return outputs_of(self.call(variables["params"], x, **options), {}, mutable)
         outputs, state = self.call(variables["params"], variables["state"], x, **options)
-        return _outputs(outputs, {"state": state}, mutable)
+        return outputs_of(outputs, {"state": state}, mutable)
 
 
 def from_functions(init: Callable[..., Any], apply: Callable[..., Any], *, state: bool = False) -> Functions:
@@ -210,7 +210,7 @@ class NNX:
         """Return the outputs, and with `mutable` the changed collections."""
         graph, template = self._template
         draws = any(issubclass(leaf.type, nnx.RngKey) for _, leaf in template)
-        key = _key(rngs) if draws and train else jax.random.key(0)
+        key = training_key(rngs) if draws and train else jax.random.key(0)
         leaves = []
         for index, (path, leaf) in enumerate(template):
             if issubclass(leaf.type, nnx.RngKey):
@@ -226,7 +226,7 @@ class NNX:
         outputs = module(x, **{name: on == train for name, on in functions.SWITCHES.items() if name in known})
         if draws and not train:
             self._check_no_draws(module, dict(leaves))
-        return _outputs(outputs, self._collections(nnx.state(module)), mutable)
+        return outputs_of(outputs, self._collections(nnx.state(module)), mutable)
 
     def _check_no_draws(self, module: Any, before: dict[Any, Any]) -> None:
         """Refuse a network that has drawn random numbers in evaluation mode."""

@@ -100,7 +100,7 @@ def test_roles_by_names_are_those_by_modules():
     layers = pruning.layers_of("params", params)
     assert len(layers) == 1 + 6 + 1 and all(np.ndim(leaf) == 2 for leaf in layers.values())
     assert models.output_layer(SMALL) == "head" and "head/kernel" in layers
-    with pytest.raises(ValueError, match="^model: expected MLP or CNN, whose units form a chain, got Transformer"):
+    with pytest.raises(ValueError, match=r"^model: expected MLP or CNN, whose units form a chain, got Transformer"):
         models.unit_chain(SMALL)
 
 

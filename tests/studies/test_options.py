@@ -98,8 +98,8 @@ def test_checked_gives_what_was_given_and_none_is_not_given():
     [
         ({"lr": -1}, "lr: expected a positive number, got -1"),
         ({"lr": "fast"}, "lr: expected a positive number, got 'fast'"),
-        ({"model": "mlpp"}, "model: expected one of mlp, cnn, transformer, got 'mlpp'; did you mean mlp?"),
-        ({"model": "resnet"}, "model: expected one of mlp, cnn, transformer, got 'resnet'"),
+        ({"model": "mlpp"}, "model: expected one of mlp, cnn, got 'mlpp'; did you mean mlp?"),
+        ({"model": "resnet"}, "model: expected one of mlp, cnn, got 'resnet'"),
         ({"wdiths": (4,)}, "wdiths: expected a setting of this study, got (4,); did you mean widths?"),
         ({"wdiths": None}, "wdiths: expected a setting of this study, got None; did you mean widths?"),
         ({"outdir": "x"}, "outdir: expected a setting of this study, got 'x'; did you mean out_dir?"),

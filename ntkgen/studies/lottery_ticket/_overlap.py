@@ -84,7 +84,7 @@ def _matches(lab: Lab) -> dict[tuple[int, int], dict[str, list[np.ndarray]]]:
     params = host(lab.dense.variables["params"])
     num = len(lab.seeds)
     pairs = [(s, (s + 1) % num) for s in range(num if num > 2 else num - 1)]
-    found = {}
+    found: dict[tuple[int, int], dict[str, list[np.ndarray]]] = {}
     for s, t in pairs:
         a, b = row(params, s), row(params, t)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((a, b))):
