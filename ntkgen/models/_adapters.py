@@ -211,12 +211,12 @@ class NNX:
         graph, template = self._template
         draws = any(issubclass(leaf.type, nnx.RngKey) for _, leaf in template)
         key = training_key(rngs) if draws and train else jax.random.key(0)
-        leaves = []
+        leaves, counts = [], {}
         for index, (path, leaf) in enumerate(template):
             if issubclass(leaf.type, nnx.RngKey):
                 value = jax.random.fold_in(key, index)
             elif issubclass(leaf.type, nnx.RngState):
-                value = jnp.zeros((), jnp.uint32)
+                value = counts[path] = jnp.zeros((), jnp.uint32)
             else:
                 value = leaf_at(variables[_collection(leaf.type)], tuple(map(str, path)))
             leaves.append((path, leaf.replace(value)))
@@ -225,13 +225,13 @@ class NNX:
         known = inspect.signature(type(module).__call__).parameters
         outputs = module(x, **{name: on == train for name, on in functions.SWITCHES.items() if name in known})
         if draws and not train:
-            self._check_no_draws(module, dict(leaves))
+            self._check_no_draws(module, counts)
         return outputs_of(outputs, self._collections(nnx.state(module)), mutable)
 
     def _check_no_draws(self, module: Any, before: dict[Any, Any]) -> None:
         """Refuse a network that has drawn random numbers in evaluation mode."""
         for path, leaf in nnx.to_flat_state(nnx.state(module)):
-            if issubclass(leaf.type, nnx.RngCount) and leaf.get_value() is not before[path].get_value():
+            if issubclass(leaf.type, nnx.RngCount) and leaf.get_value() is not before[path]:
                 raise flax.errors.InvalidRngError("the network draws random numbers in evaluation mode")
 
 

@@ -350,5 +350,6 @@ def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.
       >>> models.num_params(models.MLP(4, depth=2, num_classes=2), (3,))  # 3 * 4 + 4 + 4 * 2 + 2
       26
     """
+    functions.check_network(model)
     shapes = jax.eval_shape(lambda key: init(model, key, input_shape, dtype), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))

@@ -13,8 +13,8 @@ RUNS = {
         widths=(4,), blocks=1, batch_size=32, probe_images=4, kernel_test=6, linearised_widths=(4,), linearised_seeds=1
     ),
     "lottery_ticket": dict(
-        width=4, blocks=1, batch_size=32, keep=(100, 50), arms=("ticket", "reinit_fan_in", "rewound"),
-        measure_at=(100, 50), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=20, matched_loss=2.0,
+        width=4, blocks=1, batch_size=32, keep=(100, 50), arms=("ticket", "reinit_fan_in"), barrier_arms="none",
+        measure_at=(50,), hessian_samples=20, matched_loss=2.0,
     ),
     "mechanisms": dict(
         widths=(4,), depths=(1,), batch_sizes=(32, 64), rates=(0.05, 0.1), label_noise=(0.0,), replicates=1,
