@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ntkgen import measure, plotting, stats
 from ntkgen.studies import _answers
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
@@ -118,6 +120,10 @@ def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
             f"width {one['from']:g} to {one['to']:g} changes log10 of the top eigenvalue by {one['effect']:+.2f} "
             f"[{one['low']:+.2f}, {one['high']:+.2f}]; that it falls: {one['decision']}"
         )
+    if lacking := without_value(found["networks"]):
+        lines.append(f"not defined for these networks: {', '.join(lacking)}")
+    if not any(row["column"] for row in found["rescaling"]):
+        lines.append("which measures rescaled layers change: not defined for this network")
     return "\n".join([*lines, _path_words(verdict)])
 
 
@@ -156,6 +162,14 @@ def _path_words(verdict: dict[str, Any]) -> str:
     return f"batch size -> noise -> curvature -> gap: against it speaks {against}"
 
 
+def without_value(networks: Rows | list[dict[str, str]]) -> list[str]:
+    """Return the measures that have no number for any network, such as norms of layers that are not known."""
+    return [
+        column for column in directions()
+        if column in networks[0] and not any(np.isfinite(number(row[column])) for row in networks)
+    ]  # fmt: skip
+
+
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw the answer, and the false positives and the power of its tests."""
     config = prepared.config
@@ -174,7 +188,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
             significant = row["adjusted"] not in (None, "") and number(row["adjusted"]) <= ALPHA
             line.append((claims[name] * number(row["value"]), significant))
         cells.append(line)
-    about = f"{config.model.upper()} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
+    about = f"{config.network_name} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
     title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
     yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
     rates: dict[str, plotting.Curve] = {}
