@@ -20,9 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ntkgen import memory, models
+from ntkgen.choices import STRATEGIES
 from ntkgen.typing import PyTree
-
-STRATEGIES = ("auto", "vmap", "sequential", "unrolled")
 
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
 # experiments/benchmarks/training.py, see BUILD_NOTES.md.
