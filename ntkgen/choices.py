@@ -15,7 +15,7 @@ OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")
 SCALINGS = ("fixed", "linear", "sqrt", "table")
 VARY = ("both", "init", "order")
-STRATEGIES = ("auto", "vmap", "sequential")  # ensemble
+STRATEGIES = ("auto", "vmap", "sequential", "unrolled")  # ensemble
 SCOPES = ("global", "layer")  # pruning
 # Keys of `measure.MEASUREMENTS`.
 MEASUREMENTS = (

@@ -76,6 +76,8 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
     define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
     words = "Keep compiled programs in the cache folder, and load what earlier calls kept. Numbers are the same."
     define_flag("compilation_cache", options.SWITCH, True, words, values, "output")
+    words = "Print the whole report (report.txt in the run folder), each figure's path, and what was compiled."
+    define_flag("verbose", options.SWITCH, False, words, values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -144,7 +146,7 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
-        failed = runner.work(opened).failed
+        failed = runner.work(opened, verbose=bool(values["verbose"].value)).failed
     if failed:
         fail(failed, 1)
 

@@ -2,7 +2,8 @@
 
 Use `MLP` and `CNN` for the paper's networks, with PyTorch's default initialisation. `apply_fn` freezes the batch
 statistics of a trained network; the instruments take the function that it returns. `conv3x3`, `norm_relu` and
-`max_pool` are layers that compile to fast code on CPU; use them in networks of your own. `effective_layers`,
+`max_pool` are layers that compile to fast code on CPU; use them in networks of your own.
+`convolutions` chooses how the convolutions of many seeds are computed on a GPU, for experiments. `effective_layers`,
 `features_fn` and `rescaled` take a trained network apart.
 """
 
@@ -16,7 +17,7 @@ from ntkgen.models._chain import (
     is_relu_chain,
     rescaled,
 )
-from ntkgen.models._convolution import conv3x3
+from ntkgen.models._convolution import conv3x3, convolutions
 from ntkgen.models._networks import (
     CNN,
     MLP,
@@ -32,10 +33,12 @@ from ntkgen.models._networks import (
     switches,
     unit_chain,
 )
+from ntkgen.models._seed_convolution import FORMS as CONVOLUTION_FORMS
 from ntkgen.models._symmetry import cancelled, without_effect
 
 __all__ = [
     "CNN",
+    "CONVOLUTION_FORMS",
     "MLP",
     "MUP_BASE_WIDTH",
     "PARAMETRIZATIONS",
@@ -44,6 +47,7 @@ __all__ = [
     "apply_fn",
     "cancelled",
     "conv3x3",
+    "convolutions",
     "effective_layers",
     "features_fn",
     "forward_train",

@@ -111,11 +111,13 @@ class Derived:
     Attributes:
       tables: name -> rows; those without rows are not written.
       verdict: what is decided, JSON types.
-      text: the answer as a terminal shows it.
+      text: the whole report in words; the run folder has it as report.txt.
       complete: False where the measured tables are a part of the study: its verdict and figures are not made, and the
         run is not finished.
       failed: in one line, what went wrong in a part whose loss left the others whole. The run is then not finished: the
         same command tries that part again. "" for nothing.
+      answer: the text in five to ten lines, verdicts first: what a terminal shows unless `--verbose` asks for the text.
+        "" where the text is as short.
     """
 
     tables: dict[str, Rows]
@@ -123,6 +125,7 @@ class Derived:
     text: str
     complete: bool = True
     failed: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def measured(run: "records.Run", prepared: Prepared) -> dict[str, Rows]:
         for index, rate in enumerate(config.rates):
             report = progress.part(index, f"rate {rate:g}")
             result = run.fit(f"rate{rate:g}", model, dataset, training(config, rate), config.seeds, progress=report)
+            progress.measuring(index, f"rate {rate:g}")
             f, params = models.apply_fn(model, result.variables), result.variables["params"]
             start = measure.each_seed(measure.random_start, (keys, params))
             given = {"loss": train.cross_entropy}
@@ -156,7 +157,15 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         cells = " ".join(f"{tables.cell(row, metric):>22}" for metric in METRICS)
         lines.append(f"{float(row['rate']):>8g} {cells} {row['stability_bound']:>9.3g} {row['num_diverged']:>8}")
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in verdict.items() if value is not None)
-    return Derived({"summary": summary}, verdict, "\n".join([*lines, said]))
+    answer = ["no rate trains"]
+    if "best_rate" in verdict:
+        best = tables.cell(summary[rates.index(verdict["best_rate"])], "test_acc")
+        answer = [f"best rate {verdict['best_rate']:g}: test accuracy {best} %, 95 % t-interval"]
+        low, high = verdict["plateau"]
+        answer.append(f"within {stats.ACCURACY:g} points of it: rates {low:g} to {high:g}")
+    first = verdict["diverges_from"]
+    answer.append("no seed diverges" if first is None else f"seeds diverge from rate {first:g} on")
+    return Derived({"summary": summary}, verdict, "\n".join([*lines, said]), answer="\n".join(answer))
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:

@@ -149,7 +149,7 @@ def run(environment, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def call(*flags, out: Path, wrapped: bool = True, start=subprocess.run, **more):
-        command = [sys.executable, *([wrapper] if wrapped else []), STUDY, *flags, f"--out_dir={out}"]
+        command = [sys.executable, *([wrapper] if wrapped else []), STUDY, "--verbose", *flags, f"--out_dir={out}"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         extra = {name.upper(): str(value) for name, value in more.items()}
         limit = {"timeout": 300} if start is subprocess.run else {}
@@ -201,7 +201,7 @@ def whole(run, tmp_path_factory):
     log = out.parent / "log"
     done = run(*SWEEP, out=out, log=log)
     stdout = succeeded(done)
-    assert done.stderr.splitlines()[-1].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
+    assert done.stderr.splitlines()[-2].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
     return folder_of(out), stdout, log.read_text().splitlines()
 
 

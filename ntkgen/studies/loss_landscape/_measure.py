@@ -1,8 +1,6 @@
 """Data and networks of the loss-landscape study, their training, and the parts that are measured on them."""
 
 import dataclasses
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,29 +102,30 @@ def measure_parts(
 ) -> dict[str, Rows]:
     """Measure every network, in parts that are kept; returns name -> rows."""
     instruments = Instruments(both.model, both.trainings[ARMS[0]], both.dataset, both.sizes)
-    found: dict[str, Rows] = {}
-
-    def part(name: str, measured: Callable[..., dict[str, Rows]], *args: Any) -> None:
-        def work() -> dict[str, Rows]:
-            begun = time.monotonic()
-            rows = measured(instruments, *args)
-            print(f"measured {name.replace('_', ' ')}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            return rows
-
-        for table, rows in run.kept(name, work).items():
-            found.setdefault(table, []).extend(rows)
-
     trained = {arm: Solutions.of(result.variables, seeds) for arm, result in results.items()}
+    parts: list[tuple[str, Callable[..., dict[str, Rows]], tuple[Any, ...]]] = []
     for group in instruments.groups(len(seeds)):
         own = seeds[group]
         name = f"seeds_{own[0]}_{own[-1]}"
         some = {arm: solutions.take(group) for arm, solutions in trained.items()}
         for arm, solutions in some.items():
-            part(f"{arm}_{name}_curvature", _rows.curvature_rows, arm, own, solutions)
-            part(f"{arm}_{name}_around", _rows.around_rows, arm, own, solutions)
-        part(f"between_{name}", _rows.between_rows, own, *some.values())
+            parts.append((f"{arm}_{name}_curvature", _rows.curvature_rows, (arm, own, solutions)))
+            parts.append((f"{arm}_{name}_around", _rows.around_rows, (arm, own, solutions)))
+        parts.append((f"between_{name}", _rows.between_rows, (own, *some.values())))
     for arm, solutions in trained.items():
-        part(f"{arm}_surface", _rows.surface_rows, arm, seeds[:1], solutions.take(slice(0, 1)))
+        parts.append((f"{arm}_surface", _rows.surface_rows, (arm, seeds[:1], solutions.take(slice(0, 1)))))
+    found: dict[str, Rows] = {}
+    with records.Progress([1.0] * len(parts), 1, 1, unit="measured") as progress:
+        for index, (name, measured, given) in enumerate(parts):
+
+            def work(each: Any = (index, name, measured, given)) -> Any:
+                index, name, measured, given = each
+                rows = measured(instruments, *given)
+                progress.measured(index, name.replace("_", " "))
+                return rows
+
+            for table, rows in run.kept(name, work).items():
+                found.setdefault(table, []).extend(rows)
     return found
 
 

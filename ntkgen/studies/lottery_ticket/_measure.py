@@ -80,8 +80,11 @@ def measure_all(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     masks: dict[ArmAtLevel, tuple[PyTree, np.ndarray]] = {}
     with records.Progress([1.0] * len(names), len(config.seeds), config.epochs) as progress:
         model, dataset, training = prepared.more
-        lab = Lab(run, config, model, dataset, training, lambda name: progress.part(names.index(name), name))
+        report = lambda name, start: progress.part(names.index(name), name, start)  # noqa: E731
+        lab = Lab(run, config, model, dataset, training, report)
         for trained in train_all(lab):
+            if trained.at.part in names:
+                progress.measuring(names.index(trained.at.part), trained.at.part)
             found["runs"] += _run_rows(lab, trained)
             found["sparsity"] += _sparsity_rows(lab, trained)
             found["correct"] += _correct_rows(lab, trained)
