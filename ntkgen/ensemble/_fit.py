@@ -238,7 +238,9 @@ def fit(
     layout = _layout.plan(options.strategy, shapes, len(seeds))
     chunk = options.chunk
     if chunk is None:
-        chunk = _layout.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
+        chunk = _layout.seeds_per_chunk(
+            shapes, program.batch_size, _pixels(jax.tree.leaves(data.x)[0].shape[1:]), layout
+        )
 
     parts = []
     for start in range(0, len(seeds), chunk):
@@ -339,7 +341,11 @@ def _fit_chunk(
     keys = jax.vmap(functools.partial(train.run_keys, vary=config.vary))(jnp.asarray(seeds))
     keys, init, masks = (place(layout, tree, seeds=True) for tree in (keys, init, masks))
     data, test = (place(layout, jax.tree.map(jnp.asarray, split), seeds=False) for split in splits)
-    variables = programs.init(layout, program.model, data.x[:1], keys.init) if init is None else init
+    variables = (
+        programs.init(layout, program.model, jax.tree.map(lambda leaf: leaf[:1], data.x), keys.init)
+        if init is None
+        else init
+    )
     state = programs.start(layout, program, variables, masks)
     initial = state.variables
     state = jax.tree.map(jnp.copy, state)  # epochs donate the state; `initial` and the caller's `init` stay

@@ -171,10 +171,15 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's examples: inputs x (b, ...), and targets y (b, ...) or a pytree of such arrays."""
+    """One step's examples: inputs x and targets y, each (b, ...) or a dict or tuple of such arrays."""
 
-    x: Array
+    x: Any
     y: Any
+
+    @property
+    def size(self) -> int:
+        """Return the number of examples."""
+        return jax.tree.leaves(self.x)[0].shape[0]
 
 
 class Keys(NamedTuple):
@@ -390,7 +395,7 @@ def train_epochs(
     Returns:
       The states at the end of the epoch.
     """
-    num_train = data.x.shape[0]
+    num_train = data.size
     steps, rest = divmod(num_train, program.batch_size)
     walks = [_Walk.of(program, key, epoch, num_train) for key in order_keys]
 
@@ -459,7 +464,7 @@ def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[
     """
     per_example = _losses.per_example(program.loss)
     f = models.apply_fn(program.model, variables)
-    num = data.x.shape[0]
+    num = data.size
 
     def sums(start: Array | int, size: int) -> Array:
         x, y = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)

@@ -424,7 +424,7 @@ REFUSED = [
     ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, cifar100, digits", "imagenet"),
     ("--preset=huge", "preset", "expected one of quick, small, paper", "huge"),
     ("--model=cmn", "model", "did you mean cnn?"),
-    ("--model=resnet", "model", "expected one of mlp, cnn", "resnet"),
+    ("--model=resnet", "model", "expected one of mlp, cnn, transformer", "resnet"),
     ("--figures_dir=@file", "figures_dir", "cannot write in @file"),
     ("--widths=999999999", "--widths: mlp 999999999", "the device has"),
     ("--num_seeds=10000 --epochs=1000000", "--num_seeds: expected at most 100 with 1000000 epochs, got 10000"),

@@ -19,13 +19,6 @@ class Sweep(NamedTuple):
     num_params: dict[int, int]
 
 
-def network(config: Config, size: int, num_classes: int) -> Any:
-    """Make the network of one size."""
-    if config.model == "mlp":
-        return models.MLP(size, config.depth, num_classes)
-    return models.CNN(size, num_classes, bool(config.affine_norm))
-
-
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
     """Load the data and check everything that can be wrong; returns what they add to the record, and the sweep.
 
@@ -42,7 +35,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
     datasets = {dataset.num_train: dataset for dataset in sorted(loaded, key=lambda each: each.num_train)}
     params = {}
     for size in config.sizes:
-        model = network(config, size, loaded[0].num_classes)
+        model = base.network(config, size, num_classes=loaded[0].num_classes)
         params[size] = models.num_params(model, loaded[0].train.x.shape[1:])
         ensemble.check_fits(params[size], f"{config.size_name}: {config.model} {size}")
         for count in datasets:
@@ -72,7 +65,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
         for index, (count, size) in enumerate(arms):
             name = f"{config.model}{size}_n{count}"
             dataset = sweep.datasets[count]
-            model = network(config, size, dataset.num_classes)
+            model = base.network(config, size, num_classes=dataset.num_classes)
             result = run.fit(
                 name,
                 model,

@@ -71,9 +71,9 @@ def beside_published(config: Config, summary: Rows, counts: list[int]) -> Rows:
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
     config, table = prepared.config, Table(found["runs"])
-    unit = config.size_name.removesuffix("s") if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    about = f"{config.model.upper()} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
+    about = f"{config.network_name} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
     about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
@@ -143,11 +143,11 @@ def spread(count: int, most: int = 6) -> set[int]:
 def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
     """Write the table and the verdicts as text."""
     lines = []
-    unit = "width" if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     for verdict in verdicts:
         count = verdict["num_train"]
         rows = published(config, count)
-        lines.append(f"\n{config.model.upper()} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
+        lines.append(f"\n{config.network_name} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
         lines.append(
             f"{unit:>8} {'parameters':>11} {'per example':>11} "
             f"{'train':>21} {'published':>9} {'test':>21} {'published':>9}"

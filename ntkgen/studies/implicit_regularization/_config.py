@@ -82,7 +82,10 @@ class Config(base.Config):
     """
 
     width: int = setting(
-        options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     batch_sizes: tuple[int, ...] = setting(
@@ -141,12 +144,21 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=BATCH_SIZES, controls=(), snapshots=12,
         track="all", label_noise=0.0,
     ),
+    # The paper trains no transformer.
+    ("paper", "transformer"): dict(
+        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, batch_sizes=tuple(choices.RATE_OF_BATCH),
+        controls=(), snapshots=12, track="all", label_noise=0.0,
+    ),
     ("small", "mlp"): dict(
         width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=USUAL,
         snapshots=8, track="all", label_noise=0.0,
     ),
     ("small", "cnn"): dict(
         channels=8, num_train=5_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512, 2048), controls=(),
+        snapshots=6, track="light", label_noise=0.0,
+    ),
+    ("small", "transformer"): dict(
+        width=32, blocks=2, heads=4, num_train=2_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512), controls=(),
         snapshots=6, track="light", label_noise=0.0,
     ),
     ("quick", "mlp"): dict(
@@ -156,6 +168,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "cnn"): dict(
         channels=2, num_train=None, num_seeds=2, epochs=10, batch_sizes=(32, 128, 512), controls=(), snapshots=3,
         track="light", label_noise=0.0,
+    ),
+    ("quick", "transformer"): dict(
+        width=16, blocks=1, heads=2, num_train=None, num_seeds=2, epochs=40, batch_sizes=(32, 128, 512), controls=(),
+        snapshots=2, track="light", label_noise=0.0,
     ),
 }  # fmt: skip
 
@@ -168,7 +184,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
-    options.refuse(given, {"channels" if model == "mlp" else "width": f"--model={model}"})
+    options.refuse(given, base.foreign_to_network(model, "width"))
     by_table = given.get("lr_scaling", "table") == "table"
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, io, models, pruning, records, train
-from ntkgen.studies import datasets
+from ntkgen.studies import base, datasets
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.implicit_regularization import _arms, _rates
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
@@ -36,9 +36,8 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         seed=config.data_seed,
     )
     sizes = _arms.sizes(config, dataset.num_train)
-    size = "width" if config.model == "mlp" else "channels"
-    kind = models.MLP if config.model == "mlp" else models.CNN
-    network = kind(getattr(config, size), num_classes=dataset.num_classes)
+    size = "channels" if config.model == "cnn" else "width"
+    network = base.network(config, getattr(config, size), num_classes=dataset.num_classes)
     num_params = models.num_params(network, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{size}: {config.model} {getattr(config, size)}")
     _rates.check(config, sizes)

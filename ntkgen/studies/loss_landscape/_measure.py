@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
-from ntkgen.studies import datasets, tables
+from ntkgen.studies import base, datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.loss_landscape import _rows
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -39,8 +39,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         label_noise=config.label_noise,
         seed=config.data_seed,
     )
-    kind = models.CNN if config.model == "cnn" else models.MLP
-    model = kind(config.size, num_classes=dataset.num_classes)
+    model = base.network(config, config.size, num_classes=dataset.num_classes)
     num_params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{config.size_name}: {config.model} {config.size}")
     trainings = {}

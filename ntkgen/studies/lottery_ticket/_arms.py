@@ -81,8 +81,7 @@ class Lab:
     @functools.cached_property
     def prunable(self) -> pruning.Prunable:
         """Kernels, that of the output layer only if asked for."""
-        head = models.unit_chain(self.model)[0][-1]
-        return pruning.is_kernel if self.config.prune_head else pruning.kernels([head])
+        return pruning.is_kernel if self.config.prune_head else pruning.kernels([models.output_layer(self.model)])
 
     @functools.cached_property
     def initial(self) -> PyTree:

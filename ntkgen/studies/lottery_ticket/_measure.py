@@ -54,11 +54,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Ingredients]
         raise ValueError(
             f"hessian_samples: expected at most the {dataset.num_train} training examples, got {config.hessian_samples}"
         )
-    model: Any = (
-        models.MLP(config.size, config.depth, dataset.num_classes)
-        if config.model == "mlp"
-        else models.CNN(config.size, dataset.num_classes, bool(config.affine_norm))
-    )
+    model = base.network(config, config.size, num_classes=dataset.num_classes)
     params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(params, f"{config.size_name}: {config.model} {config.size}")
     train.Program.of(model, training, dataset.num_train)

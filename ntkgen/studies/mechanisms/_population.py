@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import data, ensemble, measure, models, records, train
+from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.datasets import source_facts
 from ntkgen.studies.mechanisms._config import Arm, Config
@@ -19,9 +20,7 @@ class Population(NamedTuple):
 
 def network(config: Config, arm: Arm, num_classes: int) -> Any:
     """Make the network of an arm."""
-    if config.model == "mlp":
-        return models.MLP(arm.width, arm.depth, num_classes)
-    return models.CNN(arm.width, num_classes)
+    return base.network(config, arm.width, arm.depth, num_classes)
 
 
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
@@ -112,11 +111,14 @@ def rescaled(run: records.Run, prepared: Prepared, factor: float = 4.0) -> Rows:
     """Measure one network of each shape before and after its layers are rescaled, which leaves its function as it is.
 
     Returns:
-      A row for each network and column: before, after, and the relative change.
+      A row for each network and column: before, after, and the relative change. One empty row for networks other than
+      chains of Dense layers and ReLU, whose layers cannot be rescaled so.
     """
     config = prepared.config
     shapes = {(arm.width, arm.depth): arm for arm in reversed(config.arms)}
     rows: Rows = []
+    if not models.is_relu_chain(network(config, config.arms[0], 10)):
+        return [dict.fromkeys(("network", "column", "before", "after", "change"))]
     for arm in reversed(shapes.values()):
         dataset = prepared.more.datasets[0, arm.label_noise]
         model = network(config, arm, dataset.num_classes)

@@ -50,7 +50,7 @@ class Materials:
       held: of `tuning.hold_out`; None without tuning.
       probe_images: test images on which kernels are followed.
       kernel_images: test images on which kernels predict.
-      ntk_speed: of `ntk_speed`.
+      ntk_speed: of `ntk_speed`; None for networks other than the MLP, which has no parametrisations.
     """
 
     config: Config
@@ -58,10 +58,12 @@ class Materials:
     held: data.Dataset | None
     probe_images: Images
     kernel_images: Images
-    ntk_speed: float
+    ntk_speed: float | None
 
-    def network(self, width: int, limit: str | None = None) -> models.MLP:
+    def network(self, width: int, limit: str | None = None) -> Any:
         """Return the network of a width and limit; the main networks' limit by default."""
+        if self.config.model != "mlp":
+            return base.network(self.config, width, num_classes=self.dataset.num_classes)
         kind = parametrization(limit or self.config.limit)
         return models.MLP(width, self.config.depth, self.dataset.num_classes, kind)
 
@@ -110,7 +112,8 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
         for stream, count in enumerate((config.probe_images, config.kernel_test))
     )
     held = tuning.hold_out(dataset) if config.tuned_widths else None
-    found = Materials(config, dataset, held, probes, tests, ntk_speed(probes.x, config.depth))
+    speed = ntk_speed(probes.x, config.depth) if config.model == "mlp" else None
+    found = Materials(config, dataset, held, probes, tests, speed)
     for group in found.groups():
         training = found.training(group.series, group.width)
         ensemble.check_fits(found.num_params(group.width), f"widths: width {group.width}")
@@ -142,9 +145,9 @@ def parametrization(limit: str) -> str:
     return limit if limit in ("ntk", "mup") else "standard"
 
 
-def rate(lr: float, limit: str, width: int, speed: float) -> float:
+def rate(lr: float, limit: str, width: int, speed: float | None) -> float:
     """Return a width's learning rate; `lr` is the standard network's, at `RATE_WIDTH` if it goes like 1/width."""
-    return lr * {"over_width": RATE_WIDTH / width, "ntk": speed}.get(limit, 1.0)
+    return lr * {"over_width": RATE_WIDTH / width, "ntk": speed or 1.0}.get(limit, 1.0)
 
 
 def ntk_speed(x: jax.Array, depth: int) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from ntkgen import data, ensemble, records, tree
 from ntkgen.studies import tuning
 from ntkgen.studies.base import Rows
+from ntkgen.studies.ntk_regime._config import OWN
 from ntkgen.studies.ntk_regime._kernels import (
     KINDS,
     SEEDS_UP_TO,
@@ -163,9 +164,9 @@ def regress_trial(
 def regress_infinite(
     run: records.Run, materials: Materials, width: int, held: bool, ridges: Sequence[float | None]
 ) -> list[str | None] | None:
-    """Return `regressions` with the infinite-width kernel, read if it is there; None with muP, which has no limit."""
+    """Return `regressions` with the infinite-width kernel, read if it is there; None where none is known."""
     config, dataset = materials.config, fitted(materials, held)
-    if config.limit == "mup":
+    if config.limit in ("mup", OWN):
         return None
     kernel = infinite_kernel(width, config.depth, parametrization(config.limit))
     name = f"{'tuning' if held else 'tuned'}_infinite_{config.limit}_w{width}"
