@@ -76,6 +76,36 @@ def prepare(
     return program._replace(code=code(program, shapes, data)), shapes, data, test
 
 
+def splits(dataset: Any, test: Any) -> Any:
+    """Return an object with .train and .test: the dataset, or one of two pairs of arrays (x, y).
+
+    Args:
+      dataset: what `fit` is given.
+      test: the test set beside a pair, else None.
+
+    Raises:
+      ValueError: it is neither, or there is no test set, or there are two.
+    """
+    if hasattr(dataset, "train") and hasattr(dataset, "test"):
+        if test is not None:
+            raise ValueError("test: expected none beside a dataset with a test set of its own, got one")
+        return dataset
+    if not isinstance(dataset, tuple | list) or len(dataset) != 2:
+        got = f"{len(dataset)} of them" if isinstance(dataset, tuple | list) else type(dataset).__name__
+        raise ValueError(f"dataset: expected a data.Dataset, or a pair of arrays (x, y), got {got}")
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        got = "none" if test is None else type(test).__name__
+        raise ValueError(f"test: expected the test set, a pair of arrays (x, y), beside a pair as dataset, got {got}")
+    return Splits(Batch(*dataset), Batch(*test))
+
+
+class Splits(NamedTuple):
+    """A training set and a test set of arrays."""
+
+    train: Batch
+    test: Batch
+
+
 def batch(name: str, split: Any) -> Batch:
     """Return inputs and targets of one split as arrays.
 

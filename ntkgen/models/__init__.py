@@ -4,7 +4,8 @@ Use `MLP` and `CNN` for the paper's networks, `Transformer` for a small vision t
 initialisation. Flax Linen modules need nothing; `from_nnx`, `from_functions`, `from_equinox` and `from_haiku` bring
 other networks into their form, and `adapt` says which one an object needs. `apply_fn` freezes the batch
 statistics of a trained network; the instruments take the function that it returns. `conv3x3`, `norm_relu` and
-`max_pool` are layers that compile to fast code on CPU; use them in networks of your own. `effective_layers`,
+`max_pool` are layers that compile to fast code on CPU; use them in networks of your own.
+`convolutions` chooses how the convolutions of many seeds are computed on a GPU, for experiments. `effective_layers`,
 `features_fn` and `rescaled` take a trained network apart.
 """
 
@@ -20,7 +21,7 @@ from ntkgen.models._chain import (
     output_layer,
     rescaled,
 )
-from ntkgen.models._convolution import conv3x3
+from ntkgen.models._convolution import conv3x3, convolutions
 from ntkgen.models._foreign import from_equinox, from_haiku
 from ntkgen.models._networks import (
     CNN,
@@ -37,11 +38,13 @@ from ntkgen.models._networks import (
     switches,
     unit_chain,
 )
+from ntkgen.models._seed_convolution import FORMS as CONVOLUTION_FORMS
 from ntkgen.models._symmetry import cancelled, without_effect
 from ntkgen.models._transformer import Transformer
 
 __all__ = [
     "CNN",
+    "CONVOLUTION_FORMS",
     "MLP",
     "MUP_BASE_WIDTH",
     "PARAMETRIZATIONS",
@@ -53,6 +56,7 @@ __all__ = [
     "apply_fn",
     "cancelled",
     "conv3x3",
+    "convolutions",
     "effective_layers",
     "features_fn",
     "forward_train",

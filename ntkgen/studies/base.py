@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ntkgen
-from ntkgen import choices
-from ntkgen.studies import options
+from ntkgen.studies import datasets, options
 from ntkgen.studies.options import setting
 
 if TYPE_CHECKING:  # the command line is checked before JAX is imported
     from ntkgen import records, train
 
 PRESETS = ("quick", "small", "paper")
-EMBEDDED = ("digits", "mnist1d")
+EMBEDDED = datasets.EMBEDDED
 NETWORKS = {"mlp": "MLP", "cnn": "CNN", "transformer": "Transformer"}  # by the flag's value, as a title says it
 MOST_EPOCHS = 10**8  # of all seeds of a network; a number is kept for each
 
@@ -40,7 +39,9 @@ class Config:
     """
 
     dataset: str = setting(
-        options.Choice(choices.DATASETS), "What to train on. Default: mnist; digits with quick.", group="data"
+        datasets.DATASET,
+        "What to train on; a file has x_train, y_train, x_test, y_test. Default: mnist; digits with quick.",
+        group="data",
     )
     num_train: Any = setting(
         options.COUNT, "Training examples, a seeded random subset. Default: the preset's.", unit="images", group="data"
@@ -52,7 +53,9 @@ class Config:
         options.SEED, "Seed of the data: subset, label noise, draws of test images.", default=0, group="data"
     )
     model: str = setting(
-        options.Choice(tuple(NETWORKS)), "Network. Default: cnn for cifar10, else mlp.", group="network"
+        options.Choice(tuple(NETWORKS)),
+        "Network. Default: cnn for images in colour, else mlp.",
+        group="network",
     )
     blocks: int | None = setting(options.COUNT, "Blocks of the transformer. Default: the preset's.", group="network")
     heads: int | None = setting(
@@ -107,6 +110,7 @@ class Prepared:
         known = options.settings(type(self.config))
         plain = {name: getattr(self.config, name) for name, setting in known.items() if setting.identifies}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        plain = {name: str(value) if isinstance(value, str) else value for name, value in plain.items()}
         return {name: value for name, value in {**plain, **self.facts}.items() if value is not None}
 
 
@@ -122,11 +126,13 @@ class Derived:
     Attributes:
       tables: name -> rows; those without rows are not written.
       verdict: what is decided, JSON types.
-      text: the answer as a terminal shows it.
+      text: the whole report in words; the run folder has it as report.txt.
       complete: False where the measured tables are a part of the study: its verdict and figures are not made, and the
         run is not finished.
       failed: in one line, what went wrong in a part whose loss left the others whole. The run is then not finished: the
         same command tries that part again. "" for nothing.
+      answer: the text in five to ten lines, verdicts first: what a terminal shows unless `--verbose` asks for the text.
+        "" where the text is as short.
     """
 
     tables: dict[str, Rows]
@@ -134,6 +140,7 @@ class Derived:
     text: str
     complete: bool = True
     failed: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ def later(module: str, name: str) -> Callable[..., Any]:
 
 
 def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
-    """Return the data set that was given, or the preset's; quick needs embedded data.
+    """Return the data set that was given, or the preset's; quick needs embedded data, or a file.
 
     Example:
       >>> from ntkgen.studies import base
@@ -202,23 +209,37 @@ def choose_dataset(preset: str, given: Mapping[str, Any]) -> str:
       ('digits', 'cifar10')
 
     Raises:
-      ValueError: quick with data that are not embedded.
+      ValueError: quick with data that are not embedded, or a file that is no data set.
     """
-    name = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
+    name: Any = given.get("dataset") or ("digits" if preset == "quick" else "mnist")
+    if datasets.is_file(name):
+        name.check()
+        return name
     if preset == "quick" and name not in EMBEDDED:
         raise ValueError(f"dataset: expected embedded data ({', '.join(EMBEDDED)}) with --preset=quick, got {name}")
     return name
 
 
-def choose_model(dataset: str, given: Mapping[str, Any]) -> str:
-    """Return the network that was given, or the data set's own.
+def choose_model(dataset: Any, given: Mapping[str, Any]) -> str:
+    """Return the network that was given, or the data set's own: cnn for images in colour, else mlp.
 
     Example:
       >>> from ntkgen.studies import base
       >>> base.choose_model("cifar10", {}), base.choose_model("cifar10", {"model": "mlp"})
       ('cnn', 'mlp')
+
+    Raises:
+      ValueError: a CNN for examples of a file that are no images of 8 x 8 or more.
     """
-    return given.get("model") or ("cnn" if dataset == "cifar10" else "mlp")
+    if datasets.is_file(dataset):
+        shape = dataset.shape
+        images = len(shape) == 3 and min(shape[:2]) >= 8
+        if given.get("model") == "cnn" and not images:
+            raise ValueError(f"model: expected mlp for examples of shape {shape} in {dataset.path}, got cnn")
+        colour = images and shape[2] == 3
+    else:
+        colour = dataset in ("cifar10", "cifar100")
+    return given.get("model") or ("cnn" if colour else "mlp")
 
 
 def choose_preset(
@@ -243,8 +264,7 @@ def choose_preset(
     dataset = choose_dataset(preset, given)
     model = choose_model(dataset, given)
     values = dict(presets[preset, model])
-    if dataset in EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     options.refuse(given, foreign_to_network(model, sizes))
     options.refuse(given, foreign_to_optimizer(given.get("optimizer")))
     values = overlay(values, given) | {"dataset": dataset, "model": model}

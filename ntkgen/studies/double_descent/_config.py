@@ -115,4 +115,6 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
       ValueError: settings that contradict each other.
     """
     values = base.choose_preset(PRESETS, preset, given, "widths")
+    if isinstance(values["num_train"], int):
+        values["num_train"] = (values["num_train"],)
     return Config(**values)

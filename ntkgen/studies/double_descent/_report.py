@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import paper, plotting
-from ntkgen.studies import curves, tables
+from ntkgen.studies import _answers, curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import Table, judge, summarise
@@ -22,7 +22,8 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "comparison": beside_published(config, summary, table.counts),
         "epochs": by_epoch(table),
     }
-    return Derived(derived, verdicts, words(config, summary, verdicts))
+    text, short = words(config, summary, verdicts), answer(config, summary, verdicts)
+    return Derived(derived, verdicts, text, answer=short)
 
 
 def by_epoch(table: Table) -> Rows:
@@ -185,6 +186,36 @@ def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
                     f"  over seeds and test images [{-fall['crossed_high']:+.2f}, {-fall['crossed_low']:+.2f}]"
                 )
         lines.append(f"verdict: {verdict['verdict']}")
+    return "\n".join(lines)
+
+
+def answer(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
+    """Write the verdicts, and with one number of examples the numbers behind them, in at most ten lines."""
+    unit, lines = "width" if config.model == "mlp" else "channels", []
+    for verdict in verdicts:
+        which = f"{verdict['num_train']:,} examples: " if len(verdicts) > 1 else "verdict: "
+        lines.append(f"{which}{verdict['verdict']}")
+    if len(verdicts) > 1:
+        return "\n".join(lines[:9] + ([f"and {len(lines) - 9} numbers of examples more"] if len(lines) > 9 else []))
+    verdict = verdicts[0]
+    first, last = summary[0], summary[-1]
+    about = f"{config.model.upper()} on {config.dataset}, {verdict['num_train']:,} examples"
+    lines += [f"{about}; mean test accuracy in percent, 95 % t-intervals"]
+    lines += [f"  {unit} {row['size']}: {tables.cell(row, 'test_acc')}" for row in (first, last)]
+    lines += _answers.diverged(summary)
+    if found := verdict.get("threshold"):
+        lines.append(f"threshold: {_threshold_words(found)}")
+    if "peak" in verdict:
+        peak = verdict["peak"]
+        lines.append(
+            f"peak near it: {peak['rise']:+.2f} points at {unit} {peak['size']}, adjusted p {peak['adjusted']:.2g}"
+        )
+    if "beyond" in verdict:
+        fall = verdict["beyond"]
+        lines.append(
+            f"beyond it: {-fall['fall']:+.2f} points [{-fall['high']:+.2f}, {-fall['low']:+.2f}] of test error, "
+            f"adjusted p {fall['adjusted']:.2g}"
+        )
     return "\n".join(lines)
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen import choices
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 TABLES = ("tracking", "matched", "perturbation", "correct", "runs")  # as measured
-CONTROLS = ("steps", "gd", "plain", "noise", "sam")
+USUAL = ("steps", "gd", "plain", "noise", "sam")  # controls of the presets
+CONTROLS = (*USUAL, "tuned")
 # Column of runs.csv, tracking.csv and matched.csv -> what it is called in a figure.
 SHARPNESS = {
     "eigenvalue": "top Hessian eigenvalue",
@@ -108,8 +109,8 @@ class Config(base.Config):
         options.Choices(CONTROLS),
         "steps: larger batches at --reference's updates. gd: full batch, its updates, tuned rate. plain: the published "
         "full batch, no momentum. noise: full and largest batch at its updates and rate, without noise, with noise "
-        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. Default: the "
-        "preset's.",
+        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. tuned: each "
+        "batch size at the rate that is best on held-out training images. Default: the preset's.",
     )
     only: tuple[str, ...] | None = setting(
         ArmNames(),
@@ -135,7 +136,7 @@ class Config(base.Config):
 BATCH_SIZES = tuple(choices.RATE_OF_BATCH)
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
-        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=CONTROLS,
+        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=USUAL,
         snapshots=12, track="all", label_noise=0.0,
     ),
     # Channels and number of images are lost; 85 % within 80 epochs take all images, and 32 channels fit the text.
@@ -149,7 +150,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         controls=(), snapshots=12, track="all", label_noise=0.0,
     ),
     ("small", "mlp"): dict(
-        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=CONTROLS,
+        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=USUAL,
         snapshots=8, track="all", label_noise=0.0,
     ),
     ("small", "cnn"): dict(
@@ -188,8 +189,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]
     values = {**values, "batch_sizes": AsManyAsFit(values["batch_sizes"])}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     values = base.overlay(values, given) | {"dataset": dataset, "model": model}
     if by_table:
         values["lr"] = None

@@ -27,6 +27,7 @@ ENDINGS = {
     "_noise": ", with noise",
     "_noise_zero_sum": ", with zero-sum noise",
     "_steps": ", equal updates",
+    "_tuned": ", tuned rate",
 }
 
 
@@ -74,9 +75,8 @@ def accuracy_and_sharpness(found: ArmTables, known: dict[str, float | None], abo
         accuracy = curve(x, np.stack([found.by_seed(name, "test_acc") for name in arms]))
         return accuracy, _exp(curve(x, np.stack([found.log_sharpness(name, "eigenvalue") for name in arms])))
 
-    updates = found.sweeps.get("updates", [])
-    others = [name for name in found.arms if name not in found.sweep and name not in updates]
-    lines = {"equal epochs": found.sweep} | ({"equal updates": updates} if len(updates) > 1 else {})
+    lines = {f"equal {name}": arms for name, arms in found.sweeps.items()}
+    others = [name for name in found.arms if not any(name in arms for arms in found.sweeps.values())]
     points = {found.batch(name): known.get(name) for name in found.sweep}
     return plotting.implicit_regularization.against_batch(
         {name: pair(arms) for name, arms in lines.items()},

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ntkgen import choices, paper
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 ARMS = ("small_batch", "large_batch")
@@ -112,8 +112,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     model = base.choose_model(dataset, given)
     options.refuse(given, base.foreign_to_network(model, "width"))
     values = {"label_noise": 0.0, **PRESETS[preset, model]}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**base.overlay(values, given) | {"dataset": dataset, "model": model} | rates(given))
     if config.small_batch >= config.large_batch:
         raise ValueError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ntkgen import choices
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 if TYPE_CHECKING:
@@ -156,6 +156,8 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
     values = {**PRESETS[preset], "dataset": dataset, "model": model}
+    if dataset not in base.EMBEDDED:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     options.refuse(given, foreign_to_grid(model))
     values |= NETWORK_VALUES.get(model, {})
     if model == "transformer" and preset == "quick":

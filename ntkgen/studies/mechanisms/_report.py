@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import measure, plotting, stats
+from ntkgen.studies import _answers
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.mechanisms import _analysis
 from ntkgen.studies.mechanisms._analysis import ALPHA, OVERALL, PARTIAL, PSI
@@ -83,7 +84,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "false_positives_hold": [kind for kind, holds in nulls.items() if holds],
         "false_positives_do_not": [kind for kind, holds in nulls.items() if not holds],
     }
-    return Derived({"answer": answer}, verdict, words(answer, verdict, found))
+    return Derived({"answer": answer}, verdict, words(answer, verdict, found), answer=short_answer(answer, verdict))
 
 
 def curvature_and_width(found: Tables) -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ def _effect(row: dict[str, Any], sign: int) -> stats.Decision:
 def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
     """Write the answer as text."""
     lines = [
-        f"{verdict['num_networks']} networks, {verdict['num_reached']} reached the loss; outcome: generalization gap",
+        _population_words(verdict),
         f"{'measure':34} {'claim':>5} {'overall':>8} {'fixed':>8} {'partial':>8}  with all other hyperparameters fixed",
     ]
     for row in answer:
@@ -113,11 +114,7 @@ def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
             f"{'' if row[k] in ('', None) else format(number(row[k]), '+.2f'):>8}" for k in (OVERALL, PSI, PARTIAL)
         )
         lines.append(f"{row['measure']:34} {row['claimed_sign']:>+5d} {cells}  {row[f'{PSI}: decision']}")
-    seen, opposite = verdict["seen_with_others_fixed"], verdict["opposite_with_others_fixed"]
-    lines.append(
-        f"with all else fixed {len(seen)} of {len(answer)} measures predict the gap as claimed, {len(opposite)} the "
-        "other way"
-    )
+    lines.append(_fixed_words(answer, verdict))
     for one in verdict["curvature_and_width"]:
         lines.append(
             f"width {one['from']:g} to {one['to']:g} changes log10 of the top eigenvalue by {one['effect']:+.2f} "
@@ -127,10 +124,42 @@ def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
         lines.append(f"not defined for these networks: {', '.join(lacking)}")
     if not any(row["column"] for row in found["rescaling"]):
         lines.append("which measures rescaled layers change: not defined for this network")
+    return "\n".join([*lines, _path_words(verdict)])
+
+
+def short_answer(answer: Rows, verdict: dict[str, Any]) -> str:
+    """Write which measures predict the gap, and what is found of the path to it, in at most nine lines."""
+    lines = [_fixed_words(answer, verdict)]
+    for word, key in (("as claimed", "seen_with_others_fixed"), ("the other way", "opposite_with_others_fixed")):
+        if verdict[key]:
+            lines.append(_answers.listed(f"  {word}, the strongest first", verdict[key]))
+    both = verdict["seen_beyond_hyperparameters"]
+    lines.append(_answers.listed("  beyond what the settings say", both))
+    for one in verdict["curvature_and_width"][:2]:
+        size = f"{one['effect']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+        lines.append(f"width {one['from']:g} to {one['to']:g}: log10 of the top eigenvalue {size}, {one['decision']}")
+    lines.append(_path_words(verdict))
+    if verdict["false_positives_do_not"]:
+        lines.append(_answers.listed("false positives exceed what the test says", verdict["false_positives_do_not"]))
+    return "\n".join([*lines, _population_words(verdict)])
+
+
+def _population_words(verdict: dict[str, Any]) -> str:
+    return f"{verdict['num_networks']} networks, {verdict['num_reached']} reached the loss; outcome: generalization gap"
+
+
+def _fixed_words(answer: Rows, verdict: dict[str, Any]) -> str:
+    seen, opposite = verdict["seen_with_others_fixed"], verdict["opposite_with_others_fixed"]
+    return (
+        f"with all else fixed {len(seen)} of {len(answer)} measures predict the gap as claimed, {len(opposite)} the "
+        "other way"
+    )
+
+
+def _path_words(verdict: dict[str, Any]) -> str:
     path = verdict["path"]
     against = path.get("undecided") or "; ".join(path["refuted"]) or "nothing that was measured"
-    lines.append(f"batch size -> noise -> curvature -> gap: against it speaks {against}")
-    return "\n".join(lines)
+    return f"batch size -> noise -> curvature -> gap: against it speaks {against}"
 
 
 def without_value(networks: Rows | list[dict[str, str]]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ntkgen import choices, paper
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
@@ -179,8 +179,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     if model == "transformer":
         options.refuse(given, dict.fromkeys(MLP_ONLY, "--model=transformer"))
         values |= {**TRANSFORMER[preset], "extras": False}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**(base.overlay(values, given) | {"dataset": dataset}))
     options.refuse(given, base.foreign_to_optimizer(config.optimizer))
     if config.parametrization != "standard" and config.lr_over_width:

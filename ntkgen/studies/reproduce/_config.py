@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen import studies
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 # In this order; a study that this version does not have is left out.
@@ -50,7 +50,7 @@ class Config(base.Config):
     """
 
     dataset: str = setting(
-        options.Choice(base.Config.__dataclass_fields__["dataset"].metadata["setting"].check.choices),
+        datasets.DATASET,
         "What all studies train on. Default: the published data set of each; mnist with small, digits with quick.",
         group="data",
     )
