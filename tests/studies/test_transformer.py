@@ -103,7 +103,7 @@ def test_implicit_regularization(ran):
 
 @pytest.mark.slow  # compiles ten measurements
 def test_loss_landscape(ran):
-    found, said = ran("loss_landscape")
+    found, _ = ran("loss_landscape")
     assert "Transformer 4 (" in found.text
     assert all(float(row["eigenvalue"]) for row in found.tables["runs"])
     no_published_value(found)
