@@ -53,9 +53,7 @@ class Config:
         options.SEED, "Seed of the data: subset, label noise, draws of test images.", default=0, group="data"
     )
     model: str = setting(
-        options.Choice(tuple(NETWORKS)),
-        "Network. Default: cnn for images in colour, else mlp.",
-        group="network",
+        options.Choice(tuple(NETWORKS)), "Network. Default: cnn for images in colour, else mlp.", group="network"
     )
     blocks: int | None = setting(options.COUNT, "Blocks of the transformer. Default: the preset's.", group="network")
     heads: int | None = setting(

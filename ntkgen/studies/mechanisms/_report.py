@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import measure, plotting, stats
-from ntkgen.studies import _answers
+from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.mechanisms import _analysis
 from ntkgen.studies.mechanisms._analysis import ALPHA, OVERALL, PARTIAL, PSI
@@ -29,6 +29,8 @@ NAMES = {
     "batch_size": "batch size", "rate": "rate", "width": "width", "depth": "depth", "optimizer": "optimizer",
     "weight_decay": "weight decay", "label_noise": "label noise",
 }  # fmt: skip
+LEVELS = 3  # of label noise, from which on measures are drawn against it
+RANDOM = 0.9  # probability of a wrong label where all labels are uniform over ten classes
 UNCHANGED = 0.01  # relative change under rescaling that counts as none
 
 
@@ -203,3 +205,29 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         "calibration",
         plotting.mechanisms.calibration(rates, 100 * ALPHA, f"{config.calibrations} permutations of arms"),
     )
+    if len(config.label_noise) >= LEVELS:
+        yield "over_noise", plotting.mechanisms.over_noise(_over_noise(config, found["networks"]), about)
+
+
+def _over_noise(config: Any, networks: list[dict[str, str]]) -> dict[str, plotting.Curve]:
+    """Return label -> the mean over networks that reached the loss, with a t-interval, against random labels.
+
+    A label that is drawn at random is right once in as many times as there are classes: noise of 0.9 with ten classes
+    is 100 % random.
+    """
+    levels = sorted(config.label_noise)
+    random = [100 * level / RANDOM for level in levels]
+    panels = {}
+    for column, label in {"gap": "generalization gap (points)", "epochs": "epochs to the loss", **SHOWN}.items():
+        if column not in networks[0] or column == "log10_params":  # the grid's, not the training's
+            continue
+        values = [
+            [number(row[column]) for row in networks if row["reached"] == "1" and float(row["label_noise"]) == level]
+            for level in levels
+        ]
+        kept = [np.array([value for value in own if np.isfinite(value)]) for own in values]
+        if any(map(len, kept)):
+            ends = [tables.columns("x", own) if len(own) > 1 else {} for own in kept]
+            curves = ([number(one.get(f"x_{end}")) for one in ends] for end in ("mean", "t_low", "t_high"))
+            panels[label] = plotting.Curve(random, *curves)
+    return panels
