@@ -69,6 +69,7 @@ def test_ntk_regime(ran):
     no_published_value(found)
 
 
+@pytest.mark.slow  # trains masked networks, and compiles curvature among the kept weights
 def test_lottery_ticket(ran):
     found, said = ran("lottery_ticket")
     assert "overlap after matching units: not defined for this network" in said
