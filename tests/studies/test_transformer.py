@@ -87,7 +87,8 @@ def test_lottery_ticket(ran):
 
 def test_mechanisms(ran):
     found, said = ran("mechanisms")
-    assert "not defined for these networks: what rescaled layers change, log_spectral_product" in said
+    assert "not defined for these networks: what rescaled layers change, " in said
+    assert "what rescaled layers change, log_spectral_product, log_frobenius_product" in found.text
     lacking = found.verdict["not_defined"]
     assert "log_path_norm" in lacking and "log_param_norm" not in lacking
     assert not [row for row in found.tables["associations"] if row["measure"] == "log_path_norm"]
