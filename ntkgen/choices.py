@@ -9,15 +9,16 @@ Example:
   (('sgd', 'adam', 'gd'), True)
 """
 
-DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits", "mnist1d")  # keys of `data.SOURCES`
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "digits", "mnist1d")  # keys of `data.SOURCES`
 # As people write them, for titles.
-DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "mnist1d": "MNIST-1D"}
+DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "mnist1d": "MNIST-1D"}
+DATASET_NAMES |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 PARAMETRIZATIONS = ("standard", "ntk", "mup")  # models
 OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")
 SCALINGS = ("fixed", "linear", "sqrt", "table")
 VARY = ("both", "init", "order")
-STRATEGIES = ("auto", "vmap", "sequential")  # ensemble
+STRATEGIES = ("auto", "vmap", "sequential", "unrolled")  # ensemble
 SCOPES = ("global", "layer")  # pruning
 # Keys of `measure.MEASUREMENTS`.
 MEASUREMENTS = (

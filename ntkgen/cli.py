@@ -68,8 +68,9 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="output",
     )  # fmt: skip
     flags.DEFINE_string(
-        "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.", values,
-        module_name="data",
+        "data_dir", None,
+        "Folder of the data, prepared by TFDS or in their original files. Default: $NTKGEN_DATA_DIR, then TFDS's own.",
+        values, module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
     words = "Formats of the figures; tex adds the summary and comparison tables for LaTeX (booktabs)."
@@ -80,6 +81,8 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
     define_flag("figure_width", options.WIDTHS, "screen", words, values, "output")
     words = "Keep compiled programs in the cache folder, and load what earlier calls kept. Numbers are the same."
     define_flag("compilation_cache", options.SWITCH, True, words, values, "output")
+    words = "Print the whole report (report.txt in the run folder), each figure's path, and what was compiled."
+    define_flag("verbose", options.SWITCH, False, words, values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -148,7 +151,7 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
-        failed = runner.work(opened).failed
+        failed = runner.work(opened, verbose=bool(values["verbose"].value)).failed
     if failed:
         fail(failed, 1)
 

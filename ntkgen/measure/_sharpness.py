@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from ntkgen import curvature, landscape, spectrum, tree
 from ntkgen.measure._seeds import each_seed
@@ -296,7 +295,7 @@ class Track(NamedTuple):
 
 
 def track(
-    snapshots: Sequence[tuple[Partial, PyTree]],
+    snapshots: Sequence[tuple[Callable, PyTree]],
     keys: Array,
     sample: tuple[Any, Any],
     *,

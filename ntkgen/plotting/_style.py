@@ -23,6 +23,7 @@ NAMED = {
     "training": COLOURS["train"],
     "top Hessian eigenvalue": COLOURS["eigenvalue"],
     "2 / learning rate": COLOURS["threshold"],
+    "bound": COLOURS["threshold"],
 }
 
 
@@ -68,9 +69,15 @@ def bars(
 
 
 def panels(
-    curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: Sequence[str] = (), *, width: str | None = None
+    curves: dict[str, dict[str, Curve]],
+    x_label: str,
+    title: str,
+    log: Sequence[str] = (),
+    linear: bool = False,
+    *,
+    width: str | None = None,
 ) -> Figure:
-    """Draw panels side by side over one logarithmic axis.
+    """Draw panels side by side over one horizontal axis, logarithmic unless `linear`.
 
     Example:
       >>> from ntkgen import plotting
@@ -85,6 +92,7 @@ def panels(
       x_label: of the horizontal axis.
       title: of the figure.
       log: labels of the vertical axes that are logarithmic.
+      linear: a horizontal axis that is not logarithmic.
       width: "screen", "column" or "double". Default: that of `at_width`.
     """
     names = list(dict.fromkeys(name for panel in curves.values() for name in panel))
@@ -100,7 +108,8 @@ def panels(
         for ax, (label, panel) in zip(axes, curves.items(), strict=True):
             for name, curve in panel.items():
                 band(ax, curve, colours[name], name)
-                logarithmic(ax, curve.x)
+                if not linear:
+                    logarithmic(ax, curve.x)
             ax.set_xlabel(x_label)
             ax.set_ylabel(label)
             if label in log:

@@ -22,9 +22,9 @@ class LogTicks(Locator):
 
     def __call__(self) -> Any:
         """Return the ticks inside the limits in use."""
-        assert self.axis is not None
-        ticks = self.tick_values(*self.axis.get_view_interval())
-        room = max(2, int(self.axis.get_tick_space() * (0.8 if self.axis.axis_name == "x" else 1.0)))
+        axis: Any = self.axis
+        ticks = self.tick_values(*axis.get_view_interval())
+        room = max(2, int(axis.get_tick_space() * (0.8 if axis.axis_name == "x" else 1.0)))
         return ticks[:: -(-len(ticks) // min(room, MOST))]
 
     def tick_values(self, vmin: float, vmax: float) -> Any:
@@ -51,8 +51,8 @@ class LogNumbers(Formatter):
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         """Return one label."""
-        assert self.axis is not None
-        exponents = np.log10([each for each in self.axis.get_majorticklocs() if each > 0])
+        axis: Any = self.axis
+        exponents = np.log10([each for each in axis.get_majorticklocs() if each > 0])
         # Never 5 beside 10^1: an axis has powers of ten alone, or plain numbers.
         powers = len(exponents) > 0 and np.ptp(exponents) >= LONG - 1e-6 and np.allclose(exponents, np.round(exponents))
         return number(x, powers=powers and not self.plain)

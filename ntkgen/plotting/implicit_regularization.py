@@ -15,6 +15,7 @@ from ntkgen.plotting._ticks import log_axis
 
 SHARP = COLOURS["eigenvalue"]
 GREY = "#555555"
+LINES: Any = ("-", "--", ":", "-.")
 UNITS = dict.fromkeys(
     ("top Hessian eigenvalue", "Hessian trace"), "nats / weight²"
 )  # of other kinds of sharpness: nats
@@ -41,7 +42,7 @@ def against_batch(
       4
 
     Args:
-      sweeps: name -> (accuracy, sharpness) against batch size, one or two; sharpness is positive.
+      sweeps: name -> (accuracy, sharpness) against batch size, at most four; sharpness is positive.
       others: name -> (accuracy, sharpness) of one point each.
       published: batch size -> accuracy in percent.
       title: of the figure.
@@ -63,7 +64,7 @@ def against_batch(
             width_ratios=ratios,
         )
         axes = grid[:, 0]
-        for (name, pair), line, marker in zip(sweeps.items(), ("-", "--"), "os", strict=False):
+        for (name, pair), line, marker in zip(sweeps.items(), LINES, "os^v", strict=False):
             for ax, one, colour in zip(axes, pair, (COLOURS["test"], SHARP), strict=True):
                 band(ax, one, colour, name, marker)
                 ax.lines[-1].set_linestyle(line)
@@ -83,7 +84,7 @@ def against_batch(
         log_axis(axes[1].yaxis)
         _batch_axis(axes[1], sorted({x for pair in sweeps.values() for x in pair[0].x}), sheet.name == "column")
         sheet.letter(list(grid.ravel()))
-        looks: Any = zip(("-", "--"), "os", strict=True)
+        looks: Any = zip(LINES, "os^v", strict=True)
         handles: list[Any] = [
             Line2D([], [], color=GREY, linestyle=line, marker=marker, markersize=pt(4))
             for _, (line, marker) in zip(sweeps, looks, strict=False)

@@ -286,7 +286,7 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, 
         if sheet.name == "column":  # too narrow for names: rows have numbers, and the names stand below
             for row, name in enumerate(names):
                 arm = next((arm for arm, place in places.items() if place == row), None)
-                look = {} if arm is None else {"color": ARMS[arm][0], "marker": ARMS[arm][1], "markersize": pt(5)}
+                look: Any = {} if arm is None else {"color": ARMS[arm][0], "marker": ARMS[arm][1], "markersize": pt(5)}
                 handles.append(Line2D([], [], linestyle="none", **look))
                 words.append(name if arm is None else f"{numbers[row]}  {name}")
         sheet.legend(figure, (handles, words), most=4, lines=sheet.name != "column")

@@ -99,3 +99,36 @@ def calibration(rates: Mapping[str, Curve], level: float, title: str, *, width: 
         sheet.legend(figure, ax.get_legend_handles_labels(), most=2)
         sheet.title(figure, title, ax)
         return figure
+
+
+def over_noise(panels: Mapping[str, Curve], title: str, *, width: str | None = None) -> Figure:
+    """Draw measures against label noise, a small panel each.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, mechanisms
+      >>> curve = Curve([0.0, 50.0, 100.0], [1.0, 2.0, 4.0], [0.5, 1.5, 3.0], [1.5, 2.5, 5.0])
+      >>> len(mechanisms.over_noise({"gap (points)": curve, "distance": curve}, "Random labels").axes)
+      2
+
+    Args:
+      panels: measure -> its mean and interval against the random labels in percent.
+      title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
+    """
+    count = len(panels)
+    columns, half = min(4, count), min(2, count)
+    rows, narrow = -(-count // columns), -(-count // half)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (rows, columns, 2.9 * columns, 2.3 * rows + 0.6), (narrow, half, 1.3 * narrow + 0.3),
+            (rows, columns, 1.45 * rows + 0.3), count=count, sharex=True,
+        )  # fmt: skip
+        axes = list(grid.ravel())[:count]
+        for ax, (name, curve) in zip(axes, panels.items(), strict=True):
+            band(ax, curve, OTHERS[0], name)
+        for ax in axes[-grid.shape[1] :]:
+            ax.tick_params(labelbottom=True)
+        sheet.letter(axes, list(panels))
+        figure.supxlabel("random labels (%)", fontsize=8 if sheet.paper else 10)
+        sheet.title(figure, title)
+        return figure

@@ -11,6 +11,7 @@ from typing import Any
 
 import filelock
 import jax
+from jax import monitoring
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from ntkgen import io
@@ -97,6 +98,51 @@ def _set(switch: contextlib.ExitStack, settings: dict[str, Any]) -> None:
 def _warn(words: str) -> None:
     """Say something once; the parts of a study each try anew."""
     warnings.warn(words, stacklevel=3)
+
+
+class Compilations:
+    """Counts the programs that JAX compiles, or finds compiled, while a `with` block runs.
+
+    Example:
+      >>> import jax
+      >>> from ntkgen import records
+      >>> with records.Compilations() as compiled:
+      ...     two = jax.jit(lambda x: 2 * x + 0.125)(1.0)
+      >>> compiled.programs >= 1, str(compiled).startswith(f"{compiled.programs} programs, ")
+      (True, True)
+
+    Attributes:
+      programs: how many.
+      seconds: what compiling and finding them took.
+      found: how many of them the cache had.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.programs, self.seconds, self.found = 0, 0.0, 0
+
+    def __enter__(self) -> "Compilations":
+        """Begin to count."""
+        monitoring.register_event_duration_secs_listener(self._took)
+        monitoring.register_event_listener(self._happened)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop counting."""
+        monitoring.unregister_event_duration_listener(self._took)
+        monitoring.unregister_event_listener(self._happened)
+
+    def __str__(self) -> str:
+        """Say what was counted, in words."""
+        return f"{self.programs} programs, {self.found} of them from the cache, {self.seconds:.1f} s of compilation"
+
+    def _took(self, event: str, duration_secs: float, **_: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.programs += 1
+            self.seconds += duration_secs
+
+    def _happened(self, event: str, **_: object) -> None:
+        self.found += event == "/jax/compilation_cache/cache_hits"
 
 
 def processor() -> str:

@@ -75,6 +75,11 @@ class Run:
         _write(path, text_form.encode())
         return path
 
+    def write_text(self, name: str, words: str) -> Path:
+        """Write lines of text; a file that holds them already stays as it is."""
+        _write(self.folder / name, f"{words.strip()}\n".encode(errors="backslashreplace"))
+        return self.folder / name
+
     def kept(self, name: str, work: Callable[[], Any]) -> Any:
         """Return a value of the run: what `parts/<name>.json` holds, or else what `work` computes, which is kept there.
 

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
 
 if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is checked before JAX is imported
@@ -48,7 +50,8 @@ class Results:
       folder: the run folder.
       tables: name -> table, measured and derived ones.
       verdict: what is decided.
-      text: the answer as a terminal shows it.
+      text: the whole report in words, as in report.txt.
+      answer: the same in five to ten lines, as a terminal shows it.
       figures: name -> file, in the first of the formats and widths asked for.
       failed: in one line, what went wrong in a part of the study; "" for nothing.
     """
@@ -59,6 +62,7 @@ class Results:
     text: str
     figures: dict[str, Path]
     failed: str = ""
+    answer: str = ""
 
     def __repr__(self) -> str:
         """Name the folder and what there is, in one line."""
@@ -110,7 +114,18 @@ def opened(
     values = options.checked(
         study.config,
         given,
-        ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "figure_width", "compilation_cache", "say"),
+        (
+            "preset",
+            "out_dir",
+            "figures_dir",
+            "data_dir",
+            "force",
+            "format",
+            "figure_width",
+            "compilation_cache",
+            "verbose",
+            "say",
+        ),
     )
     formats = _parsed(options.FORMATS, "format", format)
     widths = _parsed(options.WIDTHS, "figure_width", figure_width)
@@ -124,6 +139,8 @@ def opened(
         written = [f"{name}.csv" for name in study.tables]
         known = options.settings(study.config)
         typed = {name: value for name, value in values.items() if known[name].identifies}
+        if datasets.is_file(config.dataset):
+            typed["dataset"] = os.fspath(config.dataset.path)
         with records.open_run(
             out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
             command={"preset": preset, "given": typed},
@@ -139,7 +156,7 @@ def _parsed(check: options.Check, name: str, value: Any) -> tuple[str, ...]:
         raise ValueError(f"{name}: {error}, got {value!r}") from None
 
 
-def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
+def work(opened: Opened, say: Callable[[str], None] = print, verbose: bool = False) -> Results:
     """Measure what is not there yet, derive, draw, and write everything.
 
     Tables and figures that follow from the measured tables by arithmetic are made anew for a finished run too.
@@ -147,17 +164,22 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
     from ntkgen import records
 
     study, prepared, run = opened.study, opened.prepared, opened.run
-    if run.finished:
-        print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
-    else:
-        for name, rows in study.measure(run, prepared).items():
-            run.write_table(f"{name}.csv", rows)
+    with records.Compilations() as compiled:
+        if run.finished:
+            print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
+        else:
+            for name, rows in study.measure(run, prepared).items():
+                run.write_table(f"{name}.csv", rows)
     tables = {
         name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else []
         for name in (*study.tables, *study.optional)
     }
     derived = study.derive(prepared, tables)
-    say(derived.text)
+    if verbose and compiled.programs:
+        print(f"compiled: {compiled}", file=sys.stderr)
+    answer = derived.answer or derived.text
+    say(derived.text if verbose else fitted(answer))
+    run.write_text("report.txt", derived.text)
     figures = draw(opened, tables, derived) if derived.complete else {}
     # Last, and at once: a finished run whose files are changed without their checksums no longer is one.
     for name, rows in derived.tables.items():
@@ -168,8 +190,40 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
     if derived.complete and not derived.failed:
         run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
-    say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
-    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed)
+    say("\n" + "\n".join(map(str, (run.folder, *figures.values())) if verbose else where(run.folder, figures)))
+    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed, answer)
+
+
+def where(folder: Path, figures: Mapping[str, Path]) -> list[str]:
+    """Return lines that say in which folders everything is.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from ntkgen.studies import runner
+      >>> runner.where(Path("results/run"), {"rates": Path("figures/rates.png")})
+      ['tables and report.txt: results/run', 'figures: figures']
+    """
+    folders = dict.fromkeys(path.parent for path in figures.values())
+    if list(folders) == [folder]:
+        return [f"tables, figures and report.txt: {folder}"]
+    return [f"tables and report.txt: {folder}", *(f"figures: {own}" for own in folders)]
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """Return text whose lines fit the terminal, or 80 columns where its width is not known.
+
+    Example:
+      >>> from ntkgen.studies import runner
+      >>> print(runner.fitted("verdict: test error falls beyond the threshold", 30))
+      verdict: test error falls
+          beyond the threshold
+    """
+    columns = width or shutil.get_terminal_size((80, 24)).columns
+    lines = []
+    for line in text.strip("\n").splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(line, columns, subsequent_indent=f"{indent}    ", break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
@@ -254,7 +308,9 @@ def _short(value: Any) -> str:
     return "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
 
 
-def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, **given: Any) -> Results:
+def run(
+    study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, verbose: bool = False, **given: Any
+) -> Results:
     """Run a study from Python, in a notebook too; a finished run is read, not repeated.
 
     Example:
@@ -270,7 +326,8 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
     Args:
       study: what to run, such as `studies.double_descent.STUDY`.
       preset: "quick" (embedded data), "small" or "paper" (the published protocol).
-      say: receives the answer as text.
+      say: receives the answer as text, and then where everything is.
+      verbose: the whole report is said, with the path of each figure and what was compiled.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
         `force`, `format`, `figure_width`, `compilation_cache` as on the command line.
 
@@ -282,4 +339,4 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
       ntkgen.records.RecordError: the run folder cannot be used.
     """
     with opened(study, preset, **given) as ready:
-        return work(ready, say)
+        return work(ready, say, verbose)

@@ -728,7 +728,7 @@ def call(environment, tmp_path_factory):
     wrapper.write_text(WRAPPER)
 
     def run(*flags, out, **more):
-        command = [sys.executable, wrapper, SCRIPT, *flags, f"--out_dir={out}"]
+        command = [sys.executable, wrapper, SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
         return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
 
     return run
