@@ -247,7 +247,7 @@ def over_losses(panels: dict[str, dict[str, Curve]], margin: float, title: str, 
         for ax, forms in zip(axes, panels.values(), strict=True):
             ax.axhspan(1 / margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, label="equal")
             for index, ((label, one), colour, marker) in enumerate(zip(forms.items(), FORMS[1:], "sD", strict=False)):
-                bars(ax, one, colour, label, marker, 1.04 ** (2 * index - 1))
+                bars(ax, one, colour, label, marker, 1.07 ** (2 * index - 1))
             log_axis(ax.xaxis, plain=True)
             log_axis(ax.yaxis)
             losses = [x for one in forms.values() for x in one.x]
