@@ -9,7 +9,7 @@ import pytest
 
 from ntkgen import models
 
-SEEDS = 3
+SEEDS = 2
 
 
 def draw(shape, dtype):
@@ -23,7 +23,7 @@ def all_of(x, k, g, dx, dk):
     """One seed's value, gradients and Hessian-vector product, each of both arguments."""
 
     def gradient(x, k):
-        return jax.grad(lambda x, k: jnp.sum(g * jnp.tanh(models.conv3x3(x, k))), (0, 1))(x, k)
+        return jax.grad(lambda x, k: jnp.sum(g * models.conv3x3(x, k) ** 2), (0, 1))(x, k)
 
     return models.conv3x3(x, k), *jax.jvp(gradient, (x, k), (dx, dk))
 
@@ -68,9 +68,9 @@ def test_differentiated_after_vmap_and_vmapped_twice(x64):
     assert relative(in_form("grouped", gradients, *twice), in_form("loop", gradients, *twice)) < 1e-12
 
 
-@pytest.mark.parametrize(("form", "loops", "convolutions"), [("loop", 3, 3), ("unrolled", 0, 9), ("grouped", 0, 2)])
+@pytest.mark.parametrize(("form", "loops", "convolutions"), [("loop", 3, 3), ("unrolled", 0, 6), ("grouped", 0, 2)])
 def test_the_program_for_a_gpu_has_no_loop_over_seeds(form, loops, convolutions):
-    """Value and both gradients: three convolutions for each of three seeds, or two grouped ones and a product."""
+    """Value and both gradients: three convolutions for each of two seeds, or two grouped ones and a product."""
 
     def gradients(x, k, g):
         y, back = jax.vjp(models.conv3x3, x, k)
@@ -81,7 +81,7 @@ def test_the_program_for_a_gpu_has_no_loop_over_seeds(form, loops, convolutions)
         text = jax.jit(jax.vmap(gradients)).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.while") == loops and text.count("stablehlo.convolution") == convolutions
     groups = set(re.findall(r"(?:feature|batch)_group_count = (\d+)", text))
-    assert groups <= ({"1", "3"} if form == "grouped" else {"1"}) and ("3" in groups) == (form == "grouped")
+    assert groups <= ({"1", "2"} if form == "grouped" else {"1"}) and ("2" in groups) == (form == "grouped")
 
 
 def test_the_choice_ends_with_its_block_and_unknown_names_are_refused():
