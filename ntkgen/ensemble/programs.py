@@ -19,7 +19,7 @@ from ntkgen.typing import Array, PyTree
 # XLA options that made "unrolled" fast: channels last, and command buffers (CUDA graphs) in which kernels that do not
 # depend on each other may run at once. Source: figures/seed_axis_h200.csv, five CNNs of 32 channels on one H200: 219.9
 # ms an epoch with both, 309.9 without running at once, 348.9 with channels last alone.
-UNROLLED_ON_GPU = {
+UNROLLED_ON_GPU: dict[str, bool | int | str] = {
     "xla_gpu_force_conv_nhwc": True,
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE,CONVOLUTION",
     "xla_gpu_graph_min_graph_size": 1,
