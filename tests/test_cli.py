@@ -140,7 +140,7 @@ def test_only_what_is_on_the_command_line_is_given():
     assert given("--preset=quick", "--sizes=8,4", "--parts=none", "--nowide", "--seed", "3", "--label_noise=0") == (
         "quick", {"sizes": (4, 8), "parts": (), "wide": False, "seed": 3, "label_noise": 0.0})  # fmt: skip
     assert given("--wide")[1] == {"wide": True} and given("--wide=false")[1] == {"wide": False}
-    assert given("--parts=b,a", "--seed=0")[1] == {"parts": ("b", "a"), "seed": 0}  # a default that is said is said
+    assert given("--parts=b,a", "--seed=0")[1] == {"parts": ("a", "b"), "seed": 0}  # a default that is said is said
 
 
 def refusal(capsys, resolve, *arguments: str) -> str:

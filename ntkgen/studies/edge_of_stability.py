@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # what takes seconds to import stands in the functions that n
 LOSSES = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(rates=(0.2, 0.4), num_seeds=3, epochs=1_000, width=64, points=16),
-    "small": dict(rates=(0.02, 0.04), num_seeds=3, epochs=2_000, width=64, num_train=1_000, points=21),
-    "paper": dict(rates=(0.02, 0.04), num_seeds=5, epochs=10_000, width=200, num_train=5_000, points=41),
+    "small": dict(rates=(0.05, 0.1), num_seeds=3, epochs=2_000, width=64, num_train=1_000, points=21),
+    "paper": dict(rates=(0.05, 0.1), num_seeds=5, epochs=10_000, width=200, num_train=5_000, points=41),
 }
 LAST = 1 / 3  # of the snapshots: where training ends, the mean of them decides
 MARGIN_LOG10 = 0.1  # at the bound: within a factor of 1.26 of it, fixed before any run
