@@ -9,13 +9,13 @@ Example:
   (('sgd', 'adam', 'gd'), True)
 """
 
-DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits", "mnist1d")  # keys of `data.SOURCES`
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "digits", "mnist1d")  # keys of `data.SOURCES`
 PARAMETRIZATIONS = ("standard", "ntk", "mup")  # models
 OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")
 SCALINGS = ("fixed", "linear", "sqrt", "table")
 VARY = ("both", "init", "order")
-STRATEGIES = ("auto", "vmap", "sequential")  # ensemble
+STRATEGIES = ("auto", "vmap", "sequential", "unrolled")  # ensemble
 SCOPES = ("global", "layer")  # pruning
 # Keys of `measure.MEASUREMENTS`.
 MEASUREMENTS = (

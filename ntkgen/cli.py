@@ -70,8 +70,9 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="output",
     )  # fmt: skip
     flags.DEFINE_string(
-        "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.", values,
-        module_name="data",
+        "data_dir", None,
+        "Folder of the data, prepared by TFDS or in their original files. Default: $NTKGEN_DATA_DIR, then TFDS's own.",
+        values, module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
     define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")

@@ -357,7 +357,7 @@ def _check_source(folder: Path, found: dict[str, Any], ours: str, finished: bool
 
 
 def _is_finished(folder: Path, tables: Sequence[str]) -> bool:
-    """Say whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
+    """Return whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
     try:
         content = (folder / FINISHED).read_bytes()
     except FileNotFoundError:

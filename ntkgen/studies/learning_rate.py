@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkgen.studies import base, options, runner
+from ntkgen.studies import base, datasets, options, runner
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.options import setting
 
@@ -38,7 +38,9 @@ class Config(base.Config):
     """
 
     rates: tuple[float, ...] = setting(options.Numbers(options.POSITIVE), "Learning rates. Default: the preset's.")
-    width: int = setting(options.COUNT, "Hidden width of the MLP; base channels of the CNN.", group="network")
+    width: int = setting(
+        options.COUNT, "Width of the MLP or the transformer; base channels of the CNN.", group="network"
+    )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     hessian_samples: int = setting(options.COUNT, "Images of the Hessian.", default=500, group="measurement")
 
@@ -53,10 +55,13 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
       ('digits', (0.1,))
     """
     dataset = base.choose_dataset(preset, given)
-    values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
-    if dataset in base.EMBEDDED and "num_train" not in given:
-        values["num_train"] = None
-    return Config(**{**values, "dataset": dataset, "model": base.choose_model(dataset, given)})
+    model = base.choose_model(dataset, given)
+    options.refuse(given, base.foreign_to_network(model))
+    own = {"label_noise": 0.0, **PRESETS[preset], **({"blocks": 2, "heads": 4} if model == "transformer" else {})}
+    values = base.overlay(own, given)
+    if "num_train" not in given:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))
+    return Config(**{**values, "dataset": dataset, "model": model})
 
 
 def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, data.Dataset]]":
@@ -68,16 +73,17 @@ def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, 
       >>> facts["num_train"], model.width
       (1297, 4)
     """
-    from ntkgen import data, models, train
+    from ntkgen import data, train
 
     dataset = data.load(
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
     )  # fmt: skip
-    model = models.MLP(config.width) if config.model == "mlp" else models.CNN(config.width)
+    model = base.network(config, config.width, num_classes=dataset.num_classes)
     for rate in config.rates:
         train.Program.of(model, training(config, rate), dataset.num_train)
-    return {"num_train": dataset.num_train, "data_digest": dataset.digest}, (model, dataset)
+    facts = {"num_train": dataset.num_train, "data_digest": dataset.digest, **datasets.source_facts(dataset)}
+    return facts, (model, dataset)
 
 
 def training(config: Config, rate: float) -> "train.Config":
@@ -194,7 +200,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         "accuracy (%)": {"test": curve("test_acc"), "training": curve("train_acc")},
         "top eigenvalue of the Hessian": {"measured": curve("eigenvalue"), "2 / rate": bounds},
     }
-    title = f"{config.model.upper()} on {config.dataset}, {len(config.seeds)} seeds, 95% t-intervals"
+    title = f"{config.network_name} on {config.dataset}, {len(config.seeds)} seeds, 95% t-intervals"
     yield "rates", plotting.panels(parts, "learning rate", title, log=list(parts)[1:])
 
 

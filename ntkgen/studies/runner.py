@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
 
 if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is checked before JAX is imported
@@ -127,6 +127,8 @@ def opened(
         written = [f"{name}.csv" for name in study.tables]
         known = options.settings(study.config)
         typed = {name: value for name, value in values.items() if known[name].identifies}
+        if datasets.is_file(config.dataset):
+            typed["dataset"] = os.fspath(config.dataset.path)
         with records.open_run(
             out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
             command={"preset": preset, "given": typed},

@@ -43,7 +43,7 @@ def by_epoch(table: Table) -> Rows:
 
 
 def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
-    """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
+    """Return the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
     key = config.model, config.dataset
     other_network = config.depth not in (None, 4) or bool(config.affine_norm)
     if config.label_noise or other_network or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
@@ -71,9 +71,9 @@ def beside_published(config: Config, summary: Rows, counts: list[int]) -> Rows:
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
     config, table = prepared.config, Table(found["runs"])
-    unit = config.size_name.removesuffix("s") if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    about = f"{config.model.upper()} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
+    about = f"{config.network_name} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
     about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
@@ -113,7 +113,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
 
 
 def lost(table: Table) -> Rows:
-    """Give a row for each size and seed that says whether it diverged."""
+    """Return a row for each size and seed that says whether it diverged."""
     return [
         {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
         for c, _ in enumerate(table.counts)
@@ -123,7 +123,7 @@ def lost(table: Table) -> Rows:
 
 
 def published_points(table: Table, rows: dict[int, dict[str, float | None]]) -> dict[str, tuple[list, list]]:
-    """Give the published errors by split: numbers of parameters, errors in percent."""
+    """Return the published errors by split: numbers of parameters, errors in percent."""
     points = {}
     for split in ("test", "train"):
         known = [
@@ -143,11 +143,11 @@ def spread(count: int, most: int = 6) -> set[int]:
 def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
     """Write the table and the verdicts as text."""
     lines = []
-    unit = "width" if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     for verdict in verdicts:
         count = verdict["num_train"]
         rows = published(config, count)
-        lines.append(f"\n{config.model.upper()} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
+        lines.append(f"\n{config.network_name} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
         lines.append(
             f"{unit:>8} {'parameters':>11} {'per example':>11} "
             f"{'train':>21} {'published':>9} {'test':>21} {'published':>9}"

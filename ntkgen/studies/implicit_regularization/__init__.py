@@ -24,6 +24,6 @@ STUDY = base.Study(
     derive=base.later("ntkgen.studies.implicit_regularization._report", "derive"),
     figures=base.later("ntkgen.studies.implicit_regularization._figures", "figures"),
     tables=_config.TABLES,
-    optional=("tuning",),
+    optional=("tuning", "rates"),
 )
 run = functools.partial(runner.run, STUDY)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen import choices
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 TABLES = ("tracking", "matched", "perturbation", "correct", "runs")  # as measured
-CONTROLS = ("steps", "gd", "plain", "noise", "sam")
+USUAL = ("steps", "gd", "plain", "noise", "sam")  # controls of the presets
+CONTROLS = (*USUAL, "tuned")
 # Column of runs.csv, tracking.csv and matched.csv -> what it is called in a figure.
 SHARPNESS = {
     "eigenvalue": "top Hessian eigenvalue",
@@ -81,7 +82,10 @@ class Config(base.Config):
     """
 
     width: int = setting(
-        options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     batch_sizes: tuple[int, ...] = setting(
@@ -105,8 +109,8 @@ class Config(base.Config):
         options.Choices(CONTROLS),
         "steps: larger batches at --reference's updates. gd: full batch, its updates, tuned rate. plain: the published "
         "full batch, no momentum. noise: full and largest batch at its updates and rate, without noise, with noise "
-        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. Default: the "
-        "preset's.",
+        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. tuned: each "
+        "batch size at the rate that is best on held-out training images. Default: the preset's.",
     )
     only: tuple[str, ...] | None = setting(
         ArmNames(),
@@ -132,7 +136,7 @@ class Config(base.Config):
 BATCH_SIZES = tuple(choices.RATE_OF_BATCH)
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
-        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=CONTROLS,
+        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=USUAL,
         snapshots=12, track="all", label_noise=0.0,
     ),
     # Channels and number of images are lost; 85 % within 80 epochs take all images, and 32 channels fit the text.
@@ -140,12 +144,21 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=BATCH_SIZES, controls=(), snapshots=12,
         track="all", label_noise=0.0,
     ),
+    # The paper trains no transformer.
+    ("paper", "transformer"): dict(
+        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, batch_sizes=tuple(choices.RATE_OF_BATCH),
+        controls=(), snapshots=12, track="all", label_noise=0.0,
+    ),
     ("small", "mlp"): dict(
-        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=CONTROLS,
+        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=USUAL,
         snapshots=8, track="all", label_noise=0.0,
     ),
     ("small", "cnn"): dict(
         channels=8, num_train=5_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512, 2048), controls=(),
+        snapshots=6, track="light", label_noise=0.0,
+    ),
+    ("small", "transformer"): dict(
+        width=32, blocks=2, heads=4, num_train=2_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512), controls=(),
         snapshots=6, track="light", label_noise=0.0,
     ),
     ("quick", "mlp"): dict(
@@ -155,6 +168,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "cnn"): dict(
         channels=2, num_train=None, num_seeds=2, epochs=10, batch_sizes=(32, 128, 512), controls=(), snapshots=3,
         track="light", label_noise=0.0,
+    ),
+    ("quick", "transformer"): dict(
+        width=16, blocks=1, heads=2, num_train=None, num_seeds=2, epochs=40, batch_sizes=(32, 128, 512), controls=(),
+        snapshots=2, track="light", label_noise=0.0,
     ),
 }  # fmt: skip
 
@@ -167,13 +184,12 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
-    options.refuse(given, {"channels" if model == "mlp" else "width": f"--model={model}"})
+    options.refuse(given, base.foreign_to_network(model, "width"))
     by_table = given.get("lr_scaling", "table") == "table"
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]
     values = {**values, "batch_sizes": AsManyAsFit(values["batch_sizes"])}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     values = base.overlay(values, given) | {"dataset": dataset, "model": model}
     if by_table:
         values["lr"] = None

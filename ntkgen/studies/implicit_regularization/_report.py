@@ -68,7 +68,7 @@ def comparison_text(found: ArmTables, comparison: Rows) -> str:
 def answer_text(found: ArmTables, sizes: Sizes, summary: Rows, verdict: dict[str, Any]) -> str:
     """Return the table and what is decided as text."""
     config = found.config
-    title = f"{config.model.upper()} on {config.dataset}, {sizes.images:,} examples"
+    title = f"{config.network_name} on {config.dataset}, {sizes.images:,} examples"
     lines = [f"{title}; {len(found.seeds)} seeds, 95 % t-intervals; sharpness as log10, * not at interpolation"]
     lines.append(
         f"{'arm':>15} {'steps':>7} {'rate':>7} {'train %':>8} {'test %':>22} {'published':>9} "

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
-from ntkgen.studies import tables
+from ntkgen.studies import base, datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.loss_landscape import _rows
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -39,7 +39,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         label_noise=config.label_noise,
         seed=config.data_seed,
     )
-    model = models.CNN(config.size) if config.model == "cnn" else models.MLP(config.size)
+    model = base.network(config, config.size, num_classes=dataset.num_classes)
     num_params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{config.size_name}: {config.model} {config.size}")
     trainings = {}
@@ -54,6 +54,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         "num_train": dataset.num_train,
         "num_params": num_params,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "measurements": dataclasses.asdict(sizes),
     }
     return facts, TwoArms(model, num_params, dataset, trainings, sizes)

@@ -35,7 +35,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
 
 
 def same_protocol(config: Config, both: TwoArms) -> bool:
-    """Say whether this is the published experiment, as far as the paper gives it."""
+    """Return whether this is the published experiment, as far as the paper gives it."""
     ours = config.dataset, config.model, config.size, config.epochs, config.label_noise, config.schedule
     known = [(batch, train.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
     samples = config.hessian_samples == paper.LOSS_LANDSCAPE_SAMPLES and both.dataset.num_train == 50_000
@@ -47,7 +47,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     config = prepared.config
     labels = {arm: f"batch {steps.batch_size}" for arm, steps in config.arms.items()}
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    what = f"{config.model.upper()} {config.size} on {config.dataset}{noise}"
+    what = f"{config.network_name} {config.size} on {config.dataset}{noise}"
     lost = tables.diverged(found["runs"], lambda row: labels[row["arm"]])
     about = f"{what}, {config.num_seeds} seeds, 95% t-intervals{lost}"
     published: dict[str, Any] | None = None
@@ -106,7 +106,7 @@ def answer_text(config: Config, both: TwoArms, summary: Rows, verdict: dict[str,
     few, many = sizes.samples, sizes.many_samples
     everything = f", all there are; fewer than {config.many_samples:,}" if many < config.many_samples else ""
     lines = [
-        f"\n{config.model.upper()} {config.size} ({both.num_params:,} parameters) on {config.dataset}, "
+        f"\n{config.network_name} {config.size} ({both.num_params:,} parameters) on {config.dataset}, "
         f"{num_train:,} examples; means over {config.num_seeds} seeds, 95 % t-intervals",
         f"Hessians on {few:,} and on {many:,} training examples{everything}; converged: residual of 1e-3 or less",
         " " * 26 + "".join(f"{'batch ' + str(row['batch_size']):>36}" for row in summary),

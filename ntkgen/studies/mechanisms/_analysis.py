@@ -55,7 +55,8 @@ class Measured:
         """Return the columns of which a direction is claimed and that vary."""
         claimed = [c for each in measure.MEASUREMENTS.values() for c, sign in each.direction.items() if sign]
         known = [column for column in claimed if column in self.columns]
-        return [column for column in known if len(set(self.columns[column][self.reached].tolist()) - {np.nan}) > 1]
+        finite = {column: self.columns[column][np.isfinite(self.columns[column])] for column in known}
+        return [column for column in known if len(np.unique(finite[column])) > 1]
 
 
 def _value(text: str) -> Any:

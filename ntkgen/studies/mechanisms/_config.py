@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ntkgen import choices
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 if TYPE_CHECKING:
@@ -52,8 +52,12 @@ class Config(base.Config):
         group="data",
     )
     replicates: int = setting(options.SEEDS, "Draws of training images and noise; each trains all arms.", group="data")
-    widths: tuple[int, ...] = setting(options.COUNTS, "Hidden widths (MLP), base channels (CNN).", group="network")
-    depths: tuple[int, ...] = setting(options.Numbers(options.DEPTH), "Dense layers of the MLP.", group="network")
+    widths: tuple[int, ...] = setting(
+        options.COUNTS, "Widths (MLP, transformer), base channels (CNN).", group="network"
+    )
+    depths: tuple[int, ...] = setting(
+        options.COUNTS, "Dense layers of the MLP, blocks of the transformer.", group="network"
+    )
     batch_sizes: tuple[int, ...] = setting(options.COUNTS, "Batch sizes of the grid.")
     rates: tuple[float, ...] = setting(
         RATES, f"Learning rates of the grid, for SGD; Adam has {ADAM_RATE:g} times each."
@@ -125,6 +129,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# What takes the place of a preset's values where the network is no MLP.
+NETWORK_VALUES: dict[str, dict[str, Any]] = {
+    "cnn": dict(depths=(4,), widths=(8, 16)),
+    "transformer": dict(depths=(1, 2), widths=(16, 32), heads=4),
+}
+# What a transformer of a minute leaves out.
+QUICK_TRANSFORMER: dict[str, Any] = dict(
+    depths=(1,), heads=2, rates=(0.05,), batch_sizes=(16, 50), num_seeds=1, stop_loss=0.1,
+    measures=("fit", "movement", "norms", "margins", "capacity"),
+)  # fmt: skip
+
+
+def foreign_to_grid(model: str) -> dict[str, str]:
+    """Name the settings that mean nothing to a grid of one kind of network, for `options.refuse`."""
+    own = {"cnn": {"depths": "--model=cnn"}, "transformer": {"blocks": "--depths, whose values are the blocks"}}
+    return base.foreign_to_network(model) | own.get(model, {})
+
+
 def resolve(preset: str, given: dict[str, Any]) -> Config:
     """Return the complete config of a preset and what the user gave.
 
@@ -134,10 +156,15 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
     values = {**PRESETS[preset], "dataset": dataset, "model": model}
-    if model == "cnn":
-        options.refuse(given, {"depths": "--model=cnn"})
-        values |= {"depths": (4,), "widths": (8, 16)}
+    if dataset not in base.EMBEDDED:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
+    options.refuse(given, foreign_to_grid(model))
+    values |= NETWORK_VALUES.get(model, {})
+    if model == "transformer" and preset == "quick":
+        values |= QUICK_TRANSFORMER
     config = Config(**base.overlay(values, given))
+    if model == "mlp" and min(config.depths) < 2:
+        raise ValueError(f"depths: expected at least 2 Dense layers of an MLP, got {min(config.depths)}")
     if len(config.arms) < 4:
         raise ValueError(f"widths: expected a grid of at least 4 arms, got {len(config.arms)}")
     if "fit" not in config.measures:

@@ -13,6 +13,7 @@ from ntkgen.studies.ntk_regime._claims import (
     test_rows,
     tuned_claims,
 )
+from ntkgen.studies.ntk_regime._config import OWN
 from ntkgen.studies.ntk_regime._kernels import KINDS
 from ntkgen.studies.ntk_regime._tables import (
     NetworkTable,
@@ -62,7 +63,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     rows = list(tested.values())
     # The arms' names say what is compared.
     tables.cross(rows, tables.correctness(found["correct"]), metrics={row["metric"] for row in rows})
-    summary = summarise_networks(found["runs"], prepared.config.depth)
+    summary = summarise_networks(found["runs"])
     derived = {
         "summary": summary,
         "tuned_summary": summarise_tuned(found["tuned"], findings.networks),
@@ -108,8 +109,8 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
     """Return the tables, the exponents and the statements as lines of text."""
     config = prepared.config
     lines = [
-        f"\nMLP on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, rate {config.lr:g}; "
-        "95 % t-intervals"
+        f"\n{config.network_name} on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, "
+        f"rate {config.lr:g}; 95 % t-intervals"
     ]
     heads = ("relative movement", "published", "test accuracy", "published", "kernel drift", "1 - alignment")
     lines.append(f"{'width':>6} " + " ".join(f"{head:>{9 if head == 'published' else 23}}" for head in heads))
@@ -131,6 +132,8 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
         for row in findings.fits
         if row["exponent"] is not None
     ]
+    if config.limit == OWN:
+        lines.append("infinite-width kernel, lazy movement, lines of theory: not defined for this network")
     return [*lines, "\nstatements", *map(statement_line, verdict)]
 
 
