@@ -746,7 +746,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout, _ = whole
     names = {"accuracy.png", "arms.csv", "measures.png", "overlap.png", "comparison.csv", "config.json", "correct.csv",
              "finished.json", "layout.json", "measures.csv", "overlap_summary.csv", "overlaps.csv", "runs.csv",
-             "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
+             "report.txt", "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
     assert {name for name in contents(folder) if not name.startswith("parts/")} == names
     runs = records.read_table(folder / "runs.csv")
     arms_run = {(row["arm"], row["keep_percent"]) for row in runs}

@@ -184,7 +184,7 @@ def test_a_study_of_ones_own(tmp_path, capsys):
     assert results.verdict == {"total": 14} and results.figures == {} and results.tables["nothing"] == []
     assert capsys.readouterr().out == f"total 14\n\ntables and report.txt: {results.folder}\n"
     assert sorted(path.name for path in results.folder.iterdir() if path.name != ".lock") == [
-        "config.json", "finished.json", "numbers.csv", "total.csv", "verdict.json"]  # fmt: skip
+        "config.json", "finished.json", "numbers.csv", "report.txt", "total.csv", "verdict.json"]  # fmt: skip
     with pytest.raises(ValueError, match=r"^coutn: expected a setting of this study, got 4; did you mean count\?$"):
         runner.run(study, coutn=4, out_dir=tmp_path)
 
