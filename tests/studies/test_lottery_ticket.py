@@ -50,7 +50,7 @@ def lab(tmp_path_factory):
     dataset = data.load("digits", num_train=100)
     training = train.Config(EPOCHS, 10, 0.1)
     run = records.Run(tmp_path_factory.mktemp("run"), False)
-    return arms.Lab(run, CONFIG, models.MLP(6, depth=3), dataset, training, lambda name: lambda *_: None)
+    return arms.Lab(run, CONFIG, models.MLP(6, depth=3), dataset, training, lambda *_: lambda *_: None)
 
 
 @pytest.fixture(scope="module")
