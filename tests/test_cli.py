@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,49 @@ def test_letters_that_the_stream_does_not_have_are_escaped():
 
 def test_a_warning_takes_one_line():
     assert program("warn").stderr == "UserWarning: something is damaged\nthe end\n"
+
+
+INTERRUPTED = r"""
+import gc, os, signal, sys
+from importlib.abc import MetaPathFinder
+
+def interrupt(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+
+def once(*_):
+    gc.callbacks.remove(once)
+    interrupt()
+
+class AtImport(MetaPathFinder):
+    def __init__(self, name):
+        self.name = name
+    def find_spec(self, name, *_):
+        if name == self.name:
+            interrupt()
+
+when, *arguments = sys.argv[1:]
+if when in ("absl.app", "jax", "flax"):
+    sys.meta_path.insert(0, AtImport(when))
+elif when == "compilation":
+    from jax import monitoring
+    monitoring.register_event_duration_secs_listener(lambda name, *_, **__: "to_mlir" in name and interrupt())
+else:  # into a callback, whose errors Python forgets; JAX has such a one
+    from jax import monitoring
+    monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: "to_mlir" in name and once not in gc.callbacks and gc.callbacks.append(once))
+sys.argv = ["ntkgen", *arguments]
+from ntkgen.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("when", ["absl.app", "jax", "compilation", "garbage collection"])
+def test_an_interrupt_is_one_line_whenever_it_comes(when, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, when, "double_descent", "--preset=quick", f"--out_dir={tmp_path}"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.stderr.startswith("error: interrupted; ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode in (130, -signal.SIGINT) and done.stdout == ""
 
 
 def test_a_platform_that_jax_does_not_have_is_said_in_one_line(tmp_path):

@@ -218,6 +218,7 @@ def test_a_run_writes_these_files_and_no_others(whole):
         "epochs.csv",
         "finished.json",
         "layout.json",
+        "report.txt",
         "runs.csv",
         "summary.csv",
         "verdict.json",

@@ -203,7 +203,7 @@ def environment(tmp_path_factory):
 
 
 def call(environment, script, *flags):
-    command = [sys.executable, script, *flags]
+    command = [sys.executable, script, *(["--verbose"] if script == STUDY else []), *flags]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 

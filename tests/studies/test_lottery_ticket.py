@@ -50,7 +50,7 @@ def lab(tmp_path_factory):
     dataset = data.load("digits", num_train=100)
     training = train.Config(EPOCHS, 10, 0.1)
     run = records.Run(tmp_path_factory.mktemp("run"), False)
-    return arms.Lab(run, CONFIG, models.MLP(6, depth=3), dataset, training, lambda name: lambda *_: None)
+    return arms.Lab(run, CONFIG, models.MLP(6, depth=3), dataset, training, lambda *_: lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -746,7 +746,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     folder, stdout, _ = whole
     names = {"accuracy.png", "arms.csv", "measures.png", "overlap.png", "comparison.csv", "config.json", "correct.csv",
              "finished.json", "layout.json", "measures.csv", "overlap_summary.csv", "overlaps.csv", "runs.csv",
-             "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
+             "report.txt", "sparsity.csv", "summary.csv", "tests.csv", "verdict.json"}  # fmt: skip
     assert {name for name in contents(folder) if not name.startswith("parts/")} == names
     runs = records.read_table(folder / "runs.csv")
     arms_run = {(row["arm"], row["keep_percent"]) for row in runs}

@@ -493,7 +493,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert sorted(files(folder)) == sorted([
         "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "correct.csv", "drift.csv", "exponents.csv",
         "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv", "tuned.csv",
-        "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
+        "report.txt", "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
     arms = {(row["loss"], row["limit"]) for row in rows}
     assert arms == {(loss, limit) for loss in LOSSES for limit in LIMITS}
