@@ -4,6 +4,8 @@ Warnings are errors too (`filterwarnings` in pyproject.toml).
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,14 @@ import jax
 import jax.experimental
 import pytest
 from compilations import count_compilations
+from forks import Forks
 
+# Programs that tests start share what they compile, in a folder of the session or in that of the environment. The first
+# process of pytest makes it, before its workers begin.
+SHARED_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    SHARED_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")  # some tests draw with pyplot, and none may open a window
 
 # Shapes must be aligned by hand, and no accelerator may round matrix products to TF32 or bfloat16 behind our back.
@@ -29,6 +38,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes a minute; --slow runs it"))
+
+
+def pytest_unconfigure() -> None:
+    if SHARED_CACHE:
+        shutil.rmtree(SHARED_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +66,14 @@ def _few_programs() -> Iterator[None]:
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs programs in forks of one process of this worker that has imported everything."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from test_experiments import DRIVER, WRAPPER, contents, succeeded
+from test_experiments import WRAPPER, contents, succeeded
 
 from ntkgen import data, ensemble, io, models, pruning, records, stats, studies, train
 from ntkgen.studies import options
@@ -715,21 +714,16 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
-    return {**kept, **cache, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent"}
-
-
-@pytest.fixture(scope="module")
-def call(environment, tmp_path_factory):
+def call(environment, forks, tmp_path_factory):
+    """Run the study: call(*flags, out=..., LOG=...), in a fork, or in a process of its own if `alone`."""
     wrapper = tmp_path_factory.mktemp("wrapper") / "wrapper.py"
     wrapper.write_text(WRAPPER)
 
-    def run(*flags, out, **more):
-        command = [sys.executable, wrapper, SCRIPT, *flags, f"--out_dir={out}"]
-        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True, timeout=300)
+    def run(*flags, out, alone=False, **more):
+        command, env = [wrapper, SCRIPT, *flags, f"--out_dir={out}"], {**environment, **more}
+        if not alone:
+            return forks.run(*command, env=env)
+        return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
 
     return run
 
@@ -737,7 +731,7 @@ def call(environment, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(call, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
-    stdout = succeeded(call(*TINY, out=out, LOG=str(out / "log")))
+    stdout = succeeded(call(*TINY, out=out, alone=True, LOG=str(out / "log")))
     (folder,) = (out / "lottery_ticket").iterdir()
     return folder, stdout, (out / "log").read_text().splitlines()
 
@@ -910,12 +904,9 @@ def test_a_notebook_runs_it_and_no_network_is_trained_twice(tmp_path, monkeypatc
         run(**settings, seed=1)
 
 
-def test_bad_input_ends_in_one_line(environment, tmp_path):
-    commands = [["--dataset=digits", *flags.split(), f"--out_dir={tmp_path}"] for flags in BAD]
-    done = subprocess.run([sys.executable, "-c", DRIVER, SCRIPT], input=json.dumps(commands), env=environment,
-                          capture_output=True, text=True, timeout=200)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for expected, (code, out, err) in zip(BAD.values(), json.loads(done.stdout), strict=True):
-        assert (code, out, err.count("\n")) == (2, "", 1), err
-        assert expected in err, err
+def test_bad_input_ends_in_one_line(forks, environment, tmp_path):
+    for flags, expected in BAD.items():
+        done = forks.run(SCRIPT, "--dataset=digits", *flags.split(), f"--out_dir={tmp_path}", env=environment)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert expected in done.stderr, done.stderr
     assert not list(tmp_path.iterdir())
