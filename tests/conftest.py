@@ -4,8 +4,6 @@ Warnings are errors too (`filterwarnings` in pyproject.toml).
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +13,6 @@ import pytest
 from compilations import count_compilations
 from forks import Forks
 
-# Programs that tests start share what they compile, in a folder of the session or in that of the environment. The first
-# process of pytest makes it, before its workers begin.
-SHARED_CACHE = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    SHARED_CACHE = os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("MPLBACKEND", "Agg")  # some tests draw with pyplot, and none may open a window
 
 # Shapes must be aligned by hand, and no accelerator may round matrix products to TF32 or bfloat16 behind our back.
@@ -40,20 +32,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="takes a minute; --slow runs it"))
 
 
-def pytest_unconfigure() -> None:
-    if SHARED_CACHE:
-        shutil.rmtree(SHARED_CACHE, ignore_errors=True)
-
-
 @pytest.fixture(scope="session", autouse=True)
-def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded data sets go to a folder of this session; real data is decoded once for all tests that share it.
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of this session's decoded data sets, which all workers of pytest-xdist share.
 
-    Each pytest-xdist worker has its own base folder, so workers do not meet there.
+    Beside it is what the programs compile that tests start, unless the environment names a folder for that.
     """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NTKGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("NTKGEN_CACHE_DIR", str(base / "decoded"))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(base / "compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield base / "decoded"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +60,7 @@ def _few_programs() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
+def forks(shared_cache: Path) -> Iterator[Forks]:
     """Runs programs in forks of one process of this worker that has imported everything."""
     server = Forks()
     yield server

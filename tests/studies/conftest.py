@@ -7,8 +7,15 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict[str, str]:
-    """Environment of all runs: this checkout's ntkgen, the tests' compilation cache, no data folder."""
+def environment(shared_cache: Path) -> dict[str, str]:
+    """Environment of all runs: this checkout's ntkgen, the tests' compilation cache, no data folder.
+
+    The studies train networks of a few neurons for a few epochs, so most of their time is compilation, which without
+    optimisations takes half as long. Their runs are compared with each other; what a program computes is tested with
+    optimisations elsewhere.
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
     # Somebody may commit while the tests run, and config.json holds the commit.
-    return {**kept, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "GIT_DIR": "/nonexistent"}
+    more = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "XLA_FLAGS": flags.strip()}
+    return {**kept, **more, "GIT_DIR": "/nonexistent"}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import reference_curvature as oracle
 
 from ntkgen import data, ensemble, models, plotting, records, train, tree
 from ntkgen.plotting import Curve
@@ -219,6 +220,14 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
     folder, *_ = whole
     dataset, model = data.load("digits", num_train=200), models.MLP(8)
     rows = {(row["arm"], int(row["seed"])): row for row in table(folder, "runs")}
+    like = jax.eval_shape(lambda key: models.init(model, key, dataset.train.x.shape[1:]), jax.random.key(0))
+    unravel = tree.ravel(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like["params"]))[1]
+
+    def loss(flat, beta):
+        logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
+        return jnp.mean(train.cross_entropy(logits, dataset.train.y[:100]))
+
+    hessian = oracle.jit_once(jax.hessian(loss))
     for arm, batch, rate in zip(ARMS, BATCHES, RATES, strict=True):
         config = train.Config(epochs=EPOCHS, batch_size=batch, learning_rate=rate)
         stored = records.Checkpointer(folder / "checkpoints" / arm)
@@ -226,14 +235,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
         fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, options=ensemble.Options(evaluate_at=every))
         for seed in range(2):
             row = rows[arm, seed]
-            flat, unravel = tree.ravel(
-                jax.tree.map(lambda leaf, s=seed: jnp.asarray(leaf[s]), fitted.variables["params"])
-            )
-
-            def loss(flat, beta, unravel=unravel):
-                logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
-                return jnp.mean(train.cross_entropy(logits, dataset.train.y[:100]))
-
+            flat, _ = tree.ravel(jax.tree.map(lambda leaf, s=seed: jnp.asarray(leaf[s]), fitted.variables["params"]))
             at = {float(r["target"]): r for r in table(folder, "matched") if r["arm"] == arm and int(r["seed"]) == seed}
             assert list(at) == [1.0, 1.5]
             cases = [(row, 1.0)]
@@ -244,7 +246,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
                 assert mean == pytest.approx(target, rel=1e-4)
                 cases.append((matched, beta))
             for found, factor in cases:
-                values = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat, factor), float))
+                values = np.linalg.eigvalsh(np.asarray(hessian(flat, factor), float))
                 assert float(found["top_value"]) == pytest.approx(values[-1], rel=1e-3)
                 assert float(found["top_residual"]) <= 1e-3 and float(found["top_converged"]) == 1
                 if found is row:
