@@ -12,12 +12,12 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import report, studies
+from ntkgen import studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache")
 
 
 class _Parser(flags.ArgumentParser):
@@ -68,11 +68,16 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         module_name="output",
     )  # fmt: skip
     flags.DEFINE_string(
-        "data_dir", None, "Prepared TFDS folder. Default: $NTKGEN_DATA_DIR, then the usual TFDS folder.", values,
-        module_name="data",
+        "data_dir", None,
+        "Folder of the data, prepared by TFDS or in their original files. Default: $NTKGEN_DATA_DIR, then TFDS's own.",
+        values, module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
     define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
+    words = "Keep compiled programs in the cache folder, and load what earlier calls kept. Numbers are the same."
+    define_flag("compilation_cache", options.SWITCH, True, words, values, "output")
+    words = "Print the whole report (report.txt in the run folder), each figure's path, and what was compiled."
+    define_flag("verbose", options.SWITCH, False, words, values, "output")
     defaults = study.config()
     for name, setting in options.settings(study.config).items():
         default = getattr(defaults, name)
@@ -141,7 +146,7 @@ def run_study(study: base.Study, argv: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         with user_errors(values):
             opened = stack.enter_context(runner.opened(study, **given))
-        failed = runner.work(opened).failed
+        failed = runner.work(opened, verbose=bool(values["verbose"].value)).failed
     if failed:
         fail(failed, 1)
 
@@ -344,6 +349,8 @@ def run_report(argv: Sequence[str]) -> None:
         fail(str(error))
     if len(rest) != 1:
         fail(f"expected one results folder, got {' '.join(map(repr, rest)) or 'none'}")
+    from ntkgen import report
+
     try:
         contents = report.collect(rest[0])
         if contents.mixed:

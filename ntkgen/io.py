@@ -82,6 +82,22 @@ def atomic_write(path: str | os.PathLike, data: bytes | memoryview) -> None:
         os.close(folder)
 
 
+def cache_dir() -> Path:
+    """Return the folder of what can be made anew: $NTKGEN_CACHE_DIR, else `ntkgen` in the user's cache folder.
+
+    Example:
+      >>> from ntkgen import io
+      >>> io.cache_dir().is_absolute()
+      True
+
+    Raises:
+      RuntimeError: the user has no home folder.
+    """
+    if given := os.environ.get("NTKGEN_CACHE_DIR"):
+        return Path(os.path.expanduser(given))
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntkgen"
+
+
 def sha256_bytes(data: bytes) -> str:
     """Return the SHA-256 of some bytes as 64 hex digits.
 

@@ -36,14 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of this session's decoded data sets, which all workers of pytest-xdist share.
 
-    Beside it is what the programs compile that tests start, unless the environment names a folder for that.
+    The tests themselves keep no compiled programs.
     """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NTKGEN_CACHE_DIR", str(base / "decoded"))
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(base / "compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("NTKGEN_COMPILATION_CACHE", "0")  # tests count compilations, and change the code between them
         yield base / "decoded"
 
 

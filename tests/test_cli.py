@@ -166,7 +166,7 @@ def test_an_error_of_a_relation_names_its_flag(capsys):
     assert refusal(capsys, resolve, "--sizes=1") == "--sizes: expected two sizes, got 1"
     assert refusal(capsys, resolve, "--sizes=2") == "none of: them"
     assert refusal(capsys, resolve, "--siezs=2") == "Unknown command line flag 'siezs'. Did you mean: sizes ?"
-    assert refusal(capsys, resolve, "--dataset=minst").endswith("mnist1d; did you mean mnist?")
+    assert refusal(capsys, resolve, "--dataset=minst").endswith(".npz file; did you mean mnist?")
 
 
 def test_a_bug_in_the_work_keeps_its_stack_trace(tmp_path):

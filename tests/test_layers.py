@@ -16,7 +16,7 @@ SCRIPTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "e
 
 # A package or module imports only from those before it. Some of these are still to come.
 ORDER = (
-    "typing tree io memory stats paper functions roles models data linearize train ensemble "
+    "typing choices tree io memory stats paper functions roles models data linearize train ensemble "
     "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli __main__"
 ).split()
 # They take functions and pytrees, so that they serve any network.
@@ -29,6 +29,7 @@ OWNERS = {
     "PIL": {"plotting"},
     "orbax": {"records"},
     "tqdm": {"records"},
+    "filelock": {"records"},
     "tensorflow_datasets": {"data"},
     "array_record": {"data"},
     "sklearn": {"data"},
@@ -189,6 +190,29 @@ def test_import_is_quick_and_drags_nothing_in():
     done = fresh(code + "print('jax' in sys.modules, 'numpy' in sys.modules)")
     seconds, jax, numpy = done.stdout.split()
     assert float(seconds) < 0.3 and jax == numpy == "False", done.stderr
+
+
+def test_the_command_line_is_checked_before_anything_slow_is_imported():
+    code = """
+import contextlib, io, sys
+from ntkgen import cli, studies
+for name in studies.NAMES:
+    for flag in ("--help", "--epochs=many", "--seeed=1"):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+            cli.run_study(getattr(studies, name).STUDY, [name, flag])
+        assert said.getvalue()
+slow = ("jax", "flax", "optax", "orbax", "scipy", "matplotlib", "sklearn", "filelock")
+print([name for name in slow if name in sys.modules])
+"""
+    done = fresh(code)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_names_that_settings_may_have_are_those_of_their_packages():
+    from ntkgen import choices, data, measure
+
+    assert choices.DATASETS == tuple(data.SOURCES) and choices.MEASUREMENTS == tuple(measure.MEASUREMENTS)
 
 
 def test_importing_plotting_leaves_matplotlib_alone():

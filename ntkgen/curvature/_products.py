@@ -87,7 +87,7 @@ def hvp(loss: Callable[[PyTree], Array], params: PyTree, v: PyTree) -> PyTree:
 
 
 def stability_threshold(learning_rate: float, momentum: float = 0.0) -> float:
-    """Give the sharpness above which full-batch gradient descent diverges on a quadratic, (2 + 2 momentum) / rate.
+    """Return the sharpness above which full-batch gradient descent diverges on a quadratic, (2 + 2 momentum) / rate.
 
     For heavy-ball momentum; Cohen et al. 2021 (arXiv:2103.00065), equation 1 and appendix B. It bounds
     full-batch steps at the *current* rate of a schedule, and says nothing of Adam.

@@ -1,31 +1,28 @@
-"""Data sets as standardised arrays on the device, with seeded subsets and seeded label noise.
-
-After `dataset = load("mnist", num_train=10_000, label_noise=0.1)`, `dataset.train.x` is (10000, 28, 28, 1)
-float32 and `dataset.train.y` (10000,) int32.
-"""
+"""What a data set is, and how decoded arrays become one: subset, label noise, standardisation, digest."""
 
 import math
 import operator
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import io
-from ntkgen.data._sources import SOURCES, DataError
-
-__all__ = ["DataError", "Dataset", "Split", "load"]
+from ntkgen.data._raw import Raw
 
 # Independent streams of one seed: what the noise draws cannot move the subset.
 _SUBSET_STREAM, _NOISE_STREAM = 0, 1
 
 
 class Split(NamedTuple):
-    """Images x (n, h, w, c) float32, standardised, and labels y (n,) int32, on the default device."""
+    """Images x (n, h, w, c) float32, standardised, and labels y (n,) int32, on the default device.
+
+    Other arrays (`from_arrays`) have examples of any shape, int32 where integers are not standardised, and real targets
+    y (n,) or (n, k) float32.
+    """
 
     x: jax.Array
     y: jax.Array
@@ -41,8 +38,9 @@ class Dataset:
       mean: (c,) float32, channel means of the full training set, of pixels in [0, 1].
       std: (c,) float32, the standard deviations; 1 where a channel is constant.
       name: the name it was loaded by.
-      num_classes: number of classes.
-      version: version of the source.
+      num_classes: number of classes; 0 for real targets.
+      version: version of the source: that of TFDS or of a package, or the format of the files ("idx", "npz", "python",
+        "binary"), whose order of the images is not that of TFDS; "arrays" for `from_arrays`.
       subset: "all", "random" or "first".
       num_train: number of training images used.
       label_noise: probability with which a training label was replaced.
@@ -65,84 +63,96 @@ class Dataset:
     seed: int
     digest: str
 
+    def __repr__(self) -> str:
+        """Return name, shapes, dtypes and classes in one line, and no arrays."""
+        splits = "; ".join(
+            f"{name} x {tuple(x.shape)} {x.dtype}, y {tuple(y.shape)} {y.dtype}"
+            for name, (x, y) in (("train", self.train), ("test", self.test))
+        )
+        kind = f"{self.num_classes} classes" if self.num_classes else "real targets"
+        noise = f"; label noise {self.label_noise:g}" if self.label_noise else ""
+        return f"Dataset({self.name}: {splits}; {kind}{noise})"
 
-def load(
-    name: str,
-    *,
-    data_dir: str | os.PathLike | None = None,
-    num_train: int | None = None,
-    label_noise: float = 0.0,
-    seed: int = 0,
-    subset: Literal["random", "first"] = "random",
+
+class Draw(NamedTuple):
+    """Which training examples are used, and with which labels; arguments of `load`, checked.
+
+    Attributes:
+      num_train: number of training examples; None for all.
+      label_noise: probability with which a training label is replaced.
+      seed: of subset and noise.
+      subset: "random" or "first".
+    """
+
+    num_train: int | None
+    label_noise: float
+    seed: int
+    subset: str
+
+    @classmethod
+    def of(cls, num_train: Any, label_noise: Any, seed: Any, subset: Any) -> "Draw":
+        """Return the arguments as plain values.
+
+        Raises:
+          ValueError: one is not as `load` describes it.
+        """
+        seed = integer("seed", seed, low=0)
+        label_noise = _probability("label_noise", label_noise)
+        if subset not in ("random", "first"):
+            raise ValueError(f"subset: expected 'random' or 'first', got {subset!r}")
+        return cls(None if num_train is None else integer("num_train", num_train, low=1), label_noise, seed, subset)
+
+
+def assemble(
+    raw: Raw, draw: Draw, *, name: str, version: str, scale: float, num_classes: int, standardize: bool = True
 ) -> Dataset:
-    """Load a data set, standardised by the channel statistics of its full training set.
-
-    A random subset is the beginning of one permutation per seed, and the noise is drawn per image of the
-    full training set. So with one seed, a larger subset begins with the smaller one, noisy labels included,
-    and a higher noise level flips all labels that a lower one flips, to the same wrong classes.
-
-    Example:
-      >>> from ntkgen import data
-      >>> digits = data.load("digits", num_train=100, label_noise=0.2)
-      >>> digits.train.x.shape, digits.num_flipped > 0, digits.num_classes
-      ((100, 8, 8, 1), True, 10)
+    """Return the data set of decoded arrays.
 
     Args:
-      name: "mnist", "fashion_mnist", "cifar10" (a prepared TFDS folder), "digits" or "mnist1d" (no files).
-      data_dir: the TFDS folder; by default $NTKGEN_DATA_DIR, then $TFDS_DATA_DIR, then ~/tensorflow_datasets.
-      num_train: number of training images; None for all of them, in the source's order.
-      label_noise: probability in [0, 1) that a training label is replaced by one of the other classes, all
-        equally likely; drawn once, not per epoch (Nakkiran et al. 2020, arXiv:1912.02292).
-      seed: of the random subset and of the label noise; at least 0.
-      subset: which `num_train` images: "random", or the "first" in the source's order.
-
-    Returns:
-      The data set, on the default device.
+      raw: examples (n, ...), and labels (n,) int64 or real targets float32.
+      draw: what is used of them.
+      name: of the data set.
+      version: of the source.
+      scale: pixels / scale are what mean and std refer to.
+      num_classes: number of classes; 0 for real targets.
+      standardize: whether examples are standardised; otherwise they are float32 or int32 as they are.
 
     Raises:
-      DataError: the data cannot be had; one line says what was looked for, where, and what to do.
-      ValueError: an argument is not as described.
+      ValueError: more training examples are asked for than there are.
     """
-    if name not in SOURCES:
-        raise ValueError(f"dataset: expected one of {', '.join(SOURCES)}, got {name!r}")
-    seed = _integer("seed", seed, low=0)
-    label_noise = _probability("label_noise", label_noise)
-    if subset not in ("random", "first"):
-        raise ValueError(f"subset: expected 'random' or 'first', got {subset!r}")
-    if num_train is not None:
-        num_train = _integer("num_train", num_train, low=1)
-
-    source = SOURCES[name]
-    raw, version = source.read(data_dir)
     total = len(raw.train_y)
-    used_subset: str = subset
+    used_subset: str = draw.subset
     rows: Any
-    if num_train is None:
+    if draw.num_train is None:
         used_subset, rows = "all", slice(None)  # a view: CIFAR-10 twice in memory would be a waste
-    elif num_train > total:
-        raise ValueError(f"num_train: expected at most {total}, all of {name}, got {num_train}")
-    elif subset == "first":
-        rows = slice(num_train)
+    elif draw.num_train > total:
+        raise ValueError(f"num_train: expected at most {total}, all of {name}, got {draw.num_train}")
+    elif draw.subset == "first":
+        rows = slice(draw.num_train)
     else:
-        rows = _generator(seed, _SUBSET_STREAM).permutation(total)[:num_train]
+        rows = _generator(draw.seed, _SUBSET_STREAM).permutation(total)[: draw.num_train]
 
-    noisy = _flip_labels(raw.train_y, label_noise, source.num_classes, seed)
+    noisy = _flip_labels(raw.train_y, draw.label_noise, num_classes, draw.seed) if num_classes else raw.train_y
     train_x, train_y = raw.train_x[rows], noisy[rows]
-    mean, std = _channel_stats(raw.train_x, source.scale)
+    channels = raw.train_x.shape[-1] if raw.train_x.ndim != 3 else 1
+    mean, std = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    if standardize:
+        mean, std = _channel_stats(raw.train_x if raw.train_x.ndim != 3 else raw.train_x[..., None], scale)
     used = {"train_x": train_x, "train_y": train_y, "test_x": raw.test_x, "test_y": raw.test_y}
+    make = (lambda x, y: _split(x, y, scale, mean, std)) if standardize else _as_given
     return Dataset(
-        train=_split(train_x, train_y, source.scale, mean, std),
-        test=_split(raw.test_x, raw.test_y, source.scale, mean, std),
+        train=make(train_x, train_y),
+        test=make(raw.test_x, raw.test_y),
         mean=mean,
         std=std,
         name=name,
-        num_classes=source.num_classes,
+        num_classes=num_classes,
         version=version,
         subset=used_subset,
         num_train=len(train_y),
-        label_noise=label_noise,
+        label_noise=draw.label_noise,
         num_flipped=int(np.sum(train_y != raw.train_y[rows])),
-        seed=seed,
+        seed=draw.seed,
         digest=io.digest(used | {"mean": mean, "std": std}),
     )
 
@@ -174,8 +184,17 @@ def _channel_stats(x: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]
 
 def _split(x: np.ndarray, y: np.ndarray, scale: float, mean: np.ndarray, std: np.ndarray) -> Split:
     # Bytes travel to the device and become floats there: a quarter of the traffic, no float copy on the host.
-    per_channel = mean[None, None, None], std[None, None, None]
-    return Split(_standardise(x, np.float32(scale), *per_channel), jnp.asarray(y, jnp.int32))
+    shape = (1,) * (x.ndim - 1) + (-1,)
+    per_channel = mean.reshape(shape), std.reshape(shape)
+    return Split(_standardise(x, np.float32(scale), *per_channel), _targets(y))
+
+
+def _as_given(x: np.ndarray, y: np.ndarray) -> Split:
+    return Split(jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else jnp.int32), _targets(y))
+
+
+def _targets(y: np.ndarray) -> jax.Array:
+    return jnp.asarray(y, jnp.float32 if y.dtype.kind == "f" else jnp.int32)
 
 
 @jax.jit
@@ -187,7 +206,7 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream,)))
 
 
-def _integer(name: str, value: Any, low: int) -> int:
+def integer(name: str, value: Any, low: int) -> int:
     try:
         if not isinstance(value, bool | np.bool_) and operator.index(value) >= low:
             return operator.index(value)

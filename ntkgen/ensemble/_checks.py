@@ -49,24 +49,26 @@ def prepare(
     Raises:
       ValueError: something does not fit; one line that begins with the argument.
     """
+    models.adapt(model)
     if init is not None and not isinstance(init, Mapping):
         raise ValueError(f"init: expected variables, a dict with params, got {type(init).__name__}")
     data, test = batch("dataset.train", dataset.train), batch("dataset.test", dataset.test)
-    if test.x.shape[1:] != data.x.shape[1:]:
-        raise ValueError(f"dataset.test.x: expected examples of shape {data.x.shape[1:]}, got {test.x.shape[1:]}")
-    program = Program.of(model, config, len(data.x), update)
+    ours, theirs = (jax.tree.map(lambda leaf: leaf.shape[1:], each.x) for each in (data, test))
+    if ours != theirs:
+        raise ValueError(f"dataset.test.x: expected examples of shape {ours}, got {theirs}")
+    program = Program.of(model, config, data.size, update)
     call(program.model)
-    with naming("model", f"expected a network of x {data.x.dtype}{list(data.x.shape)}, got"):
-        first = like(data.x, 1)
+    with naming("model", f"expected a network of x {_words(data.x)}, got"):
+        first = jax.tree.map(lambda leaf: like(leaf, 1), data.x)
         shapes = jax.eval_shape(lambda key, x: functions.init(program.model, key, x), jax.random.key(0), first)
     given = shapes
     if init is not None:
         given = {**shapes, "params": init.get("params", shapes["params"])}
     data, test = narrowed((data, test), given)
-    seen = network(program.model, shapes, like(data.x, program.batch_size))
-    if seen.vocabulary is not None:
-        tokens("dataset.train.x", data.x, seen.vocabulary)
-        tokens("dataset.test.x", test.x, seen.vocabulary)
+    seen = network(program.model, shapes, jax.tree.map(lambda leaf: like(leaf, program.batch_size), data.x))
+    for index, vocabulary in seen.vocabulary.items():
+        tokens("dataset.train.x", jax.tree.leaves(data.x)[index], vocabulary)
+        tokens("dataset.test.x", jax.tree.leaves(test.x)[index], vocabulary)
     data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
     test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
     loss(program, seen, data.y, program.batch_size)
@@ -74,30 +76,78 @@ def prepare(
     return program._replace(code=code(program, shapes, data)), shapes, data, test
 
 
+def splits(dataset: Any, test: Any) -> Any:
+    """Return an object with .train and .test: the dataset, or one of two pairs of arrays (x, y).
+
+    Args:
+      dataset: what `fit` is given.
+      test: the test set beside a pair, else None.
+
+    Raises:
+      ValueError: it is neither, or there is no test set, or there are two.
+    """
+    if hasattr(dataset, "train") and hasattr(dataset, "test"):
+        if test is not None:
+            raise ValueError("test: expected none beside a dataset with a test set of its own, got one")
+        return dataset
+    if not isinstance(dataset, tuple | list) or len(dataset) != 2:
+        got = f"{len(dataset)} of them" if isinstance(dataset, tuple | list) else type(dataset).__name__
+        raise ValueError(f"dataset: expected a data.Dataset, or a pair of arrays (x, y), got {got}")
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        got = "none" if test is None else type(test).__name__
+        raise ValueError(f"test: expected the test set, a pair of arrays (x, y), beside a pair as dataset, got {got}")
+    return Splits(Batch(*dataset), Batch(*test))
+
+
+class Splits(NamedTuple):
+    """A training set and a test set of arrays."""
+
+    train: Batch
+    test: Batch
+
+
 def batch(name: str, split: Any) -> Batch:
     """Return inputs and targets of one split as arrays.
 
     Args:
       name: "dataset.train" or "dataset.test".
-      split: anything with .x and .y; y may be a pytree.
+      split: anything with .x and .y; each may be a dict or tuple of arrays.
 
     Returns:
-      The same numbers, x an array (n, ...), y arrays (n, ...); booleans as integers.
+      The same numbers, arrays (n, ...); booleans as integers.
 
     Raises:
       ValueError: no example, unequal lengths, no numbers, or floats that are not finite.
     """
-    x = _array(f"{name}.x", split.x)
-    if not x.ndim or not len(x):
-        raise ValueError(f"{name}.x: expected at least one example, got shape {x.shape}")
+    x = _arrays(f"{name}.x", split.x)
+    for leaf in jax.tree.leaves(x):
+        if not leaf.ndim or not len(leaf):
+            raise ValueError(f"{name}.x: expected at least one example, got shape {leaf.shape}")
+    if not jax.tree.leaves(x):
+        raise ValueError(f"{name}.x: expected at least one example, got none")
+    found = Batch(x, None)
+    for leaf in jax.tree.leaves(x):
+        if len(leaf) != found.size:
+            raise ValueError(f"{name}.x: expected {found.size} examples in every input, got shape {leaf.shape}")
     if not jax.tree.leaves(split.y):
-        raise ValueError(f"{name}.y: expected one target for each of {len(x)} inputs, got none")
-    nested = isinstance(split.y, dict | tuple)
-    y = jax.tree.map(lambda leaf: _array(f"{name}.y", leaf), split.y) if nested else _array(f"{name}.y", split.y)
+        raise ValueError(f"{name}.y: expected one target for each of {found.size} inputs, got none")
+    y = _arrays(f"{name}.y", split.y)
     for leaf in jax.tree.leaves(y):
-        if leaf.shape[:1] != (len(x),):
-            raise ValueError(f"{name}.y: expected one target for each of {len(x)} inputs, got shape {leaf.shape}")
-    return Batch(x, y)
+        if leaf.shape[:1] != (found.size,):
+            raise ValueError(f"{name}.y: expected one target for each of {found.size} inputs, got shape {leaf.shape}")
+    return found._replace(y=y)
+
+
+def _arrays(name: str, value: Any) -> Any:
+    """Return a dict or tuple of arrays, or one array."""
+    nested = isinstance(value, dict | tuple)
+    return jax.tree.map(lambda leaf: _array(name, leaf), value) if nested else _array(name, value)
+
+
+def _words(x: Any) -> str:
+    """Return dtype and shape of the inputs in words."""
+    found = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", x)
+    return found if isinstance(found, str) else functions.short(found)
 
 
 def _array(name: str, value: Any) -> Any:
@@ -153,14 +203,14 @@ class TracedNetwork(NamedTuple):
       outputs: of one batch in evaluation mode, as shapes and dtypes.
       train_outputs: the same in training mode.
       rngs: names of the keys that it draws from in training.
-      vocabulary: rows of the smallest `nn.Embed` table that its inputs themselves, unchanged, are looked up in; None
-        where there is none.
+      vocabulary: of each input that itself, unchanged, is looked up in `nn.Embed` tables, by its place among the
+        leaves: rows of the smallest table.
     """
 
     outputs: PyTree
     train_outputs: PyTree
     rngs: tuple[str, ...]
-    vocabulary: int | None
+    vocabulary: dict[int, int]
 
 
 def tokens(name: str, x: Any, vocabulary: int) -> None:
@@ -208,7 +258,7 @@ def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
     raw: list[str] = []
     embedded: list[str] = []
     inputs: list[Any] = []
-    tables: list[int] = []
+    tables: dict[int, int] = {}
     dropout: list[str] = []
     norms: list[str] = []
 
@@ -220,8 +270,8 @@ def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
                 raw.append(kind)
             if isinstance(layer, nn.Embed):
                 embedded.append(kind)
-                if args and any(args[0] is own for own in inputs):
-                    tables.append(layer.num_embeddings)
+                for index in (i for i, own in enumerate(inputs) if args and args[0] is own):
+                    tables[index] = min(layer.num_embeddings, tables.get(index, layer.num_embeddings))
             if _dropout_rate(layer) > 0:
                 dropout.append(kind)
             if isinstance(layer, nn.BatchNorm):
@@ -229,7 +279,7 @@ def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
         return next_call(*args, **kwargs)
 
     def evaluate(variables: PyTree, x: Any) -> Any:
-        inputs.append(x)
+        inputs.extend(jax.tree.leaves(x))
         return functions.Evaluation(model)(
             {k: v for k, v in variables.items() if k != "params"}, variables["params"], x
         )
@@ -243,14 +293,16 @@ def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
         changed = str(error).splitlines()[0].split(" (http")[0]
         raise ValueError(f"model: expected no updates in evaluation mode; {_needs(model)}: {changed}") from error
     except Exception as error:
-        with naming("model", f"expected a network of x {x.dtype}{list(x.shape)}, got"):
+        with naming("model", f"expected a network of x {_words(x)}, got"):
             raise error
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(x)]
     if raw:
+        integer = next((dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.integer)), dtypes[0])
         raise ValueError(
-            f"dataset.train.x: expected floating inputs, got {x.dtype}, which {raw[0]} multiplies; "
+            f"dataset.train.x: expected floating inputs, got {integer}, which {raw[0]} multiplies; "
             "scale them first, such as x / 255"
         )
-    if x.dtype == jnp.uint8 and not embedded:  # bytes are pixels, whoever multiplies them
+    if jnp.uint8 in dtypes and not embedded:  # bytes are pixels, whoever multiplies them
         raise ValueError("dataset.train.x: expected floating inputs, got uint8; scale them first, such as x / 255")
     statistics = ["BatchNorm"] if "batch_stats" in variables else norms
     can_train = functions.switches(model, True) or isinstance(
@@ -263,7 +315,7 @@ def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
     for name, before in variables.items():
         if name != "params" and _shapes(before) != _shapes(state.get(name)):
             raise ValueError(f"model: expected collections of fixed shapes, got {name}, which a step changes")
-    return TracedNetwork(outputs, train_outputs, rngs, min(tables, default=None))
+    return TracedNetwork(outputs, train_outputs, rngs, tables)
 
 
 def _is_integer_array(value: Any) -> bool:
@@ -378,7 +430,7 @@ def code(program: Program, variables: PyTree, data: Batch) -> Any:
     JAX finds compiled programs by the identity of network, loss and update. Without this, a number that one of them
     reads from outside and that was replaced would stay what it was in an earlier fit. None for the package's own.
     """
-    own = isinstance(functions.bare(program.model), models.MLP | models.CNN)
+    own = isinstance(functions.bare(program.model), models.MLP | models.CNN | models.Transformer)
     if own and isinstance(program.loss, str) and program.update is None:
         return None
 

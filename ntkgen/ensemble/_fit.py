@@ -168,6 +168,7 @@ def fit(
     config: train.Config,
     seeds: int | Sequence[int],
     *,
+    test: Any = None,
     init: PyTree | None = None,
     masks: PyTree | None = None,
     update: train.Update | None = None,
@@ -189,15 +190,20 @@ def fit(
       ((2, 1), [False, False])
       >>> result.variables["params"]["dense0"]["kernel"].shape
       (2, 64, 4)
+      >>> again = ensemble.fit(models.MLP(4, depth=2), digits.train, config, seeds=2, test=digits.test)  # pairs (x, y)
+      >>> bool((again.history["test_loss"] == result.history["test_loss"]).all())
+      True
 
     Args:
       model: Flax module mapping x (n, ...) to outputs; may hold batch statistics and use dropout, with one of the
         training switches `functions.SWITCHES` in its call.
-      dataset: `ntkgen.data.Dataset`, or anything with .train.x, .train.y, .test.x, .test.y. For the named losses y is
-        class labels, integers (n,) or (n, 1), (n, T) for outputs (n, T, k), or real targets of the outputs' shape.
-        Integer x are tokens. Data in float64 are trained on in float32 unless a param is float64.
+      dataset: `ntkgen.data.Dataset`, or anything with .train.x, .train.y, .test.x, .test.y, or a pair of arrays (x, y)
+        of the training set, taken as they are (`data.from_arrays` standardises). For the named losses y is class
+        labels, integers (n,) or (n, 1), (n, T) for outputs (n, T, k), or real targets of the outputs' shape. Integer x
+        are tokens. Data in float64 are trained on in float32 unless a param is float64.
       config: what to do.
       seeds: a number of seeds (0, 1, ...) or the seeds themselves.
+      test: a pair of arrays (x, y), the test set beside a pair as dataset.
       init: variables with a leading seed axis, instead of fresh ones.
       masks: pytree like params with a leading seed axis; zeros are enforced at every step.
       update: replaces the gradient: update(loss, params, batch, key) -> (gradient, model state), where
@@ -222,7 +228,7 @@ def fit(
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [whole("seeds", seed) for seed in seeds]
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
-    program, shapes, data, test = _checks.prepare(model, dataset, config, update, init)
+    program, shapes, data, test = _checks.prepare(model, _checks.splits(dataset, test), config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
     span = _span(options, config.epochs, init is not None)
@@ -232,7 +238,9 @@ def fit(
     layout = _layout.plan(options.strategy, shapes, len(seeds))
     chunk = options.chunk
     if chunk is None:
-        chunk = _layout.seeds_per_chunk(shapes, program.batch_size, _pixels(data.x.shape[1:]), layout)
+        chunk = _layout.seeds_per_chunk(
+            shapes, program.batch_size, _pixels(jax.tree.leaves(data.x)[0].shape[1:]), layout
+        )
 
     parts = []
     for start in range(0, len(seeds), chunk):
@@ -333,7 +341,11 @@ def _fit_chunk(
     keys = jax.vmap(functools.partial(train.run_keys, vary=config.vary))(jnp.asarray(seeds))
     keys, init, masks = (place(layout, tree, seeds=True) for tree in (keys, init, masks))
     data, test = (place(layout, jax.tree.map(jnp.asarray, split), seeds=False) for split in splits)
-    variables = programs.init(layout, program.model, data.x[:1], keys.init) if init is None else init
+    variables = (
+        programs.init(layout, program.model, jax.tree.map(lambda leaf: leaf[:1], data.x), keys.init)
+        if init is None
+        else init
+    )
     state = programs.start(layout, program, variables, masks)
     initial = state.variables
     state = jax.tree.map(jnp.copy, state)  # epochs donate the state; `initial` and the caller's `init` stay

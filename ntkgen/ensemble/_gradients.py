@@ -63,7 +63,7 @@ class _Sam:
 
 
 def injected_noise(target_batch: int, zero_sum: bool = False) -> Update:
-    r"""Give a batch's gradient the noise that batches of `target_batch` examples have: same covariance, same mean.
+    r"""Return a batch's gradient the noise that batches of `target_batch` examples have: same covariance, same mean.
 
     Examples are weighted at random, w_i = 1 + s (e_i - mean e), e_i standard normal (compare Wu et al. 2020,
     arXiv:1906.07405). Weights average to 1 and have mean 1, so the gradient's mean is the plain gradient's, whatever

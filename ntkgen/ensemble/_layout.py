@@ -3,10 +3,14 @@
 * "vmap": all seeds in one batched step. Best for small dense layers, where it hides the cost of dispatch.
 * "sequential": `lax.map` over seeds inside the program. Best for convolutions, whose batched kernels become slow
   grouped convolutions, and on CPU for wide layers, whose single matmul already fills the cores.
+* "unrolled": the loop over steps is outside, and the seeds stand side by side in the program of each step. For GPUs,
+  where a small network's step is many short kernels; the program is as many times larger, and so is compilation.
+  Evaluation and probes go as in "sequential". `auto` does not choose it.
 
 Several local devices share the axis through `jax.sharding`; on each the strategy is the same.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,10 +19,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ntkgen import memory
+from ntkgen import memory, models
+from ntkgen.choices import STRATEGIES
 from ntkgen.typing import PyTree
-
-STRATEGIES = ("auto", "vmap", "sequential")
 
 # Widest hidden layer (units) up to which one batched step beats a loop over seeds on CPU; measured by
 # experiments/benchmarks/training.py, see BUILD_NOTES.md.
@@ -27,10 +30,18 @@ COPIES = 6  # of the params that training holds: params, initial, gradient, upda
 
 
 class Layout(NamedTuple):
-    """Static layout of the seed axis: a strategy other than "auto", and the devices (None for a single one)."""
+    """Static layout of the seed axis.
+
+    Attributes:
+      strategy: one other than "auto".
+      mesh: the devices, None for a single one.
+      form: what `vmap` makes of 3x3 convolutions, one of `models.CONVOLUTION_FORMS`. `plan` leaves it at "loop"; others
+        are for experiments with `programs` on a GPU.
+    """
 
     strategy: str
     mesh: Mesh | None = None
+    form: str = "loop"
 
     @property
     def num_devices(self) -> int:
@@ -46,10 +57,10 @@ def plan(strategy: str, variables: PyTree, num_seeds: int) -> Layout:
       >>> from ntkgen import ensemble, models
       >>> variables = models.init(models.MLP(4, depth=2, num_classes=2), jax.random.key(0), (3,))
       >>> ensemble.plan("vmap", variables, num_seeds=1)
-      Layout(strategy='vmap', mesh=None)
+      Layout(strategy='vmap', mesh=None, form='loop')
 
     Args:
-      strategy: "auto", "vmap" or "sequential".
+      strategy: "auto", "vmap", "sequential" or "unrolled".
       variables: one seed's variables, arrays or shapes.
       num_seeds: length of the axis.
 
@@ -104,7 +115,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Lay
     """Estimate how many seeds fit in memory at once.
 
     Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
-    for vmap each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
+    for vmap and unrolled each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
     input for a convolution. What they may take together is `memory.budget`.
 
     Example:
@@ -125,7 +136,7 @@ def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Lay
     """
     params = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     units = sum(shape[-1] * (pixels if len(shape) > 2 else 1) for shape in _kernel_shapes(variables))
-    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy == "vmap" else 0))
+    per_seed = 4 * (COPIES * params + (4 * batch_size * units if layout.strategy != "sequential" else 0))
     return max(1, memory.budget() // per_seed) * layout.num_devices
 
 
@@ -171,7 +182,9 @@ def over_seeds(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...]) ->
 
     def lifted(*args: Any) -> Any:
         if layout.strategy == "vmap":
-            return jax.vmap(fn, in_axes)(*args)
+            chosen = contextlib.nullcontext() if layout.form == "loop" else models.convolutions(layout.form)
+            with chosen:
+                return jax.vmap(fn, in_axes)(*args)
 
         def one(own: list[Any]) -> Any:
             rest = iter(own)
@@ -179,6 +192,37 @@ def over_seeds(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...]) ->
 
         return jax.lax.map(one, [arg for arg, axis in zip(args, in_axes, strict=True) if axis == 0])
 
+    return _over_devices(layout, lifted, in_axes)
+
+
+def side_by_side(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...], lists: tuple[int, ...]) -> Callable:
+    """Lift a function of lists, an entry for each seed, to arguments with a leading seed axis.
+
+    Args:
+      layout: strategy and devices.
+      fn: function of positional pytrees; it returns a list of one pytree for each seed.
+      in_axes: 0 or None for each argument, as in `jax.vmap`.
+      lists: arguments that fn takes as lists; those without a seed axis are repeated.
+
+    Returns:
+      The lifted function; its outputs lead with the seed axis.
+    """
+
+    def lifted(*args: Any) -> Any:
+        seeds = next(len(jax.tree.leaves(arg)[0]) for arg, axis in zip(args, in_axes, strict=True) if axis == 0)
+
+        def split(arg: Any, axis: int | None) -> list[Any]:
+            return [arg if axis is None else jax.tree.map(lambda leaf: leaf[i], arg) for i in range(seeds)]
+
+        given = [
+            split(arg, axis) if i in lists else arg for i, (arg, axis) in enumerate(zip(args, in_axes, strict=True))
+        ]
+        return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *fn(*given))
+
+    return _over_devices(layout, lifted, in_axes)
+
+
+def _over_devices(layout: Layout, lifted: Callable, in_axes: tuple[int | None, ...]) -> Callable:
     if layout.mesh is None:
         return lifted
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec("seed") for axis in in_axes)

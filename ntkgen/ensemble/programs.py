@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import functions, train
-from ntkgen.ensemble._layout import Layout, over_seeds
+from ntkgen.ensemble._layout import Layout, over_seeds, side_by_side
 from ntkgen.typing import Array, PyTree
 
 
@@ -89,14 +89,25 @@ def train_epoch(
       active: booleans (S,), False for seeds whose state is to stay; None trains all.
     """
 
-    def one(state: train.TrainState, *given: PyTree) -> train.TrainState:
-        trained = train.train_epoch(program, state, *given[:-1])
+    def kept(trained: train.TrainState, state: train.TrainState, active: Array | None) -> train.TrainState:
         if active is None:
             return trained
-        return jax.tree.map(lambda new, old: jnp.where(given[-1], new, old), trained, state)
+        return jax.tree.map(lambda new, old: jnp.where(active, new, old), trained, state)
+
+    def one(state: train.TrainState, *given: PyTree) -> train.TrainState:
+        return kept(train.train_epoch(program, state, *given[:-1]), state, given[-1])
+
+    def together(
+        states: list, keys: list, epoch: Array, rate: Array, data: train.Batch, masks: list, active: list
+    ) -> list:
+        trained = train.train_epochs(program, states, keys, epoch, rate, data, masks)
+        return [kept(*own) for own in zip(trained, states, active, strict=True)]
 
     axes = (0, 0, None, None, None, None if masks is None else 0, None if active is None else 0)
-    return over_seeds(layout, one, axes)(state, keys, epoch, rate, data, masks, active)
+    given = (state, keys, epoch, rate, data, masks, active)
+    if layout.strategy == "unrolled":
+        return side_by_side(layout, together, axes, lists=(0, 1, 5, 6))(*given)
+    return over_seeds(layout, one, axes)(*given)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -32,12 +32,14 @@ from ntkgen.functions._modules import (
     trace_training,
     whole,
 )
+from ntkgen.functions._networks import check_network
 
 __all__ = [
     "SWITCHES",
     "Evaluation",
     "Function",
     "bare",
+    "check_network",
     "dependence",
     "fingerprint",
     "forward_train",

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import flax.errors
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ntkgen.functions._networks import check_network
 from ntkgen.typing import Array
 
 # Arguments of a call that choose between training and evaluation, and their value in training.
@@ -125,9 +127,17 @@ def init(model: Any, key: Array, x: Array) -> dict[str, Any]:
       x: inputs (b, ...) as it will see them: real ones, of their true dtype.
 
     Returns:
-      Its collections. Those that only record what is sown during a call are left out.
+      Its collections, without the boxes of `nn.with_partitioning`. Those that only record what is sown during a call
+      are left out.
+
+    Raises:
+      ValueError: no network; see `check_network`.
     """
-    variables = dict(model.init(key, x, **switches(model, False)))
+    check_network(model)
+    known = inspect.signature(model.init).parameters
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    off = {name: value for name, value in switches(model, False).items() if free or name in known}
+    variables = nn.meta.unbox(dict(model.init(key, x, **off)))
     return {name: value for name, value in variables.items() if not _is_sown(model, variables, name, x)}
 
 

@@ -71,7 +71,7 @@ def movement_to_loss(
 
 
 def arrival(at: Callable[[float], _regression.Flow], loss: float) -> Arrival:
-    """Say when a flow of `kernels.flow_movement` has come down to a loss, as `movement_to_loss` does, which makes it.
+    """Return when a flow of `kernels.flow_movement` has come down to a loss; `movement_to_loss` calls it.
 
     Example:
       >>> import numpy as np

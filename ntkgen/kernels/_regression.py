@@ -83,7 +83,7 @@ def symmetric(kernel: ArrayLike) -> Array:
 
 
 def drift(kernel: ArrayLike, initial: ArrayLike) -> float:
-    """Give |K_t - K_0| / |K_0| in Frobenius norms (kernels of one shape).
+    """Return |K_t - K_0| / |K_0| in Frobenius norms (kernels of one shape).
 
     Example:
       >>> import numpy as np
@@ -97,7 +97,7 @@ def drift(kernel: ArrayLike, initial: ArrayLike) -> float:
 
 
 def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> float:
-    """Give <K, L> / (|K| |L|) of two symmetric kernels of one shape, centred first (Cortes et al. 2012, section 2.2).
+    """Return <K, L> / (|K| |L|) of two symmetric kernels of one shape, centred first (Cortes et al. 2012, section 2.2).
 
     1 - alignment(K_0, K_t) is the drift that a change of scale does not count in. Kernels (n, n, k, k) are centred over
     samples, for each output by itself.
@@ -117,7 +117,7 @@ def alignment(kernel: ArrayLike, other: ArrayLike, *, centred: bool = True) -> f
 
 
 def target_alignment(kernel: ArrayLike, targets: ArrayLike, *, centred: bool = True) -> float:
-    """Give the alignment of a kernel (n, n) with that of the targets (n, classes), Y Y^T.
+    """Return the alignment of a kernel (n, n) with that of the targets (n, classes), Y Y^T.
 
     Example:
       >>> import numpy as np
@@ -381,7 +381,7 @@ def infinite_mlp(
     weight_variance: float = 1 / 3,
     bias: bool = True,
 ) -> InfiniteWidth:
-    """Give the kernels of a wide ReLU MLP d-w-...-w-k under our initialisation, weights and biases U(+-1/sqrt(fan_in)).
+    """Return the kernels of a wide ReLU MLP d-w-...-w-k, weights and biases drawn from U(+-1/sqrt(fan_in)).
 
     Both have variance 1 / (3 fan_in). With a . a' the product of a layer's inputs, in expectation w E[relu relu'],
 

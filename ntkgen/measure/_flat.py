@@ -12,7 +12,7 @@ import numpy as np
 
 from ntkgen import landscape, models
 from ntkgen.measure._gradient_noise import noise_scale
-from ntkgen.measure._sharpness import mean_loss, random_start, spectral
+from ntkgen.measure._sharpness import SpectralOptions, mean_loss, random_start, spectral
 from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of
 from ntkgen.typing import Loss
 
@@ -43,9 +43,8 @@ def _sharpness(
     start_key, probe_key = jax.random.split(network.key)
     start = random_start(start_key, params)
     x, y = examples.x[:samples], examples.y[:samples]
-    found = spectral(
-        f, params, start, probe_key, x, y, loss=loss, num_iters=num_iters, tol=tol, trace_probes=trace_probes
-    )
+    options = SpectralOptions(num_iters, tol, trace_probes)
+    found = spectral(f, params, start, probe_key, x, y, loss=loss, options=options)
     return {
         "eigenvalue": found.top.value,
         "eigenvalue_residual": found.top.residual,

@@ -14,7 +14,7 @@ import numpy as np
 from ntkgen import functions, landscape, train
 from ntkgen.measure._equal_loss import matching_temperature, tempered
 from ntkgen.measure._flat import SAMPLES, unmoved_names
-from ntkgen.measure._sharpness import mean_loss, random_start, spectral
+from ntkgen.measure._sharpness import SpectralOptions, mean_loss, random_start, spectral
 from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of
 from ntkgen.typing import Array, Loss, PyTree
 
@@ -38,6 +38,7 @@ def _at_loss(
     keys = jax.random.split(network.key)
     start = random_start(keys[0], params)
     columns: dict[str, Any] = {}
+    options = SpectralOptions(num_iters, tol)
     for target in targets:
         own = dict.fromkeys(_AT_LOSS, jnp.full((), jnp.nan))
         possible = loss is train.cross_entropy and train.is_classification(jax.eval_shape(plain, params, x), y)
@@ -46,7 +47,7 @@ def _at_loss(
         if possible and not (known and np.isnan(heat)):
             reached = jnp.isfinite(heat)
             f = tempered(plain, jnp.where(reached, heat, 1.0))
-            top = spectral(f, params, start, keys[1], x, y, loss=loss, num_iters=num_iters, tol=tol).top
+            top = spectral(f, params, start, keys[1], x, y, loss=loss, options=options).top
             average = _average(f, params, keys[1], x, y, loss, average_rho, num_samples, unmoved_names(model, unmoved))
             found = (top.value, top.residual, top.converged, average.increase, average.standard_error, heat)
             masked = [jnp.where(reached, jnp.asarray(value, heat.dtype), jnp.nan) for value in found]

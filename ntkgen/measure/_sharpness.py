@@ -5,13 +5,13 @@ A network is f(params, x) -> outputs (n, k) with params. The functions of one se
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from ntkgen import curvature, landscape, spectrum, tree
 from ntkgen.measure._seeds import each_seed
@@ -37,6 +37,31 @@ def mean_loss(f: Callable, params: PyTree, x: Any, y: Any, *, loss: Loss) -> Arr
         return jnp.mean(loss(f(params, x), y))
 
 
+@dataclass(frozen=True)
+class SpectralOptions:
+    """How exactly `spectral` measures.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> measure.SpectralOptions(trace_probes=12).num_iters
+      100
+
+    Attributes:
+      num_iters: Lanczos steps at most.
+      tol: residual to reach.
+      trace_probes: products spent on the trace by Hutch++, at least 6; 0 for none.
+      chunk: examples taken at once; None linearizes the gradient over all of them, once.
+    """
+
+    num_iters: int = 100
+    tol: float = 1e-3
+    trace_probes: int = 0
+    chunk: int | None = None
+
+
+SPECTRAL = SpectralOptions()
+
+
 class Spectral(NamedTuple):
     """Top eigenpair of the Hessian by Lanczos, and its trace (NaN where none was asked for)."""
 
@@ -53,10 +78,7 @@ def spectral(
     y: Any,
     *,
     loss: Loss,
-    num_iters: int = 100,
-    tol: float = 1e-3,
-    trace_probes: int = 0,
-    chunk: int | None = None,
+    options: SpectralOptions = SPECTRAL,
 ) -> Spectral:
     """Measure the largest eigenvalue and the trace of the mean loss's Hessian on one seed; host-driven.
 
@@ -77,20 +99,17 @@ def spectral(
       x: inputs.
       y: targets.
       loss: per example.
-      num_iters: Lanczos steps at most.
-      tol: residual to reach.
-      trace_probes: products spent on the trace by Hutch++, at least 6; 0 for none.
-      chunk: examples taken at once; None linearizes the gradient over all of them, once.
+      options: steps, tolerance, and whether there is a trace.
 
     Returns:
       Eigenpair and trace with what tells their quality.
     """
-    matvec = curvature.hessian_matvec(f, loss, params, x, y, chunk, linearize=chunk is None)
-    top = spectrum.lanczos(matvec, start, num_iters, tol=tol)
+    matvec = curvature.hessian_matvec(f, loss, params, x, y, options.chunk, linearize=options.chunk is None)
+    top = spectrum.lanczos(matvec, start, options.num_iters, tol=options.tol)
     nan = jnp.full((), jnp.nan)
     trace = spectrum.Estimate(nan, nan, jnp.zeros((), int), jnp.zeros((), int))
-    if trace_probes:
-        trace = spectrum.trace(matvec, params, key, trace_probes, "hutch++")
+    if options.trace_probes:
+        trace = spectrum.trace(matvec, params, key, options.trace_probes, "hutch++")
     return Spectral(_first_pair(top), trace)
 
 
@@ -143,6 +162,38 @@ def power(
     return spectrum.power_iteration(curvature.hessian_matvec(f, loss, params, x, y, linearize=True), start, num_iters)
 
 
+@dataclass(frozen=True)
+class FlatnessOptions:
+    """How far and how often `flatness` perturbs.
+
+    Example:
+      >>> from ntkgen import measure
+      >>> measure.FlatnessOptions(worst_steps=0).average_rho
+      0.1
+
+    Attributes:
+      sigmas: of the paper's noise, five draws each.
+      relative_sigmas: of the noise relative to filter norms, five draws each.
+      average_rho: of the average adaptive sharpness.
+      worst_rho: of the worst-case one, Euclidean; the default is that of ASAM on CIFAR-10 (arXiv:2102.11600).
+      num_samples: draws of the average adaptive sharpness.
+      worst_steps: gradients spent on the worst case; 0 for none, which saves all gradients.
+      unmoved: names of leaves that adaptive sharpness leaves alone, because they have no effect on the function; see
+        `landscape.average_adaptive_sharpness`.
+    """
+
+    sigmas: tuple[float, ...] = landscape.SIGMAS
+    relative_sigmas: tuple[float, ...] = landscape.SIGMAS
+    average_rho: float = 0.1
+    worst_rho: float = 0.5
+    num_samples: int = 10
+    worst_steps: int = 20
+    unmoved: tuple[str, ...] = ()
+
+
+FLATNESS = FlatnessOptions()
+
+
 class Flatness(NamedTuple):
     """Increases of the loss in a neighbourhood, in the loss's unit; see `landscape`."""
 
@@ -160,13 +211,7 @@ def flatness(
     y: Any,
     *,
     loss: Loss,
-    sigmas: Sequence[float] = landscape.SIGMAS,
-    relative_sigmas: Sequence[float] = landscape.SIGMAS,
-    average_rho: float = 0.1,
-    worst_rho: float = 0.5,
-    num_samples: int = 10,
-    worst_steps: int = 20,
-    unmoved: Sequence[str] = (),
+    options: FlatnessOptions = FLATNESS,
     roles: PyTree | None = None,
 ) -> Flatness:
     """Perturb one seed's weights: the paper's noise, noise relative to filters, average and worst adaptive sharpness.
@@ -177,7 +222,8 @@ def flatness(
       >>> params, x, y = {"kernel": jnp.ones((2, 1))}, jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[2.0], [1.0]])
       >>> def f(params, x):
       ...     return x @ params["kernel"]
-      >>> found = measure.flatness(f, params, jax.random.key(0), x, y, loss=train.squared_error, worst_steps=0)
+      >>> given = {"loss": train.squared_error, "options": measure.FlatnessOptions(worst_steps=0)}
+      >>> found = measure.flatness(f, params, jax.random.key(0), x, y, **given)
       >>> float(found.absolute.baseline), bool(found.average.increase > 0)
       (0.0, True)
 
@@ -188,30 +234,23 @@ def flatness(
       x: inputs.
       y: targets.
       loss: per example.
-      sigmas: of the paper's noise, five draws each.
-      relative_sigmas: of the noise relative to filter norms, five draws each.
-      average_rho: of the average adaptive sharpness.
-      worst_rho: of the worst-case one, Euclidean; the default is that of ASAM on CIFAR-10 (arXiv:2102.11600).
-      num_samples: draws of the average adaptive sharpness.
-      worst_steps: gradients spent on the worst case; 0 for none, which saves all gradients.
-      unmoved: names of leaves that adaptive sharpness leaves alone, because they have no effect on the function; see
-        `landscape.average_adaptive_sharpness`.
+      options: how far and how often.
       roles: what the leaves are, for the noise relative to filters; default `roles.of(params)`.
     """
     value = partial(mean_loss, f, x=x, y=y, loss=loss)
-    keys = jax.random.split(key, 4)
+    keys, o = jax.random.split(key, 4), options
     return Flatness(
-        landscape.perturbation(value, params, keys[0], sigmas),
-        landscape.perturbation(value, params, keys[1], relative_sigmas, relative=True, roles=roles),
-        landscape.average_adaptive_sharpness(value, params, keys[2], average_rho, num_samples, unmoved=unmoved),
-        landscape.worst_adaptive_sharpness(value, params, keys[3], worst_rho, worst_steps, unmoved=unmoved)
-        if worst_steps
+        landscape.perturbation(value, params, keys[0], o.sigmas),
+        landscape.perturbation(value, params, keys[1], o.relative_sigmas, relative=True, roles=roles),
+        landscape.average_adaptive_sharpness(value, params, keys[2], o.average_rho, o.num_samples, unmoved=o.unmoved),
+        landscape.worst_adaptive_sharpness(value, params, keys[3], o.worst_rho, o.worst_steps, unmoved=o.unmoved)
+        if o.worst_steps
         else None,
     )
 
 
 def distance(params: PyTree, initial: PyTree) -> tuple[Array, Array]:
-    """Give |params - initial| and the same over |initial| -> (), ().
+    """Return |params - initial| and the same over |initial| -> (), ().
 
     Example:
       >>> import jax.numpy as jnp
@@ -256,16 +295,15 @@ class Track(NamedTuple):
 
 
 def track(
-    snapshots: Sequence[tuple[Partial, PyTree]],
+    snapshots: Sequence[tuple[Callable, PyTree]],
     keys: Array,
-    x: Any,
-    y: Any,
+    sample: tuple[Any, Any],
     *,
     loss: Loss,
     rates: Sequence[float],
     momentum: float = 0.0,
     strategy: str = "auto",
-    **options: Any,
+    options: SpectralOptions = SPECTRAL,
 ) -> Track:
     """Measure the Hessian's top eigenvalue at snapshots along training, for all seeds.
 
@@ -276,23 +314,22 @@ def track(
       >>> import jax, jax.numpy as jnp
       >>> from jax.tree_util import Partial
       >>> from ntkgen import measure, train
-      >>> x, y = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros((2, 1))
+      >>> sample = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.zeros((2, 1))
       >>> snapshots = [(Partial(lambda w, x: x @ w), jnp.ones((1, 2, 1)))]  # one snapshot of one seed
       >>> keys = jax.random.split(jax.random.key(0), 1)
-      >>> found = measure.track(snapshots, keys, x, y, loss=train.squared_error, rates=[0.1])
+      >>> found = measure.track(snapshots, keys, sample, loss=train.squared_error, rates=[0.1])
       >>> found.value.round(3).tolist(), found.threshold.tolist()
       ([[2.0]], [20.0])
 
     Args:
       snapshots: (f, params) in the order of training, leaves leading with the seed axis.
       keys: (seeds,) of starts, noise and probes.
-      x: inputs.
-      y: targets.
+      sample: inputs and targets.
       loss: per example.
       rates: (s,) learning rate at each snapshot.
       momentum: of the optimizer, for the second bound; the bounds say nothing of Adam.
       strategy: as in `each_seed`.
-      **options: of `spectral`.
+      options: of `spectral`.
 
     Returns:
       The values with their quality, and the bounds of `curvature.stability_threshold`.
@@ -307,15 +344,9 @@ def track(
         start_keys, probe_keys = (_fold(keys, 2 * index + i) for i in range(2))
         begin, like = (random_start, params) if start is None else (warm_start, start)
         start = each_seed(begin, (start_keys, like), strategy=strategy)
-        losses.append(each_seed(mean_loss, (f, params), (x, y), {"loss": loss}, strategy=strategy))
-        one = each_seed(
-            spectral,
-            (f, params, start, probe_keys),
-            (x, y),
-            {"loss": loss, **options},
-            host_driven=True,
-            strategy=strategy,
-        )
+        losses.append(each_seed(mean_loss, (f, params), sample, {"loss": loss}, strategy=strategy))
+        given = {"loss": loss, "options": options}
+        one = each_seed(spectral, (f, params, start, probe_keys), sample, given, host_driven=True, strategy=strategy)
         found.append(one)
         start = one.top.vector
     stacked = {

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import functions
-from ntkgen.models import _batch_norm, _networks
+from ntkgen.models import _batch_norm, _networks, _transformer
 from ntkgen.typing import Array, PyTree
 
 
@@ -56,6 +56,17 @@ def has_effective_layers(model: Any) -> bool:
       (True, False)
     """
     return isinstance(model, _networks.MLP | _networks.CNN)
+
+
+def output_layer(model: _networks.MLP | _networks.CNN | _transformer.Transformer) -> str:
+    """Return the name of the layer that makes the outputs of one of the package's networks.
+
+    Example:
+      >>> from ntkgen import models
+      >>> [models.output_layer(model) for model in (models.MLP(4), models.CNN(4), models.Transformer(4))]
+      ['dense3', 'dense1', 'head']
+    """
+    return "head" if isinstance(model, _transformer.Transformer) else _networks.unit_chain(model)[0][-1]
 
 
 def effective_layers(model: _networks.MLP | _networks.CNN, variables: PyTree) -> list[Affine]:

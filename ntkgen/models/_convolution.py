@@ -8,9 +8,10 @@ that is not 3x3 with stride 1 and padding 1, run XLA's own. What was measured is
 """
 
 import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,9 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ntkgen.models._seed_convolution import FORMS, NHWC, Pair, pair, three_shifts
 from ntkgen.typing import Array
 
-NHWC = ("NHWC", "HWIO", "NHWC")
 FEW_CHANNELS = 4  # inputs with at most so many channels go through `_banded_conv`
 RUN = 8  # output pixels in a row that share one patch there
 TILE_FLOATS = 2**17  # size of the largest array of a tile of images: three copies stay in the second-level cache
@@ -50,7 +51,51 @@ def conv3x3(x: Array, kernel: Array) -> Array:
     if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"kernel: expected the floating dtype of x, got {kernel.dtype} and {x.dtype}")
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]  # defined at import
-    return _conv_p.bind(x, kernel, precision=precision)
+    return _conv_p.bind(x, kernel, precision=precision, how=_how.get())
+
+
+class How(NamedTuple):
+    """How convolutions are computed: see `convolutions`."""
+
+    form: str = "loop"
+    operands: str | None = None
+
+
+_how: contextvars.ContextVar[How] = contextvars.ContextVar("how", default=How())
+
+
+@contextlib.contextmanager
+def convolutions(form: str = "loop", operands: str | None = None) -> Iterator[None]:
+    """Choose how the 3x3 convolutions of functions traced inside are computed; for experiments on a GPU.
+
+    A compiled function keeps what it was traced with: choose before its first call.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models
+      >>> x, kernels = jnp.ones((2, 1, 4, 4, 1)), jnp.ones((2, 3, 3, 1, 1))
+      >>> with models.convolutions("grouped"):
+      ...     together = jax.vmap(models.conv3x3)(x, kernels)
+      >>> bool(jnp.allclose(together, jax.vmap(models.conv3x3)(x, kernels)))
+      True
+
+    Args:
+      form: what `vmap` over kernels becomes: "loop" (one after another, the default) or another of
+        `models.CONVOLUTION_FORMS`, which are described in `_seed_convolution.py`.
+      operands: None, or "bfloat16": images and kernels are rounded to it, sums are in float32 inside of a convolution,
+        and its results are rounded to bfloat16 where XLA or cuDNN computes them.
+
+    Raises:
+      ValueError: the form or the type is unknown.
+    """
+    for name, value, known in (("form", form, FORMS), ("operands", operands, (None, "bfloat16"))):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(map(str, known))}, got {value!r}")
+    token = _how.set(How(form, operands))
+    try:
+        yield
+    finally:
+        _how.reset(token)
 
 
 def conv_general_dilated(
@@ -124,21 +169,14 @@ def _cpu_kernel_grad(x: Array, g: Array) -> Array:
         x, g = (jnp.pad(a, ((0, -n % tile), (0, 0), (0, 0), (0, 0))) for a in (x, g))
 
     def add(total: Array, xg: tuple[Array, Array]) -> tuple[Array, None]:
-        p = _three_shifts(xg[0], axis=2).reshape(-1, 3 * ci)
-        q = _three_shifts(xg[1], axis=1).reshape(-1, 3 * co)
+        p = three_shifts(xg[0], axis=2).reshape(-1, 3 * ci)
+        q = three_shifts(xg[1], axis=1).reshape(-1, 3 * co)
         return total + p.T @ q, None
 
     tiles = (x.reshape(-1, tile, h, w, ci), g.reshape(-1, tile, h, w, co))
     total, _ = lax.scan(add, jnp.zeros((3 * ci, 3 * co), x.dtype), tiles)
     # (column, ci, row, co) to (row, column, ci, co). Rows run backwards, since g was shifted and not x.
     return total.reshape(3, ci, 3, co).transpose(2, 0, 1, 3)[::-1]
-
-
-def _three_shifts(x: Array, axis: int) -> Array:
-    """Put copies of x shifted by -1, 0 and 1 along an axis side by side on the channels; zeros come in."""
-    size = x.shape[axis]
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)])
-    return jnp.concatenate([lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(3)], -1)
 
 
 # With three input channels a patch of 3x3 is too short for a fast matrix product. A run of neighbouring output pixels
@@ -172,60 +210,85 @@ def _banded_kernel_grad(x: Array, g: Array) -> Array:
 
 
 def _flip(kernel: Array) -> Array:
-    """Turn a kernel into that of the input gradient, which is a convolution again."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
+    """Turn a kernel, or one for each seed, into that of the input gradient, which is a convolution again."""
+    return kernel[..., ::-1, ::-1, :, :].swapaxes(-2, -1)
 
 
-def _bilinear(name: str, shape: Callable, xla: Callable, cpu: Callable) -> Primitive:
+def _bilinear(name: str, shape: Callable, which: int, xla: Pair, cpu: Pair) -> Primitive:
     """Make a primitive of two arrays with its lowerings and its rule for `vmap`.
 
-    The precision of its matrix products is a parameter: lowering comes when a caller's whole program is compiled,
-    outside of the `default_matmul_precision` in which the convolution was asked for.
+    Both arrays may have a leading axis of seeds; the form in `how` then says how they are walked. The precision of its
+    matrix products is a parameter: lowering comes when a caller's whole program is compiled, outside of the
+    `default_matmul_precision` in which the convolution was asked for. So is `how`, for the same reason.
+
+    Args:
+      name: of the primitive.
+      shape: of the result, from both arrays.
+      which: 0 for the convolution, 1 for the kernel gradient.
+      xla: computes it for one seed.
+      cpu: the same on CPU.
     """
     primitive = Primitive(name)
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames="precision"))
-    primitive.def_abstract_eval(lambda a, b, precision: a.update(shape=shape(a, b)))
-    for platform, function in ((None, xla), ("cpu", cpu)):
-        rule = mlir.lower_fun(functools.partial(_at_precision, function), multiple_results=False)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("precision", "how")))
+    primitive.def_abstract_eval(lambda a, b, precision, how: a.update(shape=shape(a, b)))
+    for platform, ours in ((None, xla), ("cpu", cpu)):
+        rule = mlir.lower_fun(functools.partial(_compute, which, ours, platform == "cpu"), multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
 
-    def batch(args: Sequence[Array], dims: Sequence[int | None], precision: str | None) -> tuple[Array, int]:
-        if primitive is _conv_p and dims[1] is None:  # one kernel for all: only more images
+    def batch(args: Sequence[Array], dims: Sequence[int | None], precision: str | None, how: How) -> tuple[Array, int]:
+        bind = functools.partial(primitive.bind, precision=precision, how=how)
+        if which == 0 and dims[1] is None:  # one kernel, or one for each seed, for all: only more images
             assert dims[0] is not None
-            x = jnp.moveaxis(args[0], dims[0], 0)
-            y = primitive.bind(x.reshape(-1, *x.shape[2:]), args[1], precision=precision)
-            return y.reshape(*x.shape[:2], *y.shape[1:]), 0
-        # Batched kernels would be a grouped convolution, slower than one convolution after another.
+            x = jnp.moveaxis(args[0], dims[0], -5)
+            y = bind(x.reshape(*x.shape[:-5], -1, *x.shape[-3:]), args[1])
+            return y.reshape(*x.shape[:-3], *y.shape[-3:]), x.ndim - 5
         mapped = [jnp.moveaxis(arg, dim, 0) for arg, dim in zip(args, dims, strict=True) if dim is not None]
+        if how.form == "loop":  # a grouped convolution would be slower than one convolution after another
 
-        def one(own: list[Array]) -> Array:
-            rest = iter(own)
-            both = (arg if dim is None else next(rest) for arg, dim in zip(args, dims, strict=True))
-            return primitive.bind(*both, precision=precision)
+            def one(own: list[Array]) -> Array:
+                rest = iter(own)
+                return bind(*(arg if dim is None else next(rest) for arg, dim in zip(args, dims, strict=True)))
 
-        return lax.map(one, mapped), 0
+            return lax.map(one, mapped), 0
+        size, rest = mapped[0].shape[0], iter(mapped)
+        both = [
+            jnp.broadcast_to(arg, (size, *arg.shape)) if dim is None else next(rest)
+            for arg, dim in zip(args, dims, strict=True)
+        ]
+        y = bind(*(arg.reshape(-1, *arg.shape[-4:]) for arg in both))
+        return y.reshape(*both[0].shape[:-4], *y.shape[-4:]), 0
 
     batching.primitive_batchers[primitive] = batch
     return primitive
 
 
-def _at_precision(function: Callable, a: Array, b: Array, precision: str | None) -> Array:
+def _compute(which: int, one: Pair, on_cpu: bool, a: Array, b: Array, precision: str | None, how: How) -> Array:
+    """Compute one seed's array, or with a leading seed axis all of them in the form that `how` names."""
+    function, dtype = one, a.dtype
+    if a.ndim == 5:
+        function = pair(how.form, one, one, on_cpu)[which]
+    if how.operands is not None:
+        a, b = a.astype(how.operands), b.astype(how.operands)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):
-        return function(a, b)
+        return function(a, b).astype(dtype)
 
 
-_conv_p = _bilinear("conv3x3", lambda x, k: (*x.shape[:-1], k.shape[-1]), _xla_conv, _cpu_conv)
+_conv_p = _bilinear("conv3x3", lambda x, k: (*x.shape[:-1], k.shape[-1]), 0, _xla_conv, _cpu_conv)
 _kernel_grad_p = _bilinear(
-    "conv3x3_kernel_grad", lambda x, g: (3, 3, x.shape[-1], g.shape[-1]), _xla_kernel_grad, _cpu_kernel_grad
+    "conv3x3_kernel_grad",
+    lambda x, g: (*x.shape[:-4], 3, 3, x.shape[-1], g.shape[-1]),
+    1,
+    _xla_kernel_grad,
+    _cpu_kernel_grad,
 )
 # Each rule takes the cotangent and both arguments, and gives the cotangent of the first, then of the second.
 ad.defbilinear(
     _conv_p,
-    lambda g, x, k, **precision: _conv_p.bind(g, _flip(k), **precision),
-    lambda g, x, k, **precision: _kernel_grad_p.bind(x, g, **precision),
+    lambda g, x, k, **how: _conv_p.bind(g, _flip(k), **how),
+    lambda g, x, k, **how: _kernel_grad_p.bind(x, g, **how),
 )
 ad.defbilinear(
     _kernel_grad_p,
-    lambda k, x, g, **precision: _conv_p.bind(g, _flip(k), **precision),
-    lambda k, x, g, **precision: _conv_p.bind(x, k, **precision),
+    lambda k, x, g, **how: _conv_p.bind(g, _flip(k), **how),
+    lambda k, x, g, **how: _conv_p.bind(x, k, **how),
 )

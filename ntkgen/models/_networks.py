@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import functions
+from ntkgen.choices import PARAMETRIZATIONS
 from ntkgen.functions import forward_train, refit_statistics, switches
 from ntkgen.models import _batch_norm, _convolution
 from ntkgen.typing import Array
@@ -20,7 +21,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-PARAMETRIZATIONS = ("standard", "ntk", "mup")
 MUP_BASE_WIDTH = 32  # the narrowest network of the paper's tangent-kernel table (section V-E)
 
 
@@ -302,9 +302,14 @@ def unit_chain(model: MLP | CNN) -> tuple[list[str], dict[str, str]]:
       >>> from ntkgen import models
       >>> models.unit_chain(models.MLP(4, depth=2))
       (['dense0', 'dense1'], {})
+
+    Raises:
+      ValueError: another network than `MLP` and `CNN`; its units do not form one chain.
     """
     if isinstance(model, MLP):
         return [f"dense{layer}" for layer in range(model.depth)], {}
+    if not isinstance(model, CNN):
+        raise ValueError(f"model: expected MLP or CNN, whose units form a chain, got {type(model).__name__}")
     halves = [f"{block}_{half}" for block in range(3) for half in range(2)]
     return [*(f"conv{name}" for name in halves), "dense0", "dense1"], {f"conv{name}": f"norm{name}" for name in halves}
 
@@ -330,6 +335,7 @@ def apply_fn(model: nn.Module, variables: dict[str, Any]) -> Callable[[Any, Arra
       collections: a program that takes it as an argument compiles once for all networks of the model, and `vmap`
       walks a leading seed axis of the variables.
     """
+    functions.check_network(functions.bare(model))
     frozen = {name: value for name, value in variables.items() if name != "params"}
     return Partial(functions.Evaluation(functions.hashable(model)), frozen)
 
@@ -344,5 +350,6 @@ def num_params(model: nn.Module, input_shape: tuple[int, ...], dtype: Any = jnp.
       >>> models.num_params(models.MLP(4, depth=2, num_classes=2), (3,))  # 3 * 4 + 4 + 4 * 2 + 2
       26
     """
+    functions.check_network(model)
     shapes = jax.eval_shape(lambda key: init(model, key, input_shape, dtype), jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"]))

@@ -13,7 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ntkgen import functions, tree
-from ntkgen.models import _networks
+from ntkgen.models import _networks, _transformer
 from ntkgen.roles import tree_name
 from ntkgen.typing import Array, PyTree
 
@@ -66,16 +66,19 @@ def without_effect(f: Callable[[PyTree, Any], Array], params: PyTree, x: Any, ke
     return [name for name, without in zip(names, none, strict=True) if without]
 
 
-def cancelled(model: _networks.MLP | _networks.CNN) -> list[str]:
-    """Return what `without_effect` finds in the package's own networks: the biases of convolutions before batch norm.
+def cancelled(model: _networks.MLP | _networks.CNN | _transformer.Transformer) -> list[str]:
+    """Return what `without_effect` finds in the package's own networks.
 
-    The usual CNN (`affine_norm`) has no such biases, and the MLP has no batch norm.
+    Biases of the CNN's convolutions before batch norm, and of the transformer's keys. The usual CNN (`affine_norm`)
+    has no such biases, and the MLP has no batch norm.
 
     Example:
       >>> from ntkgen import models
       >>> models.cancelled(models.CNN(4))[:2], models.cancelled(models.MLP(4))
       (['conv0_0/bias', 'conv0_1/bias'], [])
     """
+    if isinstance(model, _transformer.Transformer):
+        return [f"block{block}/key/bias" for block in range(model.depth)]
     biased = isinstance(model, _networks.CNN) and not model.affine_norm
     return [f"{layer}/bias" for layer in _networks.unit_chain(model)[1]] if biased else []
 

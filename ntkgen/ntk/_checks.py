@@ -142,7 +142,7 @@ def _frozen(f: Apply, params: PyTree, x: Array) -> Partial:
 
 
 def finite(leaves: list[Any]) -> bool:
-    """Say whether all numbers of some arrays are finite."""
+    """Return whether all numbers of some arrays are finite."""
     # By numpy, on the host: a program for every shape would take longer to compile. NaN goes through min and max.
     arrays = [np.asarray(leaf) for leaf in leaves if jnp.size(leaf)]
     return all(np.isfinite(array.min()) and np.isfinite(array.max()) for array in arrays)

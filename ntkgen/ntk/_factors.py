@@ -122,7 +122,7 @@ def jacobian_of(f: Apply, leaves: tuple[int, ...], params: PyTree, x: Array) -> 
 
 
 def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
-    """Say for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
+    """Return for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
     pullback = jax.vjp(lambda p: f(p, x), params)[1]
     straight = jax.tree.leaves(pullback(v)[0])
     rows = []

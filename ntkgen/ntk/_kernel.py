@@ -131,7 +131,7 @@ def empirical_ntk(
 
 
 def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[KernelOptions]) -> Plan:
-    """Say how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
+    """Return how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
 

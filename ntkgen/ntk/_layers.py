@@ -160,7 +160,7 @@ def _discover(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: boo
 
 
 def _look(f: Apply, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
-    """Give the number of outputs, and what there is a formula for among the calls of a batch of this size."""
+    """Return the number of outputs, and what there is a formula for among the calls of a batch of this size."""
     found: dict[int, Entry] = {}
 
     def look(f: Apply, params: PyTree, x: Array) -> Array:
@@ -177,7 +177,7 @@ def _look(f: Apply, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
 
 
 def _carried(f: Apply, params: PyTree, x: Array, calls: set[int]) -> bool:
-    """Say whether the inputs of some calls can be carried out of f: not from within its own vmap, scan or jit."""
+    """Return whether the inputs of some calls can be carried out of f: not from within its own vmap, scan or jit."""
 
     def inputs(f: Apply, params: PyTree, x: Array) -> list[Array]:
         found = []

@@ -180,7 +180,7 @@ def choose(found: Structure, none: Structure, workload: Workload, method: str) -
 
 
 def fits(structure: Structure, workload: Workload, tile: int | None, budget: int) -> bool:
-    """Say whether `schedule` would find a tile."""
+    """Return whether `schedule` would find a tile."""
     return _fit(structure, workload, tile, budget)[2] <= budget
 
 

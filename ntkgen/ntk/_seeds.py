@@ -60,7 +60,7 @@ def empirical_ntk_seeds(
 
 
 def _has_seeds(f: Apply, params: PyTree, x: Array, num_seeds: int) -> bool:
-    """Tell by tracing whether the arrays of f lead with the seed axis."""
+    """Return whether the arrays of f lead with the seed axis, which tracing shows."""
     arrays = jax.tree.leaves(f) if isinstance(f, Partial) else []
     if not arrays or any(jnp.shape(leaf)[:1] != (num_seeds,) for leaf in arrays):
         return False

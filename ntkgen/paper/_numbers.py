@@ -193,7 +193,7 @@ def _parameters() -> Iterator[PublishedNumber]:
 
 
 def _settings() -> Iterator[PublishedNumber]:
-    """Give the protocol's numbers; `setting` is the name of ours, or the arm whose rate it is."""
+    """Return the protocol's numbers; `setting` is the name of ours, or the arm whose rate it is."""
     for arm, row in tables.IMPLICIT_REGULARIZATION.items():
         for metric in ("batch", "lr"):
             yield PublishedNumber("V-B", "implicit_regularization", arm, metric, row[metric], 0.0, SETTING)

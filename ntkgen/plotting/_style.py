@@ -224,8 +224,10 @@ def sample_wise(curves: dict[str, Curve], title: str, legend_title: str) -> Figu
         return figure
 
 
-def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: Sequence[str] = ()) -> Figure:
-    """Draw panels side by side over one logarithmic axis.
+def panels(
+    curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: Sequence[str] = (), linear: bool = False
+) -> Figure:
+    """Draw panels side by side over one horizontal axis, logarithmic unless `linear`.
 
     Example:
       >>> from ntkgen import plotting
@@ -240,6 +242,7 @@ def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: S
       x_label: of the horizontal axis.
       title: of the figure.
       log: labels of the vertical axes that are logarithmic.
+      linear: a horizontal axis that is not logarithmic.
     """
     names = list(dict.fromkeys(name for panel in curves.values() for name in panel))
     own = {"test": COLOURS["test"], "training": COLOURS["train"]}
@@ -249,7 +252,8 @@ def panels(curves: dict[str, dict[str, Curve]], x_label: str, title: str, log: S
         for ax, (label, panel) in zip(axes[0], curves.items(), strict=True):
             for name, curve in panel.items():
                 band(ax, curve, colours[name], name)
-                logarithmic(ax, curve.x)
+                if not linear:
+                    logarithmic(ax, curve.x)
             ax.set_xlabel(x_label)
             ax.set_ylabel(label)
             if label in log:

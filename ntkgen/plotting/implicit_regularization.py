@@ -79,7 +79,7 @@ def against_batch(
 
 
 def _shifts(x: Sequence[float]) -> list[float]:
-    """Give factors that set points at one place side by side."""
+    """Return factors that set points at one place side by side."""
     seen: dict[float, int] = {}
     factors = []
     for value in x:

@@ -233,7 +233,7 @@ def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> 
 
 
 def _handles(axes: Sequence[Axes]) -> dict[str, Any]:
-    """Give the legend entries of all axes, each once."""
+    """Return the legend entries of all axes, each once."""
     handles: dict[str, Any] = {}
     for ax in axes:
         handles |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))

@@ -82,3 +82,32 @@ def calibration(rates: Mapping[str, Curve], level: float, title: str) -> Figure:
         ax.set_title(title)
         figure.legend(loc="outside lower center", ncols=2)
         return figure
+
+
+def over_noise(panels: Mapping[str, Curve], title: str) -> Figure:
+    """Draw measures against label noise, a small panel each.
+
+    Example:
+      >>> from ntkgen.plotting import Curve, mechanisms
+      >>> curve = Curve([0.0, 50.0, 100.0], [1.0, 2.0, 4.0], [0.5, 1.5, 3.0], [1.5, 2.5, 5.0])
+      >>> len(mechanisms.over_noise({"gap (points)": curve, "distance": curve}, "Random labels").axes)
+      2
+
+    Args:
+      panels: measure -> its mean and interval against the random labels in percent.
+      title: of the figure.
+    """
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = subplots(rows, columns, figsize=(2.9 * columns, 2.3 * rows + 0.6), squeeze=False, sharex=True)
+        for ax, (name, curve) in zip(axes.flat, panels.items(), strict=False):
+            band(ax, curve, OTHERS[0], name)
+            ax.set_title(name, fontsize=9)
+        for ax in list(axes.flat)[max(0, len(panels) - columns) : len(panels)]:
+            ax.tick_params(labelbottom=True)
+        for ax in list(axes.flat)[len(panels) :]:
+            ax.remove()
+        figure.supxlabel("random labels (%)", fontsize=10)
+        figure.suptitle(title, fontsize=10.5)
+        return figure

@@ -6,7 +6,17 @@ changes one thing about a ticket. Use `overlap` to compare masks, after `match_u
 their initialisation.
 """
 
-from ntkgen.pruning._iterative import Level, Score, Train, TrainedLevel, iterative_pruning, rewinding, snapshot
+from ntkgen.pruning._iterative import (
+    Level,
+    Ranking,
+    Schedule,
+    Score,
+    Train,
+    TrainedLevel,
+    iterative_pruning,
+    rewinding,
+    snapshot,
+)
 from ntkgen.pruning._masks import (
     apply_masks,
     full_masks,
@@ -31,6 +41,8 @@ __all__ = [
     "Level",
     "Overlap",
     "Prunable",
+    "Ranking",
+    "Schedule",
     "Score",
     "Train",
     "TrainedLevel",

@@ -67,18 +67,84 @@ Train = Callable[[PyTree, PyTree, int], TrainedLevel]  # (start variables, masks
 Score = Callable[[PyTree, PyTree, int], PyTree]  # (trained variables, what is rewound to, level) -> scores
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How far each level is pruned, and what is rewound to.
+
+    Example:
+      >>> from ntkgen import pruning
+      >>> pruning.Schedule([1, 0.5], rewind_epoch=1, epochs=10).keep_fractions
+      (1, 0.5)
+
+    Attributes:
+      keep_fractions: strictly decreasing from 1, each a fraction of all prunable weights.
+      rewind_epoch: 0 rewinds to the initial variables, k > 0 to what training returned as `rewind` at level 0.
+      epochs: of the whole network's training; needed with a rewind epoch, to check it.
+      one_shot: prune every level from the whole network's trained weights, rather than from the level before.
+
+    Raises:
+      ValueError: a value is outside its range; the message names it.
+    """
+
+    keep_fractions: Sequence[float]
+    rewind_epoch: int = 0
+    epochs: int | None = None
+    one_shot: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        object.__setattr__(self, "keep_fractions", _check_fractions(self.keep_fractions))
+        _check_rewind(self.rewind_epoch, self.epochs)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which weights go first.
+
+    Example:
+      >>> from ntkgen import pruning
+      >>> pruning.Ranking(scope="layer").score is None  # the magnitude of the trained weights
+      True
+
+    Attributes:
+      score: score(trained variables, variables rewound to, level) -> scores like params, seed axis included;
+        default the magnitude of the trained params.
+      scope: "global" or "layer", see `pruning.masks_from_scores`.
+      prunable: which leaves are pruned.
+      roles: what the leaves are, a tree like one network's params of `roles.Leaf`; default `roles.of`.
+
+    Raises:
+      ValueError: the scope is unknown.
+    """
+
+    score: Score | None = None
+    scope: str = "global"
+    prunable: _masks.Prunable = _masks.is_kernel
+    roles: PyTree | None = None
+
+    def __post_init__(self) -> None:
+        """Check the scope."""
+        if self.scope not in _masks.SCOPES:
+            raise ValueError(f"scope: expected one of {', '.join(_masks.SCOPES)}, got {self.scope!r}")
+
+    def layers(self, shapes: PyTree) -> list[Any]:
+        """Return the prunable layers; with "layer", stacked ones with their axes."""
+        names = list(_masks.layers_of("initial", shapes, self.prunable, self.roles))
+        if self.scope == "global":
+            return names
+        stacks = stack_axes("initial", shapes, self.prunable, self.roles)
+        return [(name, stacks[name]) if stacks[name] else name for name in names]
+
+
+MAGNITUDE = Ranking()
+
+
 def iterative_pruning(
     train: Train,
     initial: PyTree,
-    keep_fractions: Sequence[float],
+    schedule: Schedule | Sequence[float],
     *,
-    rewind_epoch: int = 0,
-    epochs: int | None = None,
-    score: Score | None = None,
-    scope: str = "global",
-    prunable: _masks.Prunable = _masks.is_kernel,
-    roles: PyTree | None = None,
-    one_shot: bool = False,
+    ranking: Ranking = MAGNITUDE,
     seed_axis: bool = True,
     store: Store | None = None,
 ) -> Iterator[Level]:
@@ -101,15 +167,8 @@ def iterative_pruning(
       train: train(start, masks, level) -> TrainedLevel; must keep pruned entries at zero, begin with epoch 0 at level 0
         and with `rewind_epoch` at the others, and leave its arguments' buffers alone (no donation).
       initial: variables, {"params": ..., other collections}; other collections are rewound too, and never pruned.
-      keep_fractions: strictly decreasing from 1, each a fraction of all prunable weights.
-      rewind_epoch: 0 rewinds to `initial`, k > 0 to what `train` returned as `rewind` at level 0.
-      epochs: of the whole network's training; needed with a rewind epoch, to check it.
-      score: score(trained variables, variables rewound to, level) -> scores like params, seed axis included;
-        default the magnitude of the trained params.
-      scope: "global" or "layer", see `pruning.masks_from_scores`.
-      prunable: which leaves are pruned.
-      roles: what the leaves are, a tree like one network's params of `roles.Leaf`; default `roles.of`.
-      one_shot: prune every level from the whole network's trained weights, rather than from the level before.
+      schedule: how far each level is pruned and what is rewound to; or the fractions alone.
+      ranking: which weights go first; default the smallest, over all layers.
       seed_axis: every array of variables leads with a seed axis, and each seed has its own masks.
       store: keeps every finished level; levels found in it are read, not trained, so that a resumed loop yields the
         same levels bit for bit. Levels of other arguments are refused; `train` and `score` are functions, which
@@ -122,25 +181,24 @@ def iterative_pruning(
       ValueError: an argument is outside its range or does not fit the others, or `train` breaks its contract; the
         message names it.
     """
-    fractions = _check_schedule(keep_fractions)
-    _check_rewind(rewind_epoch, epochs)
+    if not isinstance(schedule, Schedule):
+        schedule = Schedule(schedule)
+    fractions, rewind_epoch, one_shot = schedule.keep_fractions, schedule.rewind_epoch, schedule.one_shot
     if isinstance(train, _Rewinding) and train.rewind_epoch != rewind_epoch:
         raise ValueError(f"rewind_epoch: expected {train.rewind_epoch}, that of rewinding(), got {rewind_epoch}")
     _check_variables(initial, seed_axis)
     shapes = jax.eval_shape(lambda own: jax.tree.map(lambda a: a[0], own) if seed_axis else own, initial)
-    layers: list[Any] = list(_masks.layers_of("initial", shapes["params"], prunable, roles))
-    if scope not in _masks.SCOPES:
-        raise ValueError(f"scope: expected one of {', '.join(_masks.SCOPES)}, got {scope!r}")
-    if scope == "layer":
-        stacks = stack_axes("initial", shapes["params"], prunable, roles)
-        layers = [(name, stacks[name]) if stacks[name] else name for name in layers]
+    layers = ranking.layers(shapes["params"])
+    score, scope = ranking.score, ranking.scope
 
     def prune(variables: PyTree, target: PyTree, masks: PyTree, fraction: float, level: int) -> PyTree:
         scores = _masks.magnitude(variables["params"]) if score is None else score(variables, target, level)
         tree.check_like("score", scores, variables["params"])
 
         def one(scores: PyTree, masks: PyTree) -> PyTree:
-            return _masks.masks_from_scores(scores, fraction, scope=scope, masks=masks, prunable=prunable, roles=roles)
+            return _masks.masks_from_scores(
+                scores, fraction, scope=scope, masks=masks, prunable=ranking.prunable, roles=ranking.roles
+            )
 
         return (jax.vmap(one) if seed_axis else one)(scores, masks)
 
@@ -181,7 +239,7 @@ def iterative_pruning(
 
 
 def snapshot(params: PyTree, context: Any) -> PyTree:
-    """Give the variables of this moment; a probe of `ensemble.fit`.
+    """Return the variables of this moment; a probe of `ensemble.fit`.
 
     Example:
       >>> from types import SimpleNamespace
@@ -257,7 +315,7 @@ def _train(train: Train, start: PyTree, masks: PyTree, level: int, rewinds: bool
     return {"variables": trained.variables, "rewind": trained.rewind}
 
 
-def _check_schedule(keep_fractions: Sequence[float]) -> tuple[float, ...]:
+def _check_fractions(keep_fractions: Sequence[float]) -> tuple[float, ...]:
     fractions = tuple(keep_fractions)
     for fraction in fractions:
         _masks.check_fraction("keep_fractions", fraction)

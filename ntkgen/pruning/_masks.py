@@ -33,7 +33,7 @@ from ntkgen.typing import Array, PyTree
 
 
 def keep_count(size: int, keep_fraction: float) -> int:
-    """Give the number of weights that a fraction keeps: round(keep_fraction x size), halves to even, at least one.
+    """Return the number of weights that a fraction keeps: round(keep_fraction x size), halves to even, at least one.
 
     Example:
       >>> from ntkgen import pruning
@@ -238,7 +238,7 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
 
 
 def sparsity_profile(masks: PyTree, *, prunable: Prunable = is_kernel, roles: PyTree | None = None) -> dict[str, Array]:
-    """Give the fraction of weights kept in each layer, by name, scalars; stacked layers are "stack/kernel[0]", ...
+    """Return the fraction of weights kept in each layer, by name, scalars; stacked layers are "stack/kernel[0]", ...
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -67,7 +67,7 @@ def overlap(
 
 
 def jaccard_chance(size: int, kept: int, other: int) -> tuple[float, float]:
-    """Give expectation and standard deviation of the Jaccard index of two independent random subsets.
+    """Return expectation and standard deviation of the Jaccard index of two independent random subsets.
 
     The intersection i is hypergeometric, the index i / (kept + other - i). Both moments are sums over its
     distribution, cut off twelve standard deviations from the mean.

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import roles as leaf_roles
+from ntkgen.choices import SCOPES
 from ntkgen.typing import Array, PyTree
 
 Prunable = Callable[[str, Any], bool]  # (name such as "dense0/kernel", leaf) -> may it be pruned
 Axes = tuple[int, ...]
-
-SCOPES = ("global", "layer")
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class _Kernels:
     spared: frozenset[str] = frozenset()
 
     def __call__(self, name: str, leaf: Any, role: str | None = None) -> bool:
-        """Say whether a leaf is such a kernel; the role of a leaf by itself follows from its name and shape alone."""
+        """Return whether a leaf is such a kernel; the role of a single leaf follows from its name and shape."""
         if role is None:
             role = jax.tree.leaves(leaf_roles.of({name: leaf}, strict=False))[0].role
         return role == "kernel" and self.spared.isdisjoint(name.split("/"))
@@ -64,7 +63,7 @@ def kernels(except_for: Sequence[str]) -> Prunable:
 def layers_of(
     argument: str, params: PyTree, prunable: Prunable = is_kernel, roles: PyTree | None = None
 ) -> dict[str, Any]:
-    """Give the prunable leaves by name, in the order of the flattened tree; a ValueError names the argument.
+    """Return the prunable leaves by name, in the order of the flattened tree; a ValueError names the argument.
 
     Leaves stay whole: they may lead with a seed axis, or stack layers.
 
@@ -93,7 +92,7 @@ def layers_of(
 def split_layers(
     argument: str, params: PyTree, prunable: Prunable = is_kernel, roles: PyTree | None = None
 ) -> dict[str, Any]:
-    """Give the prunable layers by name, stacked ones each by itself, as "stack/kernel[0]"; no seed axis."""
+    """Return the prunable layers by name, stacked ones each by itself, as "stack/kernel[0]"; no seed axis."""
     stacks = stack_axes(argument, params, prunable, roles)
     found: dict[str, Any] = {}
     for path, leaf in jax.tree.leaves_with_path(params):
@@ -105,7 +104,7 @@ def split_layers(
 
 
 def stack_axes(argument: str, params: PyTree, prunable: Prunable, roles: PyTree | None) -> dict[str, Axes]:
-    """Give the axes that stack layers, for each prunable leaf by name."""
+    """Return the axes that stack layers, for each prunable leaf by name."""
     layers = layers_of(argument, params, prunable, roles)
     own: list[leaf_roles.Leaf] = jax.tree.leaves(leaf_roles.given(params, roles, strict=False))
     found = {}
@@ -119,7 +118,7 @@ def stack_axes(argument: str, params: PyTree, prunable: Prunable, roles: PyTree 
 def groups_of(
     argument: str, params: PyTree, scope: str, prunable: Prunable, roles: PyTree | None
 ) -> tuple[tuple[Axes, ...], dict[str, Axes]]:
-    """Give the positions of the arrays that are ranked together, group by group, and the leaves to take apart.
+    """Return the positions of the arrays that are ranked together, group by group, and the leaves to take apart.
 
     Positions count the arrays of `unstacked`.
     """

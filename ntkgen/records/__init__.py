@@ -6,6 +6,7 @@ that none is trained twice. Whatever is stored carries checksums.
 """
 
 from ntkgen.records._checkpoints import Checkpointer, DamagedError, StorageError
+from ntkgen.records._compilation_cache import Compilations, compilation_cache
 from ntkgen.records._identity import describe, source
 from ntkgen.records._networks import Networks, StoredNetwork
 from ntkgen.records._progress import Progress
@@ -14,6 +15,7 @@ from ntkgen.records._run_folder import RecordError, Run, check_writable, open_ru
 
 __all__ = [
     "Checkpointer",
+    "Compilations",
     "DamagedError",
     "Networks",
     "Progress",
@@ -22,6 +24,7 @@ __all__ = [
     "StorageError",
     "StoredNetwork",
     "check_writable",
+    "compilation_cache",
     "describe",
     "numerics",
     "open_run",

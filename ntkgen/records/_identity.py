@@ -191,7 +191,7 @@ def _digest(array: Any) -> str:
 
 
 def _installed(module: str | None) -> bool:
-    """Say whether a module belongs to this package (studies apart), to Python or to installed packages."""
+    """Return whether a module belongs to this package (studies apart), to Python or to installed packages."""
     top = (module or "").partition(".")[0]
     if top == PACKAGE:
         return module != STUDIES and not str(module).startswith(f"{STUDIES}.")

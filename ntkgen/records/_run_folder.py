@@ -75,6 +75,11 @@ class Run:
         _write(path, text_form.encode())
         return path
 
+    def write_text(self, name: str, words: str) -> Path:
+        """Write lines of text; a file that holds them already stays as it is."""
+        _write(self.folder / name, f"{words.strip()}\n".encode(errors="backslashreplace"))
+        return self.folder / name
+
     def kept(self, name: str, work: Callable[[], Any]) -> Any:
         """Return a value of the run: what `parts/<name>.json` holds, or else what `work` computes, which is kept there.
 
@@ -352,7 +357,7 @@ def _check_source(folder: Path, found: dict[str, Any], ours: str, finished: bool
 
 
 def _is_finished(folder: Path, tables: Sequence[str]) -> bool:
-    """Say whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
+    """Return whether the run is complete and its tables are what it wrote; figures are drawn anew anyway."""
     try:
         content = (folder / FINISHED).read_bytes()
     except FileNotFoundError:

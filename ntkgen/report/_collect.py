@@ -224,7 +224,7 @@ def _statements(runs: list[Run]) -> tuple[Statement, ...]:
 
 
 def _mixed(runs: list[Run]) -> tuple[str, ...]:
-    """Say of which versions and commits there are several among the runs."""
+    """Return the versions and commits of which there are several among the runs."""
     found = []
     packages = dict.fromkeys(name for run in runs for name in run.about["versions"])
     for name in ("commit", *packages):

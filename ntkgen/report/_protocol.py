@@ -35,10 +35,14 @@ STUDIES = {
     "lottery_ticket": About(
         "Lottery tickets", "Do pruned networks keep their accuracy from their own initialisation?", "section V-F, H5"
     ),
+    "edge_of_stability": About(
+        "Edge of stability", "Does full-batch gradient descent end where its step is just stable?", "not in the paper"
+    ),
     "learning_rate": About("Learning rate", "Which learning rate gives the published table?", "section V-A"),
 }
 # Their absence is a gap.
-EXPECTED = tuple(name for name in STUDIES if name != "learning_rate")
+BESIDE = ("learning_rate", "edge_of_stability")  # studies that no published result needs
+EXPECTED = tuple(name for name in STUDIES if name not in BESIDE)
 
 # Section IV-D and appendix A, for every study.
 GENERAL: dict[str, Any] = {
@@ -88,7 +92,7 @@ def about(study: str) -> About:
 
 def settings(study: str, config: Mapping[str, Any]) -> tuple[Setting, ...]:
     """Return the protocol of a run beside the published one, first what differs; empty for what the paper has not."""
-    if study not in STUDIES or study in ("reproduce", "mechanisms", "learning_rate"):
+    if study not in STUDIES or study in ("reproduce", "mechanisms", *BESIDE):
         return ()
     network, data = NETWORKS.get(study, ("cnn", "cifar10"))
     if (study, config.get("model"), config.get("dataset")) in OWN:

@@ -148,7 +148,7 @@ def _step(state: _Search, product: Array, *, k: int, which: str, tol: float) -> 
 
 
 def _certain(level: Array, top: Array, low: Array, high: Array, steps: Array, size: int, which: str) -> Array:
-    """Say whether a value of at least `level` would have shown up, by the theorem above."""
+    """Return whether a value of at least `level` would have shown up, by the theorem above."""
     opposite = {"LA": -low, "SA": high, "LM": jnp.maximum(high, -low)}[which]
     eps = jnp.maximum(level - top, 0.0) / (level + opposite)
     return 1.648 * jnp.sqrt(size) * jnp.exp(-jnp.sqrt(eps) * (2 * steps - 1)) <= MISSED

@@ -14,6 +14,7 @@ generalization, `partial_association` for what is left once the hyperparameters 
 hyperparameter does, and `mediation` for a path through a measure. `false_discovery` is left to the caller.
 """
 
+from ntkgen.choices import ACCURACY, SHARPNESS
 from ntkgen.stats._association import LEAST_ARMS, Association, association
 from ntkgen.stats._crossed import Crossed, crossed
 from ntkgen.stats._decisions import NOT_SEEN, SEEN, UNDECIDED, Decision, decide, decide_equal
@@ -22,7 +23,7 @@ from ntkgen.stats._effects import Effect, effects
 from ntkgen.stats._equal_loss import LEAST, OverTargets, over_targets
 from ntkgen.stats._granulated import Granulated, Granule, granulated
 from ntkgen.stats._information import Information, conditional_information
-from ntkgen.stats._margins import ACCURACY, SHARPNESS, above, beyond, equivalence_power, largest_equivalent, within
+from ntkgen.stats._margins import above, beyond, equivalence_power, largest_equivalent, within
 from ntkgen.stats._mediation import Mediation, Path, mediation
 from ntkgen.stats._overall import Overall, kendall_overall
 from ntkgen.stats._partial import Partial, partial_association

@@ -10,14 +10,11 @@ from scipy import optimize, stats
 
 from ntkgen.stats._tests import TestResult, check, paired
 
-# Smallest differences that matter, the same in every study and fixed before any run.
-ACCURACY = 0.5  # points
-SHARPNESS = 0.1  # of log10, any measure of sharpness: a factor of 1.26
 NODES = 400  # of the average over the spread that a study may observe; 1e-4 of power from the limit
 
 
 def above(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> float:
-    """Give the one-sided p-value of mean(a - b) > shift, by Student's test of the pairs.
+    """Return the one-sided p-value of mean(a - b) > shift, by Student's test of the pairs.
 
     With shift -margin this is the test of non-inferiority: a is worse by less than the margin.
 
@@ -34,7 +31,7 @@ def above(a: ArrayLike, b: ArrayLike, shift: float = 0.0) -> float:
 
 
 def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
-    """Give the p-value of |mean(a - b)| > margin: the difference matters, rather than merely being there.
+    """Return the p-value of |mean(a - b)| > margin: the difference matters, rather than merely being there.
 
     The chance of a difference as far from zero, on either side, if the true one were the margin: Student's two-sided
     test for margin 0, and the one-sided one for a margin of many standard errors.
@@ -57,7 +54,7 @@ def beyond(a: ArrayLike, b: ArrayLike, margin: float) -> float:
 
 
 def within(a: ArrayLike, b: ArrayLike, margin: float) -> float:
-    """Give the p-value of |mean(a - b)| < margin: that of `stats.equivalence`, pairs, and nothing beside it.
+    """Return the p-value of |mean(a - b)| < margin: that of `stats.equivalence`, pairs, and nothing beside it.
 
     Example:
       >>> from ntkgen import stats
@@ -74,7 +71,7 @@ def within(a: ArrayLike, b: ArrayLike, margin: float) -> float:
 
 
 def equivalence_power(difference: float, std: float, n: int, margin: float, alpha: float = 0.05) -> float:
-    """Give the probability that n pairs are called equivalent (TOST) at a true difference.
+    """Return the probability that n pairs are called equivalent (TOST) at a true difference.
 
     Given the observed standard deviation s the mean must lie within margin - t s / sqrt(n); that is averaged over s.
 

@@ -12,7 +12,7 @@ from ntkgen.stats._tests import check
 
 
 def signed_rank(a: ArrayLike, b: ArrayLike) -> float:
-    """Give the p-value of Wilcoxon's signed-rank test of the pairs a, b, both (seeds,) in the same order.
+    """Return the p-value of Wilcoxon's signed-rank test of the pairs a, b, both (seeds,) in the same order.
 
     Equal pairs (two infinities too) say nothing and are left out (Wilcoxon 1945). Of n pairs the smallest possible
     p-value is 2^(1-n): 0.0625 with five.
@@ -40,7 +40,7 @@ def signed_rank(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def rank_sum(a: ArrayLike, b: ArrayLike) -> float:
-    """Give the p-value of Wilcoxon's rank-sum test of independent a (seeds_a,) and b (seeds_b,).
+    """Return the p-value of Wilcoxon's rank-sum test of independent a (seeds_a,) and b (seeds_b,).
 
     Example:
       >>> from ntkgen import stats
@@ -67,12 +67,12 @@ def _checked(x: ArrayLike, name: str) -> np.ndarray:
 
 
 def _doubled_ranks(values: np.ndarray) -> np.ndarray:
-    """Give twice the ranks, which ties share: whole numbers."""
+    """Return twice the ranks, which ties share: whole numbers."""
     return np.rint(2 * stats.rankdata(values)).astype(int)
 
 
 def _two_sided(counts: np.ndarray, found: int) -> float:
-    """Give the share of assignments whose statistic is at least as far from its mean as the one found."""
+    """Return the share of assignments whose statistic is at least as far from its mean as the one found."""
     sums = np.arange(len(counts))
     mean = counts @ sums / counts.sum()
     far = np.abs(sums - mean) >= abs(found - mean) - 1e-9

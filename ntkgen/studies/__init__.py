@@ -15,8 +15,9 @@ NAMES = (
     "mechanisms",
     "reproduce",
     "learning_rate",
+    "edge_of_stability",
 )
-__all__ = ["NAMES", *NAMES, "base", "options", "relations", "runner", "tables"]
+__all__ = ["NAMES", *NAMES, "base", "datasets", "options", "relations", "runner", "tables", "tuning"]
 
 
 def __getattr__(name: str) -> ModuleType:

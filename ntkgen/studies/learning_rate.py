@@ -7,16 +7,16 @@ the best, the first rate at which seeds diverge, and the top Hessian eigenvalue 
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import data, measure, models, plotting, records, stats, train
-from ntkgen.studies import base, options, runner, tables
+from ntkgen.studies import base, datasets, options, runner
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.options import setting
+
+if TYPE_CHECKING:  # what takes seconds to import stands in the functions that need it: --help is quick
+    from ntkgen import data, plotting, records, train
 
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.001, 3.0, 11))
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,9 @@ class Config(base.Config):
     """
 
     rates: tuple[float, ...] = setting(options.Numbers(options.POSITIVE), "Learning rates. Default: the preset's.")
-    width: int = setting(options.COUNT, "Hidden width of the MLP; base channels of the CNN.", group="network")
+    width: int = setting(
+        options.COUNT, "Width of the MLP or the transformer; base channels of the CNN.", group="network"
+    )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     hessian_samples: int = setting(options.COUNT, "Images of the Hessian.", default=500, group="measurement")
 
@@ -53,13 +55,16 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
       ('digits', (0.1,))
     """
     dataset = base.choose_dataset(preset, given)
-    values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
-    if dataset in base.EMBEDDED and "num_train" not in given:
-        values["num_train"] = None
-    return Config(**{**values, "dataset": dataset, "model": base.choose_model(dataset, given)})
+    model = base.choose_model(dataset, given)
+    options.refuse(given, base.foreign_to_network(model))
+    own = {"label_noise": 0.0, **PRESETS[preset], **({"blocks": 2, "heads": 4} if model == "transformer" else {})}
+    values = base.overlay(own, given)
+    if "num_train" not in given:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))
+    return Config(**{**values, "dataset": dataset, "model": model})
 
 
-def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, data.Dataset]]:
+def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, data.Dataset]]":
     """Load the data and check the settings; returns what they add to the record, and network and data.
 
     Example:
@@ -68,17 +73,20 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], tuple[Any, d
       >>> facts["num_train"], model.width
       (1297, 4)
     """
+    from ntkgen import data, train
+
     dataset = data.load(
         config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
         seed=config.data_seed,
     )  # fmt: skip
-    model = models.MLP(config.width) if config.model == "mlp" else models.CNN(config.width)
+    model = base.network(config, config.width, num_classes=dataset.num_classes)
     for rate in config.rates:
         train.Program.of(model, training(config, rate), dataset.num_train)
-    return {"num_train": dataset.num_train, "data_digest": dataset.digest}, (model, dataset)
+    facts = {"num_train": dataset.num_train, "data_digest": dataset.digest, **datasets.source_facts(dataset)}
+    return facts, (model, dataset)
 
 
-def training(config: Config, rate: float) -> train.Config:
+def training(config: Config, rate: float) -> "train.Config":
     """Return how one arm is trained.
 
     Example:
@@ -86,11 +94,18 @@ def training(config: Config, rate: float) -> train.Config:
       >>> learning_rate.training(learning_rate.resolve("quick", {"epochs": 3}), rate=0.2).learning_rate
       0.2
     """
+    from ntkgen import train
+
     return train.Config(config.epochs, config.batch_size, rate)
 
 
-def measured(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
+def measured(run: "records.Run", prepared: Prepared) -> dict[str, Rows]:
     """Train every rate; returns the rows of runs.csv, one for each rate and seed, accuracies in percent."""
+    import jax
+    import jax.numpy as jnp
+
+    from ntkgen import measure, models, records, train
+
     config, (model, dataset) = prepared.config, prepared.more
     keys = jax.vmap(train.measurement_key)(jnp.asarray(config.seeds))
     sample = dataset.train.x[: config.hessian_samples], dataset.train.y[: config.hessian_samples]
@@ -99,6 +114,7 @@ def measured(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
         for index, rate in enumerate(config.rates):
             report = progress.part(index, f"rate {rate:g}")
             result = run.fit(f"rate{rate:g}", model, dataset, training(config, rate), config.seeds, progress=report)
+            progress.measuring(index, f"rate {rate:g}")
             f, params = models.apply_fn(model, result.variables), result.variables["params"]
             start = measure.each_seed(measure.random_start, (keys, params))
             given = {"loss": train.cross_entropy}
@@ -125,6 +141,9 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
       >>> derived.verdict["plateau"], derived.tables["summary"][1]["stability_bound"]
       ([0.1, 0.5], 4.0)
     """
+    from ntkgen import stats
+    from ntkgen.studies import tables
+
     rates = prepared.config.rates
     kept = [row | {name: "" for name in METRICS if row["diverged"] == "1"} for row in found["runs"]]
     summary = tables.summarise(kept, ["rate"], METRICS)
@@ -142,7 +161,15 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         cells = " ".join(f"{tables.cell(row, metric):>22}" for metric in METRICS)
         lines.append(f"{float(row['rate']):>8g} {cells} {row['stability_bound']:>9.3g} {row['num_diverged']:>8}")
     said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in verdict.items() if value is not None)
-    return Derived({"summary": summary}, verdict, "\n".join([*lines, said]))
+    answer = ["no rate trains"]
+    if "best_rate" in verdict:
+        best = tables.cell(summary[rates.index(verdict["best_rate"])], "test_acc")
+        answer = [f"best rate {verdict['best_rate']:g}: test accuracy {best} %, 95 % t-interval"]
+        low, high = verdict["plateau"]
+        answer.append(f"within {stats.ACCURACY:g} points of it: rates {low:g} to {high:g}")
+    first = verdict["diverges_from"]
+    answer.append("no seed diverges" if first is None else f"seeds diverge from rate {first:g} on")
+    return Derived({"summary": summary}, verdict, "\n".join([*lines, said]), answer="\n".join(answer))
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
@@ -158,9 +185,12 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
       >>> [name for name, figure in learning_rate.figures(prepared, {"runs": rows}, derived)]
       ['rates']
     """
+    from ntkgen import plotting
+    from ntkgen.studies import tables
+
     config, summary = prepared.config, derived.tables["summary"]
 
-    def curve(metric: str) -> plotting.Curve:
+    def curve(metric: str) -> "plotting.Curve":
         ends = ([tables.number(row[f"{metric}_{end}"]) for row in summary] for end in ("mean", "t_low", "t_high"))
         return plotting.Curve(list(config.rates), *ends)
 
@@ -170,7 +200,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         "accuracy (%)": {"test": curve("test_acc"), "training": curve("train_acc")},
         "top eigenvalue of the Hessian": {"measured": curve("eigenvalue"), "2 / rate": bounds},
     }
-    title = f"{config.model.upper()} on {config.dataset}, {len(config.seeds)} seeds, 95% t-intervals"
+    title = f"{config.network_name} on {config.dataset}, {len(config.seeds)} seeds, 95% t-intervals"
     yield "rates", plotting.panels(parts, "learning rate", title, log=list(parts)[1:])
 
 

@@ -145,13 +145,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """Some of a set of names, as a list or text with commas; "none" is the empty list.
+    """Some of a set of names, as a list or text with commas, in the order of the set; "none" is the empty list.
 
     Example:
       >>> from ntkgen.studies import options
       >>> names = options.Choices(("loss", "kernel"))
       >>> names.parse("kernel,loss"), names.parse("none")
-      (('kernel', 'loss'), ())
+      (('loss', 'kernel'), ())
     """
 
     choices: tuple[str, ...]
@@ -173,7 +173,7 @@ class Choices:
             wrong = True
         if wrong:
             raise ValueError(f"expected {self.expected}")
-        return tuple(str(part) for part in parts)
+        return tuple(name for name in self.choices if name in parts)
 
 
 @dataclass(frozen=True)

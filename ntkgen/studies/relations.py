@@ -53,16 +53,16 @@ def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]])
       (2.0, True)
 
     Args:
-      relations: the claims.
+      relations: the claims; one that comes twice is tested once, and counts once in its family.
       values: metric -> arm -> (seeds,), NaN for a lost seed.
 
     Returns:
-      For each claim the row of `tables.compare`, adjusted.
+      For each claim the row of `tables.paired_tests`, adjusted.
     """
-    rows = []
-    for one in relations:
-        rows += tables.compare(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
-    return dict(zip(relations, tables.adjust_equivalence(tables.adjust(rows)), strict=True))
+    distinct, rows = list(dict.fromkeys(relations)), []
+    for one in distinct:
+        rows += tables.paired_tests(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
+    return dict(zip(distinct, tables.adjust_equivalence(tables.adjust(rows)), strict=True))
 
 
 def decide(relation: Relation, row: Mapping[str, Any], alpha: float) -> stats.Decision:

@@ -3,14 +3,18 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ntkgen import plotting, records
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.base import Derived, Prepared, Rows, Study
+
+if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is checked before JAX is imported
+    from ntkgen import records
 
 
 class Table(list):
@@ -45,7 +49,8 @@ class Results:
       folder: the run folder.
       tables: name -> table, measured and derived ones.
       verdict: what is decided.
-      text: the answer as a terminal shows it.
+      text: the whole report in words, as in report.txt.
+      answer: the same in five to ten lines, as a terminal shows it.
       figures: name -> file, in the first of the formats asked for.
       failed: in one line, what went wrong in a part of the study; "" for nothing.
     """
@@ -56,6 +61,7 @@ class Results:
     text: str
     figures: dict[str, Path]
     failed: str = ""
+    answer: str = ""
 
     def __repr__(self) -> str:
         """Name the folder and what there is, in one line."""
@@ -68,7 +74,7 @@ class Opened:
 
     study: Study
     prepared: Prepared
-    run: records.Run
+    run: "records.Run"
     figures_dir: Path | None
     formats: tuple[str, ...] = ("png",)
 
@@ -83,6 +89,7 @@ def opened(
     data_dir: str | os.PathLike | None = None,
     force: bool = False,
     format: Any = ("png",),
+    compilation_cache: bool = True,
     **given: Any,
 ) -> Iterator[Opened]:
     """Check the settings, load the data and hold the run folder; arguments and errors as in `run`.
@@ -96,11 +103,15 @@ def opened(
       ...         ready.prepared.config.rates, ready.run.finished
       ((0.1,), False)
     """
+    from ntkgen import records
+
     if preset not in base.PRESETS:
         hint = options.did_you_mean(preset, base.PRESETS)
         raise ValueError(f"preset: expected one of {', '.join(base.PRESETS)}, got {preset!r}{hint}")
     values = options.checked(
-        study.config, given, ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "say")
+        study.config,
+        given,
+        ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache", "verbose", "say"),
     )
     try:
         formats = options.FORMATS.parse(format)
@@ -110,35 +121,45 @@ def opened(
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
             records.check_writable(folder, name)
-    facts, more = study.prepare(config, data_dir)
-    prepared = Prepared(config, facts, preset, values, more)
-    written = [f"{name}.csv" for name in study.tables]
-    known = options.settings(study.config)
-    typed = {name: value for name, value in values.items() if known[name].identifies}
-    with records.open_run(
-        out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
-        command={"preset": preset, "given": typed},
-    ) as run:  # fmt: skip
-        yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
+    with records.compilation_cache(on=compilation_cache):
+        facts, more = study.prepare(config, data_dir)
+        prepared = Prepared(config, facts, preset, values, more)
+        written = [f"{name}.csv" for name in study.tables]
+        known = options.settings(study.config)
+        typed = {name: value for name, value in values.items() if known[name].identifies}
+        if datasets.is_file(config.dataset):
+            typed["dataset"] = os.fspath(config.dataset.path)
+        with records.open_run(
+            out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
+            command={"preset": preset, "given": typed},
+        ) as run:  # fmt: skip
+            yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
 
 
-def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
+def work(opened: Opened, say: Callable[[str], None] = print, verbose: bool = False) -> Results:
     """Measure what is not there yet, derive, draw, and write everything.
 
     Tables and figures that follow from the measured tables by arithmetic are made anew for a finished run too.
     """
+    from ntkgen import records
+
     study, prepared, run = opened.study, opened.prepared, opened.run
-    if run.finished:
-        print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
-    else:
-        for name, rows in study.measure(run, prepared).items():
-            run.write_table(f"{name}.csv", rows)
+    with records.Compilations() as compiled:
+        if run.finished:
+            print(f"{run.folder} is finished; --force repeats it", file=sys.stderr)
+        else:
+            for name, rows in study.measure(run, prepared).items():
+                run.write_table(f"{name}.csv", rows)
     tables = {
         name: records.read_table(path) if (path := run.folder / f"{name}.csv").exists() else []
         for name in (*study.tables, *study.optional)
     }
     derived = study.derive(prepared, tables)
-    say(derived.text)
+    if verbose and compiled.programs:
+        print(f"compiled: {compiled}", file=sys.stderr)
+    answer = derived.answer or derived.text
+    say(derived.text if verbose else fitted(answer))
+    run.write_text("report.txt", derived.text)
     figures = draw(opened, tables, derived) if derived.complete else {}
     # Last, and at once: a finished run whose files are changed without their checksums no longer is one.
     for name, rows in derived.tables.items():
@@ -149,8 +170,40 @@ def work(opened: Opened, say: Callable[[str], None] = print) -> Results:
     if derived.complete and not derived.failed:
         run.finish()
     found = {name: Table(rows) for name, rows in {**tables, **derived.tables}.items()}
-    say("\n" + "\n".join(str(path) for path in (run.folder, *figures.values())))
-    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed)
+    say("\n" + "\n".join(map(str, (run.folder, *figures.values())) if verbose else where(run.folder, figures)))
+    return Results(run.folder, found, derived.verdict, derived.text, figures, derived.failed, answer)
+
+
+def where(folder: Path, figures: Mapping[str, Path]) -> list[str]:
+    """Return lines that say in which folders everything is.
+
+    Example:
+      >>> from pathlib import Path
+      >>> from ntkgen.studies import runner
+      >>> runner.where(Path("results/run"), {"rates": Path("figures/rates.png")})
+      ['tables and report.txt: results/run', 'figures: figures']
+    """
+    folders = dict.fromkeys(path.parent for path in figures.values())
+    if list(folders) == [folder]:
+        return [f"tables, figures and report.txt: {folder}"]
+    return [f"tables and report.txt: {folder}", *(f"figures: {own}" for own in folders)]
+
+
+def fitted(text: str, width: int | None = None) -> str:
+    """Return text whose lines fit the terminal, or 80 columns where its width is not known.
+
+    Example:
+      >>> from ntkgen.studies import runner
+      >>> print(runner.fitted("verdict: test error falls beyond the threshold", 30))
+      verdict: test error falls
+          beyond the threshold
+    """
+    columns = width or shutil.get_terminal_size((80, 24)).columns
+    lines = []
+    for line in text.strip("\n").splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(line, columns, subsequent_indent=f"{indent}    ", break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
@@ -159,6 +212,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
     A figure that is there in another format too is drawn anew in that as well, so that no file is older than the
     tables.
     """
+    from ntkgen import records
+
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
         folder, prefix = opened.figures_dir, f"{stem(opened)}_"
@@ -171,6 +226,8 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
 
 
 def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
+    from ntkgen import plotting
+
     for kind in plotting.FORMATS:  # always in this order: the layout of a figure may depend on what was drawn before
         path = folder / f"{name}.{kind}"
         if kind in formats or path.exists():
@@ -203,7 +260,9 @@ def _short(value: Any) -> str:
     return "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
 
 
-def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, **given: Any) -> Results:
+def run(
+    study: Study, preset: str = "paper", *, say: Callable[[str], None] = print, verbose: bool = False, **given: Any
+) -> Results:
     """Run a study from Python, in a notebook too; a finished run is read, not repeated.
 
     Example:
@@ -219,9 +278,10 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
     Args:
       study: what to run, such as `studies.double_descent.STUDY`.
       preset: "quick" (embedded data), "small" or "paper" (the published protocol).
-      say: receives the answer as text.
+      say: receives the answer as text, and then where everything is.
+      verbose: the whole report is said, with the path of each figure and what was compiled.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
-        `force`, `format` as on the command line.
+        `force`, `format`, `compilation_cache` as on the command line.
 
     Returns:
       Tables, verdict and figures.
@@ -231,4 +291,4 @@ def run(study: Study, preset: str = "paper", *, say: Callable[[str], None] = pri
       ntkgen.records.RecordError: the run folder cannot be used.
     """
     with opened(study, preset, **given) as ready:
-        return work(ready, say)
+        return work(ready, say, verbose)

@@ -15,7 +15,7 @@ ENDS = ("mean", "std", "boot_low", "boot_high", "t_low", "t_high")
 
 
 def columns(name: str, values: Any) -> dict[str, float | None]:
-    """Give `name`_mean, _std and both 95 % intervals of values (seeds,), NaN for a lost seed; None where all are.
+    """Return `name`_mean, _std and both 95 % intervals of values (seeds,), NaN for a lost seed; None where all are.
 
     Example:
       >>> from ntkgen.studies import tables
@@ -74,7 +74,7 @@ def number(cell: Any) -> float:
     return float("nan") if cell in (None, "") else float(cell)
 
 
-def compare(
+def paired_tests(
     family: str, metric: str, values: Mapping[str, Any], pairs: Sequence[tuple[str, str]], margin: float | None = None
 ) -> list[dict[str, Any]]:
     """Test the difference of a metric between pairs of arms, paired by seed and by Welch.
@@ -82,7 +82,7 @@ def compare(
     Example:
       >>> from ntkgen.studies import tables
       >>> values = {"sgd": [97.0, 97.2, 97.1], "gd": [95.0, 95.1, 95.2]}
-      >>> (row,) = tables.compare("accuracy", "test_acc", values, [("sgd", "gd")], margin=0.5)
+      >>> (row,) = tables.paired_tests("accuracy", "test_acc", values, [("sgd", "gd")], margin=0.5)
       >>> round(row["difference"], 3), row["equivalent"]
       (2.0, False)
 
@@ -203,7 +203,8 @@ def cross(
     Example:
       >>> import numpy as np
       >>> from ntkgen.studies import tables
-      >>> rows = tables.compare("accuracy", "test_acc", {"sgd": [75.0, 100.0], "gd": [50.0, 75.0]}, [("sgd", "gd")])
+      >>> accuracies = {"sgd": [75.0, 100.0], "gd": [50.0, 75.0]}
+      >>> rows = tables.paired_tests("accuracy", "test_acc", accuracies, [("sgd", "gd")])
       >>> a, b = np.array([[1, 1, 0, 1], [1, 1, 1, 1]]), np.array([[1, 0, 0, 1], [1, 0, 1, 1]])
       >>> tables.cross(rows, {"sgd": a, "gd": b})
       >>> sorted(name for name in rows[0] if "crossed" in name)

@@ -28,6 +28,7 @@ from ntkgen.train._run import (
     measurement_key,
     run_keys,
     train_epoch,
+    train_epochs,
     train_step,
 )
 
@@ -58,5 +59,6 @@ __all__ = [
     "scaled_learning_rate",
     "squared_error",
     "train_epoch",
+    "train_epochs",
     "train_step",
 ]

@@ -4,12 +4,8 @@ import math
 
 import optax
 
-OPTIMIZERS = ("sgd", "adam", "gd")
-SCHEDULES = ("cosine", "constant")
-SCALINGS = ("fixed", "linear", "sqrt", "table")
-
-# Table of section V-B. It is neither linear nor square-root scaling of 0.01 at batch 128.
-TABLE = {32: 0.005, 64: 0.0075, 128: 0.01, 256: 0.02, 512: 0.04, 1024: 0.08, 2048: 0.10}
+from ntkgen.choices import OPTIMIZERS, SCALINGS, SCHEDULES
+from ntkgen.choices import RATE_OF_BATCH as TABLE
 
 
 def make(optimizer: str, momentum: float, weight_decay: float) -> optax.GradientTransformation:

@@ -4,7 +4,7 @@ Longer than 350 lines for its docstrings and examples, 38 % of it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import functions, models
+from ntkgen.choices import VARY
 from ntkgen.train import _losses, _optimizers
 from ntkgen.typing import Array, Loss, PyTree
 
@@ -22,7 +23,6 @@ from ntkgen.typing import Array, Loss, PyTree
 Update = Callable[..., tuple[PyTree, PyTree]]
 
 EVAL_BATCH = 500  # rows per evaluation step: activations of the widest networks stay near cache size
-VARY = ("both", "init", "order")
 # Folded into the order key for `update`'s randomness, beside the epochs. An epoch's own key is spent on its
 # permutation, and whatever is folded into a spent key may repeat the bits that were drawn from it.
 NOISE = 2**31 - 1
@@ -171,10 +171,15 @@ class TrainState(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's examples: inputs x (b, ...), and targets y (b, ...) or a pytree of such arrays."""
+    """One step's examples: inputs x and targets y, each (b, ...) or a dict or tuple of such arrays."""
 
-    x: Array
+    x: Any
     y: Any
+
+    @property
+    def size(self) -> int:
+        """Return the number of examples."""
+        return jax.tree.leaves(self.x)[0].shape[0]
 
 
 class Keys(NamedTuple):
@@ -351,27 +356,90 @@ def train_epoch(
     Returns:
       The state at the end of the epoch.
     """
-    num_train = data.x.shape[0]
-    order = batch_order(order_key, epoch, num_train)
+    return train_epochs(program, [state], [order_key], epoch, rate, data, [mask])[0]
+
+
+def train_epochs(
+    program: Program,
+    states: Sequence[TrainState],
+    order_keys: Sequence[Array],
+    epoch: Array,
+    rate: Array,
+    data: Batch,
+    masks: Sequence[PyTree | None],
+) -> list[TrainState]:
+    """Pass once over the training set with several seeds, step by step: each step trains one after another.
+
+    Their steps do not depend on each other, and stand side by side in one program: a compiler may run them together.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from ntkgen import models, train
+      >>> model = models.MLP(4, depth=2, num_classes=2)
+      >>> program = train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=8)
+      >>> state = train.init_state(program, models.init(model, jax.random.key(0), (3,)))
+      >>> examples = train.Batch(jnp.ones((8, 3)), jnp.zeros(8, int))
+      >>> keys = [train.run_keys(seed).order for seed in range(2)]
+      >>> len(train.train_epochs(program, [state] * 2, keys, jnp.array(0), jnp.array(0.5), examples, [None] * 2))
+      2
+
+    Args:
+      program: static choices.
+      states: states at the start of the epoch, one for each seed; the other sequences are as long.
+      order_keys: the seeds' keys for batch orders, see `train_epoch`.
+      epoch: 0-based, scalar integer.
+      rate: the epoch's learning rate, scalar.
+      data: the whole training set, the same for all seeds.
+      masks: a pytree like params or None for each seed.
+
+    Returns:
+      The states at the end of the epoch.
+    """
+    num_train = data.size
     steps, rest = divmod(num_train, program.batch_size)
-    all_epochs = jax.random.fold_in(order_key, NOISE)
-    noise_key, draws = jax.random.fold_in(all_epochs, epoch), None
-    model_key = jax.random.fold_in(jax.random.fold_in(order_key, MODEL_NOISE), epoch)
-    epoch_draws = getattr(program.update, "epoch_draws", None)
-    if epoch_draws is not None:  # its key is that of an epoch which never comes
-        draws = epoch_draws(jax.random.fold_in(all_epochs, NOISE), epoch, num_train, program.batch_size)
+    walks = [_Walk.of(program, key, epoch, num_train) for key in order_keys]
 
-    def step(state: TrainState, i: Array, rows: Array) -> TrainState:
-        key = None if program.update is None else jax.random.fold_in(noise_key, i)
-        rngs = functions.step_rngs(program.rngs, jax.random.fold_in(model_key, i))
-        batch, own = (jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), each) for each in (data, draws))
-        return train_step(program, state, batch, rate, mask, key, own, rngs)
+    def step(states: Sequence[TrainState], i: Array, rows: Sequence[Array]) -> list[TrainState]:
+        return [
+            walk.step(program, state, i, own, rate, data, mask)
+            for walk, state, own, mask in zip(walks, states, rows, masks, strict=True)
+        ]
 
-    full = order[: steps * program.batch_size].reshape(steps, program.batch_size)
-    state, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), state, (jnp.arange(steps), full))
+    full = [walk.order[: steps * program.batch_size].reshape(steps, program.batch_size) for walk in walks]
+    trained, _ = jax.lax.scan(lambda s, xs: (step(s, *xs), None), list(states), (jnp.arange(steps), full))
     if rest:
-        state = step(state, jnp.asarray(steps), order[steps * program.batch_size :])
-    return state
+        trained = step(trained, jnp.asarray(steps), [walk.order[steps * program.batch_size :] for walk in walks])
+    return trained
+
+
+class _Walk(NamedTuple):
+    """One seed's order (n,) of the examples in an epoch, and its randomness: step keys are folded from these."""
+
+    order: Array
+    noise_key: Array
+    model_key: Array
+    draws: PyTree | None
+
+    @classmethod
+    def of(cls, program: Program, order_key: Array, epoch: Array, num_train: int) -> "_Walk":
+        """Draw the order, and what the update draws for the whole epoch."""
+        order = batch_order(order_key, epoch, num_train)
+        all_epochs = jax.random.fold_in(order_key, NOISE)
+        noise_key, draws = jax.random.fold_in(all_epochs, epoch), None
+        model_key = jax.random.fold_in(jax.random.fold_in(order_key, MODEL_NOISE), epoch)
+        epoch_draws = getattr(program.update, "epoch_draws", None)
+        if epoch_draws is not None:  # its key is that of an epoch which never comes
+            draws = epoch_draws(jax.random.fold_in(all_epochs, NOISE), epoch, num_train, program.batch_size)
+        return cls(order, noise_key, model_key, draws)
+
+    def step(
+        self, program: Program, state: TrainState, i: Array, rows: Array, rate: Array, data: Batch, mask: PyTree | None
+    ) -> TrainState:
+        """Take step i, on the examples that rows (b,) name."""
+        key = None if program.update is None else jax.random.fold_in(self.noise_key, i)
+        rngs = functions.step_rngs(program.rngs, jax.random.fold_in(self.model_key, i))
+        batch, own = (jax.tree.map(lambda leaf: jnp.take(leaf, rows, 0), each) for each in (data, self.draws))
+        return train_step(program, state, batch, rate, mask, key, own, rngs)
 
 
 def _at_least_single(leaf: Any) -> Any:
@@ -396,7 +464,7 @@ def evaluate(program: Program, variables: dict[str, Any], data: Batch) -> tuple[
     """
     per_example = _losses.per_example(program.loss)
     f = models.apply_fn(program.model, variables)
-    num = data.x.shape[0]
+    num = data.size
 
     def sums(start: Array | int, size: int) -> Array:
         x, y = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), data)

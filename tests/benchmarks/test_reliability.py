@@ -65,7 +65,7 @@ def test_correctness_survives_the_table_and_gives_the_crossed_interval():
     np.testing.assert_array_equal(found["a"][[0, 2]], right["a"][[0, 2]])
     assert np.isnan(found["a"][1]).all()
     accuracy = {arm: 100 * values.mean(1) for arm, values in found.items()}
-    tested = tables.compare("f", "test_acc", accuracy, [("a", "b")]) + tables.compare(
+    tested = tables.paired_tests("f", "test_acc", accuracy, [("a", "b")]) + tables.paired_tests(
         "f", "gap", accuracy, [("a", "b")]
     )
     tables.cross(tested, found)

@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import socket
 import sys
@@ -23,8 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkgen import data
-from ntkgen.data import _dataset, _sources
+from ntkgen import data, io
+from ntkgen.data import _dataset, _raw, _tfds
 
 REAL = os.environ.get("NTKGEN_DATA_DIR", "")
 COUNTS = {"train": 23, "test": 10}
@@ -143,7 +144,8 @@ def refused(capfd, *names: str, **arguments) -> str:
     assert isinstance(caught.value, ValueError)
     error = caught.value
     assert error.__context__ is None or error.__suppress_context__  # no foreign tracebacks behind it
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == "" and re.fullmatch("(decoding fashion_mnist .*\n)?", err)
     return message
 
 
@@ -167,10 +169,20 @@ def test_tfds_folder_is_read_exactly(tiny, monkeypatch):
     assert "tensorflow" not in sys.modules
 
 
+def test_decoding_is_announced_once(tiny, monkeypatch, capfd):
+    """On standard error, with the folder that keeps it; the second load says nothing."""
+    monkeypatch.setenv("HOME", str(tiny))
+    monkeypatch.setenv("NTKGEN_CACHE_DIR", str(tiny / "kept"))
+    said = "decoding fashion_mnist (33 images), once; kept in ~/kept\n"
+    for expected in (said, ""):
+        data.load("fashion_mnist", data_dir=tiny)
+        assert capfd.readouterr() == ("", expected)
+
+
 def test_only_the_wish_for_opencv_is_silenced(caplog):
     """And only while tfds decodes: other lines, and later ones, come through."""
     logger = logging.getLogger("absl")
-    with _sources._quiet_tfds():
+    with _tfds._quiet_tfds():
         logger.warning("OpenCV is not installed.")
         logger.warning("something else")
     logger.warning("OpenCV, later")
@@ -257,7 +269,7 @@ def test_wrong_count_in_a_file(tiny, capfd, extra):
         (lambda info: info.update(name="mnist"), "expected name fashion_mnist, got mnist"),
         (
             lambda info: info.update(fileFormat="tfrecord"),
-            "expected fileFormat array_record, got tfrecord; prepare it with",
+            "expected fileFormat array_record, got tfrecord; `tfds build",
         ),
         (lambda info: info.clear(), "is not the description of a TFDS data set"),
     ],
@@ -285,10 +297,10 @@ def test_unreadable_description_is_refused(tiny, capfd, name, content):
 def test_nothing_found_says_where_and_what_to_do(tmp_path, monkeypatch, capfd, cache):
     """Each place that can be looked in is named; tfds is not even imported for it, and nothing is written."""
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    help_ = ("tfds build fashion_mnist --file_format=array_record", "--dataset=digits")
+    help_ = ("fashion_mnist/<version> (TFDS", "train-images-idx3-ubyte", "fashion_mnist.npz", "--dataset=digits")
     missing = tmp_path / "missing"
     refused(capfd, f"there is no folder {missing}", "(data_dir)", *help_, data_dir=missing)
-    refused(capfd, f"no fashion_mnist/<version> in {tmp_path}", *help_, data_dir=tmp_path)
+    refused(capfd, f"found no fashion_mnist in {tmp_path}", *help_, data_dir=tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     refused(capfd, str(tmp_path / "tensorflow_datasets"), "the default TFDS folder", *help_)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "a"))
@@ -296,7 +308,7 @@ def test_nothing_found_says_where_and_what_to_do(tmp_path, monkeypatch, capfd, c
     monkeypatch.setenv("NTKGEN_DATA_DIR", str(tmp_path / "b"))
     refused(capfd, str(tmp_path / "b"), "$NTKGEN_DATA_DIR", *help_)
     (tmp_path / "fashion_mnist").write_text("a file where a folder should be")
-    refused(capfd, f"no fashion_mnist/<version> in {tmp_path}", data_dir=tmp_path)
+    refused(capfd, f"found no fashion_mnist in {tmp_path}", data_dir=tmp_path)
     assert os.listdir(cache) == []
     assert sorted(os.listdir(tmp_path)) == ["fashion_mnist"]
 
@@ -341,11 +353,11 @@ def test_cache_answers_without_decoding_until_the_source_changes(tiny, cache, mo
     assert data.load("fashion_mnist", data_dir=tiny).digest == first.digest
 
 
-def raw() -> _sources.Raw:
+def raw() -> _raw.Raw:
     """A few arrays to cache."""
     rng = np.random.default_rng(1)
     x, y = rng.integers(0, 256, (9, 4, 4, 1), dtype=np.uint8), rng.integers(0, 10, 9)
-    return _sources.Raw(x[:6], y[:6], x[6:], y[6:])
+    return _raw.Raw(x[:6], y[:6], x[6:], y[6:])
 
 
 @FAST
@@ -355,7 +367,7 @@ def test_damaged_cache_never_gives_wrong_data(tmp_path_factory, draw):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NTKGEN_CACHE_DIR", str(folder))
-        _sources._cached("key", raw)
+        _raw.cached("key", raw)
         path = folder / "key.npz"
         good = path.read_bytes()
         start = draw.draw(st.integers(0, len(good) - 1))
@@ -367,8 +379,8 @@ def test_damaged_cache_never_gives_wrong_data(tmp_path_factory, draw):
         made = []
         with pytest.MonkeyPatch.context() as inner:
             warned = []
-            inner.setattr(_sources.warnings, "warn", lambda text, **_: warned.append(text))
-            got = _sources._cached("key", lambda: made.append(1) or raw())
+            inner.setattr(_raw.warnings, "warn", lambda text, **_: warned.append(text))
+            got = _raw.cached("key", lambda: made.append(1) or raw())
         assert len(warned) == len(made)
         for a, b in zip(got, raw(), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -388,13 +400,13 @@ def test_damaged_cache_is_repaired_with_a_warning(tiny, cache):
 
 def test_checksum_covers_arrays_that_numpy_would_accept(cache):
     """A well-formed file with other pixels is noticed: only the checksum can."""
-    _sources._cached("key", raw)
+    _raw.cached("key", raw)
     with np.load(cache / "key.npz") as file:
         arrays = dict(file)
     arrays["train_x"] = arrays["train_x"] ^ 1
     np.savez(cache / "key.npz", **arrays)
     with pytest.warns(UserWarning, match="checksum does not match"):
-        np.testing.assert_array_equal(_sources._cached("key", raw).train_x, raw().train_x)
+        np.testing.assert_array_equal(_raw.cached("key", raw).train_x, raw().train_x)
 
 
 def test_unwritable_cache_is_only_a_warning(tiny, monkeypatch, tmp_path_factory):
@@ -413,14 +425,14 @@ def test_default_cache_is_in_the_user_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NTKGEN_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert _sources.cache_dir() == tmp_path / ".cache" / "ntkgen"
+    assert io.cache_dir() == tmp_path / ".cache" / "ntkgen"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert _sources.cache_dir() == tmp_path / "xdg" / "ntkgen"
+    assert io.cache_dir() == tmp_path / "xdg" / "ntkgen"
 
 
 def _build(barrier, queue):
     barrier.wait()
-    queue.put([array.tobytes() for array in _sources._cached("key", raw)])
+    queue.put([array.tobytes() for array in _raw.cached("key", raw)])
 
 
 def test_two_processes_building_at_once(cache):
@@ -439,7 +451,7 @@ def test_two_processes_building_at_once(cache):
     def must_not_build():
         raise AssertionError("the cache is not good")
 
-    _sources._cached("key", must_not_build)
+    _raw.cached("key", must_not_build)
 
 
 # --- Subsets, noise, standardisation
@@ -617,7 +629,7 @@ def test_numpy_numbers_are_welcome():
 
 def test_unknown_name_lists_the_known():
     """All of them."""
-    with pytest.raises(ValueError, match="mnist, fashion_mnist, cifar10, digits, mnist1d, got 'imagenet'"):
+    with pytest.raises(ValueError, match=r"cifar100, digits, mnist1d, or the path of an \.npz file, got 'imagenet'"):
         data.load("imagenet")
 
 

@@ -1,5 +1,6 @@
 """What a fit refuses before anything is compiled, by one line that begins with the argument, and what it accepts."""
 
+import re
 from types import SimpleNamespace
 
 import flax.linen as nn
@@ -42,6 +43,37 @@ def changed(array, index, value):
     array = array.astype(np.result_type(array, type(value)))
     array[index] = value
     return array
+
+
+# Pairs of arrays
+
+
+def test_pairs_are_a_dataset():
+    """Tuples, lists and splits; an object that has both splits is itself, also one that is a tuple."""
+    for pair in ((X, Y), [X, Y], train.Batch(X, Y)):
+        found = _checks.splits(pair, (X[:5], Y[:5]))
+        assert found.train.x is X and found.train.y is Y
+        np.testing.assert_array_equal(found.test.x, X[:5])
+    both = dataset()
+    assert _checks.splits(both, None) is both
+    assert _checks.splits(found, None) is found
+
+
+@pytest.mark.parametrize(
+    ("given", "test", "message"),
+    [
+        ((X, Y), None, "test: expected the test set, a pair of arrays (x, y), beside a pair as dataset, got none"),
+        ((X, Y), X, "test: expected the test set, a pair of arrays (x, y), beside a pair as dataset, got ndarray"),
+        ((X, Y), (X,), "test: expected the test set, a pair of arrays (x, y), beside a pair as dataset, got tuple"),
+        (dataset(), (X, Y), "test: expected none beside a dataset with a test set of its own, got one"),
+        ((X, Y, X, Y), None, "dataset: expected a data.Dataset, or a pair of arrays (x, y), got 4 of them"),
+        (X, (X, Y), "dataset: expected a data.Dataset, or a pair of arrays (x, y), got ndarray"),
+        (None, None, "dataset: expected a data.Dataset, or a pair of arrays (x, y), got NoneType"),
+    ],
+)
+def test_no_pairs_are_refused(given, test, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ensemble.fit(MODEL, given, train.Config(1, 8, 0.1), 1, test=test)
 
 
 # Data

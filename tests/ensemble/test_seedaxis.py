@@ -50,7 +50,7 @@ def test_plan_follows_the_strategy_asked_for():
     assert ensemble.plan("sequential", NARROW, 5).strategy == "sequential"
     assert ensemble.plan("auto", WIDE, 5).strategy == ensemble.choose_strategy(WIDE)
     assert hash(ensemble.plan("auto", WIDE, 5)) == hash(ensemble.plan("auto", WIDE, 5))  # a static argument
-    with pytest.raises(ValueError, match="strategy: expected one of auto, vmap, sequential, got 'pmap'"):
+    with pytest.raises(ValueError, match="strategy: expected one of auto, vmap, sequential, unrolled, got 'pmap'"):
         ensemble.plan("pmap", WIDE, 5)
 
 
@@ -64,7 +64,9 @@ SMALL = shapes_of(models.MLP(10, depth=2, num_classes=3), (4,))
 SEQUENTIAL_BYTES, VMAP_BYTES = 4 * 6 * 83, 4 * (6 * 83 + 4 * 5 * 13)
 
 
-@pytest.mark.parametrize(("strategy", "each"), [("sequential", SEQUENTIAL_BYTES), ("vmap", VMAP_BYTES)])
+@pytest.mark.parametrize(
+    ("strategy", "each"), [("sequential", SEQUENTIAL_BYTES), ("vmap", VMAP_BYTES), ("unrolled", VMAP_BYTES)]
+)
 @pytest.mark.parametrize("seeds", [1, 7])
 def test_seeds_per_chunk_fills_the_share_of_the_memory(monkeypatch, strategy, each, seeds):
     def fitting(size):
@@ -99,7 +101,7 @@ def test_device_memory_is_that_of_a_computer():
     assert ensemble.seeds_per_chunk(SMALL, 5, 1, ensemble.Layout("sequential")) > 10_000
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+@pytest.mark.parametrize("strategy", ["vmap", "sequential", "unrolled"])
 def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
     def fn(tree, shared, own):
         return {"out": tree["a"] * shared + own, "index": own}
@@ -114,7 +116,7 @@ def test_over_seeds_lifts_each_argument_by_its_axis(strategy):
         np.testing.assert_array_equal(result["index"], own)
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+@pytest.mark.parametrize("strategy", ["vmap", "sequential", "unrolled"])
 def test_over_seeds_passes_none_through(strategy):
     lifted = _layout.over_seeds(ensemble.Layout(strategy), lambda x, mask: x if mask is None else x * mask, (0, None))
     np.testing.assert_array_equal(lifted(jnp.arange(3.0), None), [0, 1, 2])

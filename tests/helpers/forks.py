@@ -152,7 +152,8 @@ def become(command: list[str], env: dict[str, str], cwd: str) -> None:
 
     for name, value in env.items():  # JAX has read its own when it was imported
         if name.startswith("JAX_") and os.environ.get(name) != value:
-            jax.config.update(name.lower(), value)
+            number = isinstance(getattr(jax.config, name.lower()), float)
+            jax.config.update(name.lower(), float(value) if number else value)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

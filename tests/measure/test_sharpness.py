@@ -1,5 +1,7 @@
 """Measurements over seeds against dense oracles and brute force, and that vmapped and one by one they agree."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +36,8 @@ def test_track_finds_the_dense_eigenvalue_and_trace_at_every_snapshot(problem, s
     f, params, keys, x, y = problem
     moved = jax.tree.map(lambda p: 1.05 * p, params)
     found = measure.track(
-        [(f, params), (f, moved)], keys, x, y, loss=LOSS, rates=[0.1, 0.05], momentum=0.9, strategy=strategy,
-        trace_probes=60, num_iters=40, tol=1e-4,
+        [(f, params), (f, moved)], keys, (x, y), loss=LOSS, rates=[0.1, 0.05], momentum=0.9, strategy=strategy,
+        options=measure.SpectralOptions(num_iters=40, tol=1e-4, trace_probes=60),
     )  # fmt: skip
     assert found.value.shape == (SEEDS, 2) and found.converged.all() and (found.residual <= 1e-4).all()
     for e, snapshot in enumerate((params, moved)):
@@ -110,12 +112,14 @@ def test_power_iteration_reports_its_residual(problem):
 
 def test_flatness_equals_its_parts_one_by_one(problem):
     f, params, keys, x, y = problem
-    options = {"loss": LOSS, "sigmas": (0.01, 0.1), "relative_sigmas": (0.1,), "num_samples": 4, "worst_steps": 3}
+    how = measure.FlatnessOptions(sigmas=(0.01, 0.1), relative_sigmas=(0.1,), num_samples=4, worst_steps=3)
+    options = {"loss": LOSS, "options": how}
     both = [measure.each_seed(measure.flatness, (f, params, keys), (x, y), options, strategy=strategy)
             for strategy in ("vmap", "sequential")]  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *both)
     assert both[0].absolute.values.shape == (SEEDS, 2, 5) and (both[0].worst.increase > 0).all()
-    light = measure.each_seed(measure.flatness, (f, params, keys), (x, y), {**options, "worst_steps": 0})
+    how = dataclasses.replace(how, worst_steps=0)
+    light = measure.each_seed(measure.flatness, (f, params, keys), (x, y), {"loss": LOSS, "options": how})
     assert light.worst is None
     np.testing.assert_allclose(light.average.increase, both[0].average.increase, rtol=2e-4, atol=1e-6)
 
@@ -206,7 +210,7 @@ def test_refusals_name_what_came(problem):
     with pytest.raises(ValueError, match=r"one length of the seed axis, got \[2, 3\]"):
         measure.each_seed(measure.distance, (params, row(params, slice(2))))
     with pytest.raises(ValueError, match="one for each of the 1 snapshots, got 2"):
-        measure.track([(f, params)], keys, x, y, loss=LOSS, rates=[1, 2])
+        measure.track([(f, params)], keys, (x, y), loss=LOSS, rates=[1, 2])
 
 
 def test_the_passage_of_a_level_is_interpolated_in_log_loss():

@@ -107,7 +107,7 @@ def test_the_noise_on_the_other_leaves_is_the_same_with_and_without():
     flat = [
         measure.flatness(
             lambda p, x: x * jnp.sum(p["b"]), params, KEY, x, y, loss=lambda outputs, y: outputs[:, 0] ** 2,
-            sigmas=(0.1,), relative_sigmas=(0.1,), num_samples=2, worst_steps=2, unmoved=names,
+            options=measure.FlatnessOptions((0.1,), (0.1,), num_samples=2, worst_steps=2, unmoved=names),
         )
         for names in ((), ("b",))
     ]  # fmt: skip

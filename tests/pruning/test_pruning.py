@@ -351,7 +351,7 @@ def trainer(model=MODEL, rewind=0, calls=None, **choices):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "gd"])
 def test_pruned_entries_and_their_buffers_are_exactly_zero_after_training(optimizer):
     calls, buffers = [], 0
-    levels = list(pruning.iterative_pruning(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
+    levels = list(loop_of(trainer(optimizer=optimizer, calls=calls), make_init(), (1, 0.2)))
     masks = levels[1].masks
     assert np.sum([np.sum(kernel, (1, 2)) for kernel in kernels_of(masks).values()], 0).tolist() == [6] * SEEDS
     like = jax.tree.structure(masks)
@@ -382,9 +382,7 @@ def test_the_loop_is_the_algorithm(rewind):
     initial, calls = make_init(), []
     before = jax.tree.map(np.copy, initial)
     fit = trainer(MODEL, rewind, calls)
-    levels = list(
-        pruning.iterative_pruning(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None)
-    )
+    levels = list(loop_of(fit, initial, FRACTIONS, rewind_epoch=rewind, epochs=EPOCHS if rewind else None))
     assert_equal(initial, before)
     assert [(level.level, level.keep_fraction) for level in levels] == list(enumerate(FRACTIONS))
     assert_equal(levels[0].start, initial)
@@ -429,13 +427,21 @@ def test_training_goes_on_from_the_rewind_epoch_bit_for_bit():
 
 def test_a_new_level_compiles_nothing(compilations):
     model = models.MLP(6, depth=2, num_classes=CLASSES)  # no other test's
-    loop = pruning.iterative_pruning(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
+    loop = loop_of(trainer(model, rewind=1), make_init(model), FRACTIONS, rewind_epoch=1, epochs=2)
     with compilations() as names:
         next(loop), next(loop)
     assert any("_epoch" in name for name in names) and any("_select" in name for name in names)
     with compilations() as names:
         rest = list(loop)
     assert names == [] and len(rest) == 2
+
+
+def loop_of(train_level, initial, keep_fractions, *, seed_axis=True, store=None, **flat):
+    """Iterative pruning whose schedule and ranking are given in one."""
+    ranking = {name: flat.pop(name) for name in ("score", "scope", "prunable", "roles") if name in flat}
+    schedule = pruning.Schedule(keep_fractions, **flat)
+    kwargs = {"ranking": pruning.Ranking(**ranking), "seed_axis": seed_axis, "store": store}
+    return pruning.iterative_pruning(train_level, initial, schedule, **kwargs)
 
 
 def halve(start, masks, level):
@@ -448,9 +454,7 @@ def halve(start, masks, level):
 @pytest.mark.parametrize("one_shot", [False, True])
 def test_one_shot_prunes_every_level_from_the_whole_network(one_shot):
     initial = {"params": draw_tree("mixed", 3)}
-    levels = list(
-        pruning.iterative_pruning(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer")
-    )
+    levels = list(loop_of(halve, initial, FRACTIONS, one_shot=one_shot, seed_axis=False, scope="layer"))
     for last, level in itertools.pairwise(levels):
         source = levels[0] if one_shot else last
         expected = pruning.magnitude_masks(
@@ -472,9 +476,7 @@ def test_another_score_sees_both_variables_and_the_level():
         return pruning.weight_change(trained["params"], target["params"])
 
     levels = list(
-        pruning.iterative_pruning(
-            halve, initial, (1, 0.5), rewind_epoch=1, epochs=2, score=score, prunable=pruning.kernels(["out"])
-        )
+        loop_of(halve, initial, (1, 0.5), rewind_epoch=1, epochs=2, score=score, prunable=pruning.kernels(["out"]))
     )
     change = jax.tree.map(lambda w: np.abs(np.sin(2 * w) - np.cos(w)), initial["params"])
     expected = jax.vmap(lambda s: pruning.masks_from_scores(s, 0.5, prunable=pruning.kernels(["out"])))(change)
@@ -487,7 +489,7 @@ def test_what_is_pruned_stays_pruned_whatever_its_score():
     # By this score the smallest weights stay: entries held at zero would be the first to come back.
     initial = {"params": draw_tree("mixed", 5)}
     levels = list(
-        pruning.iterative_pruning(
+        loop_of(
             halve, initial, FRACTIONS, seed_axis=False,
             score=lambda trained, target, level: jax.tree.map(lambda leaf: -np.abs(leaf), trained["params"]),
         )
@@ -511,7 +513,7 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
         return halve(start, masks, level)
 
     def loop(store):
-        return pruning.iterative_pruning(counting, initial, FRACTIONS, store=store, **kwargs)
+        return loop_of(counting, initial, FRACTIONS, store=store, **kwargs)
 
     whole = list(loop(None))
     trained.clear()
@@ -532,19 +534,19 @@ def test_a_loop_resumed_after_any_level_ends_bit_for_bit(tmp_path, kwargs, done)
 )  # fmt: skip
 def test_stored_levels_of_other_arguments_are_refused(tmp_path, other):
     given = {"initial": {"params": draw_tree("mixed", 0)}, "keep_fractions": (1, 0.5, 0.25), "seed_axis": False}
-    list(pruning.iterative_pruning(halve, **given, store=records.Checkpointer(tmp_path)))
+    list(loop_of(halve, **given, store=records.Checkpointer(tmp_path)))
     with pytest.raises(ValueError, match=r"^store: expected level \d of these arguments, got one of others"):
-        list(pruning.iterative_pruning(halve, **(given | other), store=records.Checkpointer(tmp_path)))
+        list(loop_of(halve, **(given | other), store=records.Checkpointer(tmp_path)))
     # A schedule that begins alike goes on from what is there.
     longer = given | {"keep_fractions": (1, 0.5, 0.25, 0.1)}
-    assert len(list(pruning.iterative_pruning(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
+    assert len(list(loop_of(halve, **longer, store=records.Checkpointer(tmp_path)))) == 4
 
 
 def test_a_rewind_epoch_has_one_value():
     initial = {"params": stack([PARAMS, PARAMS])}
     for loop in ({}, {"rewind_epoch": 1, "epochs": 4}):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected 2, that of rewinding\(\), got [01]"):
-            pruning.iterative_pruning(pruning.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
+            loop_of(pruning.rewinding(lambda *args, **kwargs: None, 2), initial, (1, 0.5), **loop)
     for epoch in (-1, 1.5, True):
         with pytest.raises(ValueError, match=r"^rewind_epoch: expected a whole number of at least 0, got"):
             pruning.rewinding(lambda *args, **kwargs: None, epoch)
@@ -578,7 +580,7 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
     initial = {"params": stack([PARAMS, PARAMS])}
     arguments = {"initial": initial, "keep_fractions": (1, 0.5), **BAD_LOOPS[name][index]}
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        pruning.iterative_pruning(never, **arguments)
+        loop_of(never, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -595,7 +597,7 @@ def test_a_bad_loop_is_refused_before_anything_is_trained(name, index):
 )  # fmt: skip
 def test_given_functions_are_held_to_their_contract(name, fn, kwargs):
     with pytest.raises(ValueError, match=rf"^{name}[^:]*: expected .* got"):
-        list(pruning.iterative_pruning(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
+        list(loop_of(fn, {"params": stack([PARAMS, PARAMS])}, (1, 0.5), **kwargs))
 
 
 def test_a_diverged_seed_does_not_stop_the_others():
@@ -603,7 +605,7 @@ def test_a_diverged_seed_does_not_stop_the_others():
         return pruning.TrainedLevel(jax.tree.map(lambda a: a.at[1].set(np.nan), start))
 
     initial = {"params": stack([PARAMS, PARAMS])}
-    levels = list(pruning.iterative_pruning(fit, initial, (1, 0.5, 0.2)))
+    levels = list(loop_of(fit, initial, (1, 0.5, 0.2)))
     for level in levels:
         counts = np.sum([kernel.reshape(2, -1).sum(1) for kernel in kernels_of(level.masks).values()], 0)
         assert counts.tolist() == [round(level.keep_fraction * 42)] * 2

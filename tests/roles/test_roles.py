@@ -344,8 +344,9 @@ def test_iterative_pruning_of_a_stack_keeps_each_layers_count():
     rng = np.random.default_rng(0)
     stack = {"kernel": rng.normal(size=(2, 3, 4, 5)).astype(np.float32), "bias": np.ones((2, 3, 5), np.float32)}
     levels = pruning.iterative_pruning(
-        lambda start, masks, level: pruning.TrainedLevel(start), {"params": stack}, (1, 0.5, 0.2), scope="layer"
-    )
+        lambda start, masks, level: pruning.TrainedLevel(start), {"params": stack}, (1, 0.5, 0.2),
+        ranking=pruning.Ranking(scope="layer"),
+    )  # fmt: skip
     counts = [np.asarray(level.masks["kernel"]).sum((2, 3)).tolist() for level in levels]
     assert counts == [[[20] * 3] * 2, [[10] * 3] * 2, [[4] * 3] * 2]
 

@@ -101,7 +101,7 @@ def run(environment, forks, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def call(*flags, out: Path, wrapped: bool = True, start: bool = False, alone: bool = False, **more):
-        command = [*([wrapper] if wrapped else []), STUDY, *flags, f"--out_dir={out}"]
+        command = [*([wrapper] if wrapped else []), STUDY, "--verbose", *flags, f"--out_dir={out}"]
         settings = {"env": environment | {name.upper(): str(value) for name, value in more.items()}, "cwd": elsewhere}
         if start:
             return forks.start(*command, **settings)
@@ -156,7 +156,7 @@ def whole(run, tmp_path_factory):
     log = out.parent / "log"
     done = run(*SWEEP, out=out, log=log, alone=True)
     stdout = succeeded(done)
-    assert done.stderr.splitlines()[-1].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
+    assert done.stderr.splitlines()[-2].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
     return folder_of(out), stdout, log.read_text().splitlines()
 
 
@@ -376,10 +376,10 @@ NUMBERS = [(f"--{flag}={value}", flag, RANGES.get(flag, WHOLE), value)
 # (flag, words that the line must hold); each is added to a command line that is fine without it.
 REFUSED = [
     *NUMBERS,
-    ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, digits, mnist1d", "imagenet"),
+    ("--dataset=imagenet", "dataset", "expected one of mnist, fashion_mnist, cifar10, cifar100, digits", "imagenet"),
     ("--preset=huge", "preset", "expected one of quick, small, paper", "huge"),
     ("--model=cmn", "model", "did you mean cnn?"),
-    ("--model=resnet", "model", "expected one of mlp, cnn", "resnet"),
+    ("--model=resnet", "model", "expected one of mlp, cnn, transformer", "resnet"),
     ("--figures_dir=@file", "figures_dir", "cannot write in @file"),
     ("--widths=999999999", "--widths: mlp 999999999", "the device has"),
     ("--num_seeds=10000 --epochs=1000000", "--num_seeds: expected at most 100 with 1000000 epochs, got 10000"),
@@ -416,9 +416,9 @@ REFUSED = [
     ("--noforce=1", "noforce=1", "does not take an argument"),
     ("--wdiths=4", "'wdiths'", "Did you mean: widths"),
     ("stray", "expected flags only", "got 'stray'"),
-    ("--dataset=mnist --data_dir=@missing", "mnist", "there is no folder @missing (data_dir)", "tfds build"),
-    ("--dataset=mnist --data_dir=@empty", "no mnist/<version> in @empty (data_dir)", "tfds build"),
-    ("--dataset=mnist --data_dir=@no version", "no mnist/<version> in @no version", "tfds build"),
+    ("--dataset=mnist --data_dir=@missing", "mnist", "there is no folder @missing (data_dir)", "mnist.npz"),
+    ("--dataset=mnist --data_dir=@empty", "found no mnist in @empty (data_dir)", "mnist.npz"),
+    ("--dataset=mnist --data_dir=@no version", "found no mnist in @no version", "(TFDS, array_record)"),
     ("--dataset=mnist --data_dir=@truncated", "@truncated", "mnist-train.array_record-00000-of-00002"),
     ("--dataset=mnist --data_dir=@another shape", "@another shape", "expected images (28, 28, 1)", "got (32, 32, 3)"),
     ("--out_dir=@file", "out_dir", "cannot write in @file: Not a directory"),

@@ -5,18 +5,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from ntkgen import data, ensemble, records
+from ntkgen import data, ensemble, records, train
 from ntkgen.studies import base, implicit_regularization
 from ntkgen.studies import tables as common
 from ntkgen.studies.implicit_regularization import _arms as arms
 from ntkgen.studies.implicit_regularization import _claims as claims
+from ntkgen.studies.implicit_regularization import _rates as rates
 from ntkgen.studies.implicit_regularization import _tables as tables
-from ntkgen.studies.implicit_regularization._config import CONTROLS, PROTOCOL, SHARPNESS
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, USUAL
 from ntkgen.studies.implicit_regularization._measure import BatchSizeSweep, first_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +29,7 @@ TARGETS = PROTOCOL.loss_targets
 
 def config_of(**given):
     """The published protocol with four batch sizes and every control, but for what is given."""
-    return STUDY.resolve("paper", {"batch_sizes": (32, 128, 512, 2048), "controls": CONTROLS, **given})
+    return STUDY.resolve("paper", {"batch_sizes": (32, 128, 512, 2048), "controls": USUAL, **given})
 
 
 def planned(images=10_000, tuned_rate=0.1, **given):
@@ -241,6 +243,53 @@ def test_the_sweep_at_equal_updates_is_judged_by_itself():
     assert found[f"{FLATTER}, equal updates"] == "undecided (3 arms, 5 seeds; needs five)"
 
 
+class OnlyRates:
+    """A run that trains nothing: the best rate of batch 32 is half the table's, batch 128 diverges at every rate."""
+
+    def __init__(self):
+        self.fitted = []
+
+    def fit(self, name, network, dataset, training, seeds, options):
+        self.fitted.append((len(dataset.train.y), len(dataset.test.y), seeds))
+        lost = training.batch_size == 128
+        distance = abs(np.log2(training.learning_rate / train.scaled_learning_rate(training.batch_size)) + 1)
+        accuracy = np.full((len(seeds), training.epochs), 0.9 - 0.01 * distance)
+        diverged = np.full(len(seeds), lost)
+        return SimpleNamespace(history={"test_accuracy": accuracy}, diverged=diverged)
+
+
+def test_each_batch_size_gets_the_rate_that_is_best_on_held_out_images():
+    config = config_of(batch_sizes=(32, 128), controls=("tuned",), epochs=2)
+    dataset, run = data.load("digits", num_train=400), OnlyRates()
+    sizes = arms.sizes(config, 400)
+    found = rates.try_rates(run, config, None, dataset, sizes)
+    assert set((train_count, held) for train_count, held, _ in run.fitted) == {(320, 80)}
+    assert {tuple(seeds) for *_, seeds in run.fitted} == {(0, 1)} and len(found) == 2 * len(rates.FACTORS)
+    own = rates.chosen(found)
+    assert own[32] == pytest.approx(0.5 * train.scaled_learning_rate(32))
+    assert own[128] == pytest.approx(rates.FACTORS[0] * train.scaled_learning_rate(128))  # none could be chosen
+    assert [row["held_out_acc"] for row in found if row["batch"] == 128] == [None] * len(rates.FACTORS)
+    planned = {arm.name: arm for arm in arms.planned_arms(config, sizes, own_rates=own)}
+    tuned, plain = planned["sgd32_tuned"], planned["sgd32"]
+    assert dataclasses.replace(tuned.training, learning_rate=plain.training.learning_rate) == plain.training
+    assert tuned.training.learning_rate == own[32] and tuned.references == ("sgd32",)
+
+
+def test_the_sweep_at_tuned_rates_is_judged_by_itself():
+    accuracy = FALLING | {f"sgd{batch}_tuned": 96.0 for batch in (32, 128, 512, 2048)}
+    found, _ = verdicts(made_up(accuracy, RISING, controls=("tuned",)))
+    assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "seen"
+    same = "not seen (equal within 0.5)"
+    assert found["batch 32 generalizes better than batch 2048, equal epochs, tuned rates"] == same
+    assert found["sgd2048_tuned generalizes better than sgd2048"] == "seen"
+
+
+def test_a_batch_beyond_the_images_that_are_not_held_out_is_refused():
+    config = config_of(batch_sizes=(32, 128, 400), controls=("tuned",))
+    with pytest.raises(ValueError, match=r"controls: expected batches of at most the 320 images .* got 400"):
+        rates.check(config, arms.sizes(config, 400))
+
+
 def test_the_opposite_is_called_so_and_noise_decides_nothing():
     found, _ = verdicts(made_up(dict(zip(FALLING, [94, 95, 96, 97, 97], strict=True)), {}))
     assert found["batch 32 generalizes better than batch 2048, equal epochs"] == "not seen (the opposite is)"
@@ -302,7 +351,7 @@ def call(forks, environment, tmp_path_factory):
     killer.write_text(KILLER)
 
     def run(out: Path, *flags: str, kill: str = "", alone: bool = False):
-        env, command = {**environment, "KILL": kill}, [SCRIPT, *flags, f"--out_dir={out}"]
+        env, command = {**environment, "KILL": kill}, [SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
         if alone:
             return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
         return forks.run(*([killer] if kill else []), *command, env=env)

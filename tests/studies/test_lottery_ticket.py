@@ -721,7 +721,7 @@ def call(environment, forks, tmp_path_factory):
     wrapper.write_text(WRAPPER)
 
     def run(*flags, out, alone=False, **more):
-        command, env = [wrapper, SCRIPT, *flags, f"--out_dir={out}"], {**environment, **more}
+        command, env = [wrapper, SCRIPT, "--verbose", *flags, f"--out_dir={out}"], {**environment, **more}
         if not alone:
             return forks.run(*command, env=env)
         return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)

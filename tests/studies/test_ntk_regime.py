@@ -1,6 +1,7 @@
 """The tangent-kernel study: its tables from made-up runs, and the script as a user runs it."""
 
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from ntkgen import data, ensemble, kernels, paper, plotting, records, stats, studies, train
-from ntkgen.studies import tables
+from ntkgen.studies import tables, tuning
 from ntkgen.studies.ntk_regime import (
     _claims,
     _config,
@@ -278,14 +279,14 @@ def small_study(tmp_path, test_y=None):
     _, found = _materials.prepare(_config.resolve("small", given), None)
     if test_y is not None:
         dataset = dataclasses.replace(found.dataset, test=data.Split(found.dataset.test.x, test_y))
-        found = dataclasses.replace(found, dataset=dataset, held=_materials.hold_out(dataset))
+        found = dataclasses.replace(found, dataset=dataset, held=tuning.hold_out(dataset))
     with records.open_run(tmp_path, "tuning", "digits", given | {"widths": [8]}) as run:
         return found, _tuning.measure_tuned(run, found)
 
 
 def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     dataset = data.load("digits", num_train=101, seed=1)
-    held = _materials.hold_out(dataset)
+    held = tuning.hold_out(dataset)
     assert held.test.y.shape == (20,) and held.train.y.shape == (81,) == (held.num_train,)
     pieces = [np.asarray(part.x).reshape(-1, 64) for part in (held.train, held.test)]
     rows, whole = np.concatenate(pieces), np.asarray(dataset.train.x).reshape(-1, 64)
@@ -293,19 +294,19 @@ def test_a_fifth_of_the_training_images_is_held_out_and_no_test_image():
     place = np.lexsort(rows.T), np.lexsort(whole.T)
     np.testing.assert_array_equal(rows[place[0]], whole[place[1]])  # every training image once
     np.testing.assert_array_equal(labels[place[0]], np.asarray(dataset.train.y)[place[1]])
-    assert not np.array_equal(held.test.x, _materials.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
-    np.testing.assert_array_equal(held.test.x, _materials.hold_out(dataset).test.x)
+    assert not np.array_equal(held.test.x, tuning.hold_out(dataclasses.replace(dataset, seed=2)).test.x)
+    np.testing.assert_array_equal(held.test.x, tuning.hold_out(dataset).test.x)
     assert len({each.digest for each in (dataset, held)}) == 2  # the store must tell their networks apart
     with pytest.raises(ValueError, match=r"^num_train: expected at least 5"):
-        _materials.hold_out(data.load("digits", num_train=4))
+        tuning.hold_out(data.load("digits", num_train=4))
 
 
 def test_the_highest_mean_is_chosen_the_smaller_of_equals_and_no_candidate_that_lost_a_seed():
     rates = [0.1, 0.2, 0.3, 0.4]
-    assert _tuning.choose(rates, np.array([[90.0, 91.0, 93.0, 80.0], [90.0, 94.0, 93.0, 80.0]])) == 0.3
-    assert _tuning.choose(rates, np.array([[90.1, 90.3, 90.2, 80.0], [90.2, 90.0, 90.1, 80.0]])) == 0.1  # 0.3 equals it
-    assert _tuning.choose(rates, np.array([[90.0, 91.0, 99.0, 80.0], [90.0, 91.0, np.nan, 80.0]])) == 0.2
-    assert _tuning.choose(rates, np.full((2, 4), np.nan)) is None
+    assert tuning.choose(rates, np.array([[90.0, 91.0, 93.0, 80.0], [90.0, 94.0, 93.0, 80.0]])) == 0.3
+    assert tuning.choose(rates, np.array([[90.1, 90.3, 90.2, 80.0], [90.2, 90.0, 90.1, 80.0]])) == 0.1  # 0.3 equals it
+    assert tuning.choose(rates, np.array([[90.0, 91.0, 99.0, 80.0], [90.0, 91.0, np.nan, 80.0]])) == 0.2
+    assert tuning.choose(rates, np.full((2, 4), np.nan)) is None
 
 
 def test_regression_takes_each_ridge_in_units_of_the_mean_diagonal():
@@ -448,7 +449,8 @@ UNTUNED = [flag for flag in TINY if not flag.startswith("--tuned")] + ["--notune
 @pytest.fixture(scope="module")
 def call(forks, environment):
     """Run the study in a fork: call(out, *flags)."""
-    return lambda out, *flags: forks.run(STUDY, *flags, f"--out_dir={out}", env=environment, cwd=out.parent)
+    command = functools.partial(forks.run, STUDY, "--verbose", env=environment)
+    return lambda out, *flags: command(*flags, f"--out_dir={out}", cwd=out.parent)
 
 
 def files(folder):
@@ -458,7 +460,7 @@ def files(folder):
 @pytest.fixture(scope="module")
 def whole(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "results"
-    command = [sys.executable, STUDY, *TINY, f"--out_dir={out}"]  # in a process of its own
+    command = [sys.executable, STUDY, "--verbose", *TINY, f"--out_dir={out}"]  # in a process of its own
     done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (out / "ntk_regime").iterdir()

@@ -27,7 +27,7 @@ ARRAY = np.arange(3)
         (COUNTS, {8, 4}, (4, 8)), (COUNTS, ("8", 4.0), (4, 8)),
         (REALS, "0.1,0.5", (0.5, 0.1)), (REALS, 0.5, (0.5,)), (REALS, np.float32(0.5), (0.5,)),
         (NAME, "mlp", "mlp"), (NAME, np.str_("cnn"), "cnn"),
-        (NAMES, "b,a", ("b", "a")), (NAMES, ["c"], ("c",)), (NAMES, "none", ()), (NAMES, ["none"], ()), (NAMES, [], ()),
+        (NAMES, "b,a", ("a", "b")), (NAMES, ["c"], ("c",)), (NAMES, "none", ()), (NAMES, ["none"], ()), (NAMES, [], ()),
         (options.SWITCH, True, True), (options.SWITCH, "false", False), (options.SWITCH, "1", True),
         (options.SWITCH, 0, False), (options.SWITCH, np.True_, True), (options.SWITCH, "True", True),
     ],

@@ -70,8 +70,8 @@ def test_a_claim_finds_its_own_row():
     # By an equal object too, and not by one that differs in anything.
     assert found[dataclasses.replace(CLAIMS[0])] is found[CLAIMS[0]]
     assert dataclasses.replace(CLAIMS[0], published=1.0) not in found
-    # The order of the claims makes no difference to a row.
-    assert relations.test(CLAIMS[::-1], VALUES) == found
+    # Neither the order of the claims nor one that comes twice makes a difference to a row.
+    assert relations.test(CLAIMS[::-1], VALUES) == found == relations.test([*CLAIMS, CLAIMS[0]], VALUES)
 
 
 def test_p_values_are_adjusted_within_each_family():

@@ -115,8 +115,8 @@ MISTAKES = [
     ({"preset": "quik"}, "preset: expected one of quick, small, paper, got 'quik'; did you mean quick?"),
     ({"widths": (4, 4)}, f"widths: expected {options.COUNTS.expected}, got (4, 4)"),
     ({"epochs": True}, "epochs: expected a whole number from 1 to 1000000, got True"),
-    ({"dataset": "minst"}, "dataset: expected one of mnist, fashion_mnist, cifar10, digits, mnist1d, got 'minst'; "
-                           "did you mean mnist?"),
+    ({"dataset": "minst"}, "dataset: expected one of mnist, fashion_mnist, cifar10, cifar100, digits, mnist1d, or the "
+                           "path of an .npz file, got 'minst'; did you mean mnist?"),
     ({"channels": (4,)}, "channels: expected no such setting with --model=mlp, got (4,)"),
     ({"batch_size": 101}, "batch_size: expected at most the 100 training examples, got 101"),
     ({"num_train": 9999}, "num_train: expected at most 1297, all of digits, got 9999"),

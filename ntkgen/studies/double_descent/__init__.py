@@ -8,7 +8,7 @@ when `num_train` is a list.
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.double_descent import _config, _measure, _report
+from ntkgen.studies.double_descent import _config
 from ntkgen.studies.double_descent._config import Config
 
 __all__ = ["STUDY", "Config", "run"]
@@ -18,10 +18,10 @@ STUDY = base.Study(
     question="Does test error fall again beyond the interpolation threshold?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_measure.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_report.figures,
+    prepare=base.later("ntkgen.studies.double_descent._measure", "prepare"),
+    measure=base.later("ntkgen.studies.double_descent._measure", "measure"),
+    derive=base.later("ntkgen.studies.double_descent._report", "derive"),
+    figures=base.later("ntkgen.studies.double_descent._report", "figures"),
     tables=("runs", "correct"),
 )
 run = functools.partial(runner.run, STUDY)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ntkgen import ensemble, paper, train
+from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
 
@@ -24,7 +24,10 @@ class Config(base.Config):
         "Default: the preset's.", unit="images", group="data",
     )  # fmt: skip
     widths: tuple[int, ...] | None = setting(
-        options.COUNTS, "Hidden widths of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNTS,
+        "Widths of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: tuple[int, ...] | None = setting(
         options.COUNTS, "Base channels of the CNN. Default: the preset's.", group="network"
@@ -41,30 +44,30 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     weight_decay: float = setting(options.NOT_NEGATIVE, "L2 coefficient; the paper uses none.", default=0.0)
     vary: str = setting(
-        options.Choice(train.VARY),
+        options.Choice(choices.VARY),
         "What differs between seeds: initialisation, batch order or both.",
         default="both",
     )
     criterion: float = setting(
         options.FRACTION, "Training error that counts as interpolating.", default=0.01, group="measurement"
     )
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Return the widths or channels."""
-        return (self.widths if self.model == "mlp" else self.channels) or ()
+        return (self.channels if self.model == "cnn" else self.widths) or ()
 
     @property
     def size_name(self) -> str:
         """Return the setting that holds the sizes."""
-        return "widths" if self.model == "mlp" else "channels"
+        return "channels" if self.model == "cnn" else "widths"
 
 
 # None for num_train: all there are.
@@ -78,6 +81,11 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         channels=tuple(paper.DOUBLE_DESCENT["cnn", "cifar10"]), num_train=(10_000,), num_seeds=5, epochs=80, lr=0.01,
         label_noise=0.0,
     ),
+    # The paper trains no transformer.
+    ("paper", "transformer"): dict(
+        widths=(8, 16, 32, 64, 128, 256), blocks=4, heads=4, num_train=(10_000,), num_seeds=5, epochs=80, lr=0.05,
+        label_noise=0.0,
+    ),
     ("small", "mlp"): dict(
         widths=(4, 8, 16, 32, 64, 128, 256), depth=4, num_train=(4_000,), num_seeds=3, epochs=40, lr=0.05,
         label_noise=0.0,
@@ -85,12 +93,18 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("small", "cnn"): dict(
         channels=(4, 8, 16, 32), num_train=(2_000,), num_seeds=3, epochs=20, lr=0.01, label_noise=0.0
     ),
+    ("small", "transformer"): dict(
+        widths=(8, 16, 32, 64), blocks=2, heads=4, num_train=(2_000,), num_seeds=3, epochs=40, lr=0.05, label_noise=0.0
+    ),
     # One hidden layer and noisy labels: the threshold lies among small widths and the peak is real.
     ("quick", "mlp"): dict(
         widths=(4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 512), depth=2, num_train=None, num_seeds=3, epochs=200,
         lr=0.05, label_noise=0.2,
     ),
     ("quick", "cnn"): dict(channels=(1, 2, 4, 8), num_train=None, num_seeds=3, epochs=20, lr=0.01, label_noise=0.2),
+    ("quick", "transformer"): dict(
+        widths=(4, 8, 16, 32), blocks=1, heads=2, num_train=None, num_seeds=2, epochs=60, lr=0.1, label_noise=0.2
+    ),
 }  # fmt: skip
 
 
@@ -101,4 +115,6 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
       ValueError: settings that contradict each other.
     """
     values = base.choose_preset(PRESETS, preset, given, "widths")
+    if isinstance(values["num_train"], int):
+        values["num_train"] = (values["num_train"],)
     return Config(**values)

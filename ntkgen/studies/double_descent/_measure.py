@@ -6,6 +6,7 @@ from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
 from ntkgen.studies import base, tables
 from ntkgen.studies.base import Prepared, Rows
+from ntkgen.studies.datasets import source_facts
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import arm_name
 
@@ -16,13 +17,6 @@ class Sweep(NamedTuple):
     training: train.Config
     datasets: dict[int, data.Dataset]
     num_params: dict[int, int]
-
-
-def network(config: Config, size: int) -> Any:
-    """Make the network of one size."""
-    if config.model == "mlp":
-        return models.MLP(size, config.depth)
-    return models.CNN(size, affine_norm=bool(config.affine_norm))
 
 
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
@@ -41,7 +35,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
     datasets = {dataset.num_train: dataset for dataset in sorted(loaded, key=lambda each: each.num_train)}
     params = {}
     for size in config.sizes:
-        model = network(config, size)
+        model = base.network(config, size, num_classes=loaded[0].num_classes)
         params[size] = models.num_params(model, loaded[0].train.x.shape[1:])
         ensemble.check_fits(params[size], f"{config.size_name}: {config.model} {size}")
         for count in datasets:
@@ -50,6 +44,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
         "num_train": list(datasets),
         "momentum": training.momentum,
         "data_digests": [dataset.digest for dataset in datasets.values()],
+        **source_facts(loaded[0]),
     }
     return facts, Sweep(training, datasets, params)
 
@@ -69,7 +64,8 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     with records.Progress(costs, len(config.seeds), config.epochs) as progress:
         for index, (count, size) in enumerate(arms):
             name = f"{config.model}{size}_n{count}"
-            model, dataset = network(config, size), sweep.datasets[count]
+            dataset = sweep.datasets[count]
+            model = base.network(config, size, num_classes=dataset.num_classes)
             result = run.fit(
                 name,
                 model,

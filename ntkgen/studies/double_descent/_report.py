@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import paper, plotting
-from ntkgen.studies import curves, tables
+from ntkgen.studies import _answers, curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import Table, judge, summarise
@@ -22,7 +22,8 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "comparison": beside_published(config, summary, table.counts),
         "epochs": by_epoch(table),
     }
-    return Derived(derived, verdicts, words(config, summary, verdicts))
+    text, short = words(config, summary, verdicts), answer(config, summary, verdicts)
+    return Derived(derived, verdicts, text, answer=short)
 
 
 def by_epoch(table: Table) -> Rows:
@@ -42,7 +43,7 @@ def by_epoch(table: Table) -> Rows:
 
 
 def published(config: Config, count: int) -> dict[int, dict[str, float | None]]:
-    """Give the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
+    """Return the paper's rows if this run follows its protocol: clean labels, and its number of images where known."""
     key = config.model, config.dataset
     other_network = config.depth not in (None, 4) or bool(config.affine_norm)
     if config.label_noise or other_network or paper.DOUBLE_DESCENT_EXAMPLES.get(key, count) != count:
@@ -70,9 +71,9 @@ def beside_published(config: Config, summary: Rows, counts: list[int]) -> Rows:
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw the model-wise, epoch-wise and, with several numbers of examples, sample-wise figures."""
     config, table = prepared.config, Table(found["runs"])
-    unit = config.size_name.removesuffix("s") if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    about = f"{config.model.upper()} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
+    about = f"{config.network_name} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
     about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
@@ -112,7 +113,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
 
 
 def lost(table: Table) -> Rows:
-    """Give a row for each size and seed that says whether it diverged."""
+    """Return a row for each size and seed that says whether it diverged."""
     return [
         {"size": size, "seed": seed, "diverged": int(table.diverged[c, k, s])}
         for c, _ in enumerate(table.counts)
@@ -122,7 +123,7 @@ def lost(table: Table) -> Rows:
 
 
 def published_points(table: Table, rows: dict[int, dict[str, float | None]]) -> dict[str, tuple[list, list]]:
-    """Give the published errors by split: numbers of parameters, errors in percent."""
+    """Return the published errors by split: numbers of parameters, errors in percent."""
     points = {}
     for split in ("test", "train"):
         known = [
@@ -142,11 +143,11 @@ def spread(count: int, most: int = 6) -> set[int]:
 def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
     """Write the table and the verdicts as text."""
     lines = []
-    unit = "width" if config.model == "mlp" else "channels"
+    unit = "channels" if config.model == "cnn" else "width"
     for verdict in verdicts:
         count = verdict["num_train"]
         rows = published(config, count)
-        lines.append(f"\n{config.model.upper()} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
+        lines.append(f"\n{config.network_name} on {config.dataset}, {count:,} examples; percent, 95 % t-intervals")
         lines.append(
             f"{unit:>8} {'parameters':>11} {'per example':>11} "
             f"{'train':>21} {'published':>9} {'test':>21} {'published':>9}"
@@ -185,6 +186,36 @@ def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
                     f"  over seeds and test images [{-fall['crossed_high']:+.2f}, {-fall['crossed_low']:+.2f}]"
                 )
         lines.append(f"verdict: {verdict['verdict']}")
+    return "\n".join(lines)
+
+
+def answer(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
+    """Write the verdicts, and with one number of examples the numbers behind them, in at most ten lines."""
+    unit, lines = "width" if config.model == "mlp" else "channels", []
+    for verdict in verdicts:
+        which = f"{verdict['num_train']:,} examples: " if len(verdicts) > 1 else "verdict: "
+        lines.append(f"{which}{verdict['verdict']}")
+    if len(verdicts) > 1:
+        return "\n".join(lines[:9] + ([f"and {len(lines) - 9} numbers of examples more"] if len(lines) > 9 else []))
+    verdict = verdicts[0]
+    first, last = summary[0], summary[-1]
+    about = f"{config.model.upper()} on {config.dataset}, {verdict['num_train']:,} examples"
+    lines += [f"{about}; mean test accuracy in percent, 95 % t-intervals"]
+    lines += [f"  {unit} {row['size']}: {tables.cell(row, 'test_acc')}" for row in (first, last)]
+    lines += _answers.diverged(summary)
+    if found := verdict.get("threshold"):
+        lines.append(f"threshold: {_threshold_words(found)}")
+    if "peak" in verdict:
+        peak = verdict["peak"]
+        lines.append(
+            f"peak near it: {peak['rise']:+.2f} points at {unit} {peak['size']}, adjusted p {peak['adjusted']:.2g}"
+        )
+    if "beyond" in verdict:
+        fall = verdict["beyond"]
+        lines.append(
+            f"beyond it: {-fall['fall']:+.2f} points [{-fall['high']:+.2f}, {-fall['low']:+.2f}] of test error, "
+            f"adjusted p {fall['adjusted']:.2g}"
+        )
     return "\n".join(lines)
 
 

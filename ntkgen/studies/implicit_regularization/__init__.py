@@ -9,7 +9,7 @@ logit temperature.
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.implicit_regularization import _config, _figures, _measure, _report, _sharpness
+from ntkgen.studies.implicit_regularization import _config
 from ntkgen.studies.implicit_regularization._config import Config
 
 __all__ = ["STUDY", "Config", "run"]
@@ -19,11 +19,11 @@ STUDY = base.Study(
     question="Do small batches find flatter minima that generalize better?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_measure.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_figures.figures,
-    tables=_sharpness.TABLES,
-    optional=("tuning",),
+    prepare=base.later("ntkgen.studies.implicit_regularization._measure", "prepare"),
+    measure=base.later("ntkgen.studies.implicit_regularization._measure", "measure"),
+    derive=base.later("ntkgen.studies.implicit_regularization._report", "derive"),
+    figures=base.later("ntkgen.studies.implicit_regularization._figures", "figures"),
+    tables=_config.TABLES,
+    optional=("tuning", "rates"),
 )
 run = functools.partial(runner.run, STUDY)

@@ -1,6 +1,7 @@
 """The arms of the implicit-regularization study: what is trained, and what each is compared with."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,7 +56,8 @@ class TrainingArm:
 
     Attributes:
       name: unique; of its networks and its rows.
-      group: "sgd" (the sweep of batch sizes at equal epochs), "steps" (at equal updates), "adam", "gd", "control".
+      group: "sgd" (the sweep of batch sizes at equal epochs), "steps" (at equal updates), "tuned" (at rates chosen for
+        each), "adam", "gd", "control".
       training: what to do.
       images: training images, the first of the data set.
       snapshots: epochs that are kept and measured, 0 first.
@@ -102,13 +104,19 @@ class TrainingArm:
         }
 
 
-def planned_arms(config: Config, sizes: Sizes, tuned_rate: float = PROTOCOL.gd_grid[0]) -> list[TrainingArm]:
+def planned_arms(
+    config: Config,
+    sizes: Sizes,
+    tuned_rate: float = PROTOCOL.gd_grid[0],
+    own_rates: Mapping[int, float] | None = None,
+) -> list[TrainingArm]:
     """Return the arms of a config, in the order in which they are trained.
 
     Args:
       config: complete.
       sizes: of `sizes`.
       tuned_rate: of the full batch with a tuned rate.
+      own_rates: batch size -> its tuned rate. Default: the table's.
 
     Raises:
       ValueError: a batch size that the table of rates does not have, or a rate that is no number.
@@ -141,6 +149,11 @@ def planned_arms(config: Config, sizes: Sizes, tuned_rate: float = PROTOCOL.gd_g
             own = (f"sgd{size}",) if everywhere else ()
             same = (matched(size), size, rate(config, size))
             found.append(arm(f"sgd{size}_steps", "steps", *same, references=(base, *own)))
+    if "tuned" in controls:
+        for size in sizes.batch_sizes:
+            own = (f"sgd{size}",) if everywhere else ()
+            tuned = rate(config, size) if own_rates is None else own_rates[size]
+            found.append(arm(f"sgd{size}_tuned", "tuned", config.epochs, size, tuned, references=own))
     adam = (config.epochs, reference, PROTOCOL.adam_lr, "adam", None)
     found.append(arm("adam", "adam", *adam, references=(base,)))
     full_batch = (config.epochs, count, PROTOCOL.gd_lr, "gd")

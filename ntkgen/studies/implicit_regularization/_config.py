@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ntkgen import stats, train
-from ntkgen.studies import base, options
+from ntkgen import choices
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
-CONTROLS = ("steps", "gd", "plain", "noise", "sam")
+TABLES = ("tracking", "matched", "perturbation", "correct", "runs")  # as measured
+USUAL = ("steps", "gd", "plain", "noise", "sam")  # controls of the presets
+CONTROLS = (*USUAL, "tuned")
 # Column of runs.csv, tracking.csv and matched.csv -> what it is called in a figure.
 SHARPNESS = {
     "eigenvalue": "top Hessian eigenvalue",
@@ -43,8 +45,8 @@ class Protocol:
     loss_targets: tuple[float, ...] = (0.1, 0.03, 0.01, 0.003)  # nats, on the samples; also of the temperature
     alpha: float = 0.05
     accuracy_needed: float = 99.9  # percent of the training set: below it an arm's sharpness is not compared
-    margin_points: float = stats.ACCURACY
-    margin_log10: float = stats.SHARPNESS
+    margin_points: float = choices.ACCURACY
+    margin_log10: float = choices.SHARPNESS
 
 
 PROTOCOL = Protocol()
@@ -80,14 +82,17 @@ class Config(base.Config):
     """
 
     width: int = setting(
-        options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     batch_sizes: tuple[int, ...] = setting(
         options.COUNTS, "Of the SGD configurations. Default: the preset's that the training set fills."
     )
     lr_scaling: str = setting(
-        options.Choice(train.SCALINGS), "Learning rate of SGD by batch size; table is the published.", default="table"
+        options.Choice(choices.SCALINGS), "Learning rate of SGD by batch size; table is the published.", default="table"
     )
     lr: float | None = setting(
         options.POSITIVE, "Learning rate at --reference, for scalings other than table.", default=0.01
@@ -104,8 +109,8 @@ class Config(base.Config):
         options.Choices(CONTROLS),
         "steps: larger batches at --reference's updates. gd: full batch, its updates, tuned rate. plain: the published "
         "full batch, no momentum. noise: full and largest batch at its updates and rate, without noise, with noise "
-        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. Default: the "
-        "preset's.",
+        "drawn afresh at every step, with noise that sums to zero over its epochs. sam: at --reference. tuned: each "
+        "batch size at the rate that is best on held-out training images. Default: the preset's.",
     )
     only: tuple[str, ...] | None = setting(
         ArmNames(),
@@ -128,22 +133,32 @@ class Config(base.Config):
 
 
 # None for num_train: all there are.
+BATCH_SIZES = tuple(choices.RATE_OF_BATCH)
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
-        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=tuple(train.TABLE), controls=CONTROLS,
+        width=128, num_train=10_000, num_seeds=5, epochs=30, batch_sizes=BATCH_SIZES, controls=USUAL,
         snapshots=12, track="all", label_noise=0.0,
     ),
     # Channels and number of images are lost; 85 % within 80 epochs take all images, and 32 channels fit the text.
     ("paper", "cnn"): dict(
-        channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=tuple(train.TABLE), controls=(), snapshots=12,
+        channels=32, num_train=None, num_seeds=5, epochs=80, batch_sizes=BATCH_SIZES, controls=(), snapshots=12,
         track="all", label_noise=0.0,
     ),
+    # The paper trains no transformer.
+    ("paper", "transformer"): dict(
+        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, batch_sizes=tuple(choices.RATE_OF_BATCH),
+        controls=(), snapshots=12, track="all", label_noise=0.0,
+    ),
     ("small", "mlp"): dict(
-        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=CONTROLS,
+        width=128, num_train=2_000, num_seeds=3, epochs=30, batch_sizes=(32, 128, 512), controls=USUAL,
         snapshots=8, track="all", label_noise=0.0,
     ),
     ("small", "cnn"): dict(
         channels=8, num_train=5_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512, 2048), controls=(),
+        snapshots=6, track="light", label_noise=0.0,
+    ),
+    ("small", "transformer"): dict(
+        width=32, blocks=2, heads=4, num_train=2_000, num_seeds=3, epochs=60, batch_sizes=(32, 128, 512), controls=(),
         snapshots=6, track="light", label_noise=0.0,
     ),
     ("quick", "mlp"): dict(
@@ -153,6 +168,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "cnn"): dict(
         channels=2, num_train=None, num_seeds=2, epochs=10, batch_sizes=(32, 128, 512), controls=(), snapshots=3,
         track="light", label_noise=0.0,
+    ),
+    ("quick", "transformer"): dict(
+        width=16, blocks=1, heads=2, num_train=None, num_seeds=2, epochs=40, batch_sizes=(32, 128, 512), controls=(),
+        snapshots=2, track="light", label_noise=0.0,
     ),
 }  # fmt: skip
 
@@ -165,13 +184,12 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
-    options.refuse(given, {"channels" if model == "mlp" else "width": f"--model={model}"})
+    options.refuse(given, base.foreign_to_network(model, "width"))
     by_table = given.get("lr_scaling", "table") == "table"
     options.refuse(given, {"lr": "--lr_scaling=table"} if by_table else {})
     values = PRESETS[preset, model]
     values = {**values, "batch_sizes": AsManyAsFit(values["batch_sizes"])}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     values = base.overlay(values, given) | {"dataset": dataset, "model": model}
     if by_table:
         values["lr"] = None

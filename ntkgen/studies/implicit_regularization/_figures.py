@@ -27,6 +27,7 @@ ENDINGS = {
     "_noise": ", with noise",
     "_noise_zero_sum": ", with zero-sum noise",
     "_steps": ", equal updates",
+    "_tuned": ", tuned rate",
 }
 
 
@@ -42,7 +43,7 @@ def words(arm: str) -> str:
 def figures(prepared: Prepared, measured: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw accuracy and sharpness, the confounds, and sharpness along training."""
     config, sizes, found = prepared.config, prepared.more.sizes, ArmTables(prepared.config, measured)
-    about = f"{config.model.upper()} on {config.dataset}, {sizes.images:,} examples"
+    about = f"{config.network_name} on {config.dataset}, {sizes.images:,} examples"
     about += f", {config.epochs} epochs, {len(found.seeds)} seeds, 95% t-intervals"
     about += diverged(found.runs, lambda row: words(row["arm"]))
     known = {name: row["test_acc"] for name, row in _tables.published(config, sizes).items()}
@@ -74,9 +75,8 @@ def accuracy_and_sharpness(found: ArmTables, known: dict[str, float | None], abo
         accuracy = curve(x, np.stack([found.by_seed(name, "test_acc") for name in arms]))
         return accuracy, _exp(curve(x, np.stack([found.log_sharpness(name, "eigenvalue") for name in arms])))
 
-    updates = found.sweeps.get("updates", [])
-    others = [name for name in found.arms if name not in found.sweep and name not in updates]
-    lines = {"equal epochs": found.sweep} | ({"equal updates": updates} if len(updates) > 1 else {})
+    lines = {f"equal {name}": arms for name, arms in found.sweeps.items()}
+    others = [name for name in found.arms if not any(name in arms for arms in found.sweeps.values())]
     points = {found.batch(name): known.get(name) for name in found.sweep}
     return plotting.implicit_regularization.against_batch(
         {name: pair(arms) for name, arms in lines.items()},

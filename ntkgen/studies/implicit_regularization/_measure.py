@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, io, models, pruning, records, train
+from ntkgen.studies import base, datasets
 from ntkgen.studies.base import Prepared, Rows
-from ntkgen.studies.implicit_regularization import _arms
+from ntkgen.studies.implicit_regularization import _arms, _rates
 from ntkgen.studies.implicit_regularization._arms import Sizes, TrainingArm
-from ntkgen.studies.implicit_regularization._config import PROTOCOL, Config
-from ntkgen.studies.implicit_regularization._sharpness import TABLES, measure_arm
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, TABLES, Config
+from ntkgen.studies.implicit_regularization._sharpness import measure_arm
 
 
 class BatchSizeSweep(NamedTuple):
@@ -35,10 +36,11 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         seed=config.data_seed,
     )
     sizes = _arms.sizes(config, dataset.num_train)
-    network = models.MLP(config.width) if config.width is not None else models.CNN(config.channels)
+    size = "channels" if config.model == "cnn" else "width"
+    network = base.network(config, getattr(config, size), num_classes=dataset.num_classes)
     num_params = models.num_params(network, dataset.train.x.shape[1:])
-    size = "width" if config.model == "mlp" else "channels"
     ensemble.check_fits(num_params, f"{size}: {config.model} {getattr(config, size)}")
+    _rates.check(config, sizes)
     plan = _arms.planned_arms(config, sizes)
     for arm in plan:
         if arm.noise and arm.batch <= arm.noise:
@@ -55,8 +57,10 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
         "batch_sizes": list(sizes.batch_sizes),
         "curvature_samples": sizes.samples,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "num_params": num_params,
         "protocol": dataclasses.asdict(PROTOCOL),
+        **_rates.facts(config),
     }
     return facts, BatchSizeSweep(network, dataset, sizes)
 
@@ -65,16 +69,19 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     """Train every arm (or those of `only`) and measure its networks; what was measured of an arm is kept.
 
     Returns:
-      The tables of `measure_arm`, and "tuning" if a rate was tuned.
+      The tables of `measure_arm`, "tuning" if GD's rate was tuned, and "rates" if each batch size has its own.
     """
     config, (network, dataset, sizes) = prepared.config, prepared.more
     found: dict[str, Rows] = {name: [] for name in TABLES}
-    tuned: list[float] = []
+    tuned: dict[str, Any] = {}
     if "gd" in config.controls and (not config.only or "gd_tuned" in config.only):
         found["tuning"] = run.kept("tuning", lambda: _try_rates(run, config, prepared.more))
         chosen = (row["learning_rate"] for row in found["tuning"] if row["chosen"])
-        tuned = [min(chosen, default=min(PROTOCOL.gd_grid))]
-    plan = [arm for arm in _arms.planned_arms(config, sizes, *tuned) if not config.only or arm.name in config.only]
+        tuned["tuned_rate"] = min(chosen, default=min(PROTOCOL.gd_grid))
+    if "tuned" in config.controls and (not config.only or any(name.endswith("_tuned") for name in config.only)):
+        found["rates"] = run.kept("rates", lambda: _rates.try_rates(run, config, network, dataset, sizes))
+        tuned["own_rates"] = _rates.chosen(found["rates"])
+    plan = [arm for arm in _arms.planned_arms(config, sizes, **tuned) if not config.only or arm.name in config.only]
     epochs = [arm.training.epochs for arm in plan]
     with records.Progress([arm.images for arm in plan], len(config.seeds), epochs) as progress:
         for index, arm in enumerate(plan):
@@ -92,6 +99,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
                     options=ensemble.Options(evaluate_at=arm.snapshots[1:]),
                     progress=progress.part(index, arm.name),
                 )
+                progress.measuring(index, arm.name)
                 return measure_arm(config, arm, network, own, sizes.samples, result)
 
             for name, rows in run.kept(f"arm_{arm.name}", train_and_measure).items():

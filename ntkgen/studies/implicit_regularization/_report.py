@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ntkgen.studies import tables
+from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.implicit_regularization import _claims, _tables
 from ntkgen.studies.implicit_regularization._arms import Sizes, planned_arms
@@ -16,7 +16,8 @@ def derive(prepared: Prepared, measured: Tables) -> Derived:
     found, sizes = ArmTables(prepared.config, measured), prepared.more.sizes
     comparison = _tables.comparison(found, sizes)
     if found.arms.keys() != {arm.name for arm in planned_arms(prepared.config, sizes)}:
-        return Derived({"comparison": comparison}, None, comparison_text(found, comparison), complete=False)
+        short = f"{len(found.arms)} arms are measured, not all of the study: no verdict yet"
+        return Derived({"comparison": comparison}, None, comparison_text(found, comparison), False, answer=short)
     tests = _claims.difference_tests(found)
     curves, points = _claims.equal_loss_tests(found)
     trends, associations = _claims.trends(found), _claims.associations(found)
@@ -32,7 +33,19 @@ def derive(prepared: Prepared, measured: Tables) -> Derived:
         "associations": _flat(associations),
         "matched_summary": _tables.matched_summary(found),
     }
-    return Derived(derived, verdict, answer_text(found, sizes, summary, verdict))
+    short = short_answer(found, sizes, summary, verdict)
+    return Derived(derived, verdict, answer_text(found, sizes, summary, verdict), answer=short)
+
+
+def short_answer(found: ArmTables, sizes: Sizes, summary: Rows, verdict: dict[str, Any]) -> str:
+    """Return how many relations of each hypothesis are seen, and the first of them, in at most nine lines."""
+    config, lines = found.config, []
+    for name, about in (("H1", "small batches generalize better"), ("H2", "sharper minima generalize worse")):
+        lines.append(f"{name}, {about}: {len(verdict[name])} relations")
+        lines += _answers.by_word(((row["relation"], row["verdict"]) for row in verdict[name]), "  ")
+    lines += _answers.diverged(summary)
+    about = f"{config.model.upper()} on {config.dataset}, {sizes.images:,} examples, {len(found.seeds)} seeds"
+    return "\n".join([*lines, about])
 
 
 def _flat(rows: dict[Any, Rows]) -> Rows:
@@ -55,7 +68,7 @@ def comparison_text(found: ArmTables, comparison: Rows) -> str:
 def answer_text(found: ArmTables, sizes: Sizes, summary: Rows, verdict: dict[str, Any]) -> str:
     """Return the table and what is decided as text."""
     config = found.config
-    title = f"{config.model.upper()} on {config.dataset}, {sizes.images:,} examples"
+    title = f"{config.network_name} on {config.dataset}, {sizes.images:,} examples"
     lines = [f"{title}; {len(found.seeds)} seeds, 95 % t-intervals; sharpness as log10, * not at interpolation"]
     lines.append(
         f"{'arm':>15} {'steps':>7} {'rate':>7} {'train %':>8} {'test %':>22} {'published':>9} "

@@ -13,9 +13,7 @@ from ntkgen.measure import correct, each_seed
 from ntkgen.studies import tables
 from ntkgen.studies.base import Rows
 from ntkgen.studies.implicit_regularization._arms import TrainingArm
-from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, Config
-
-TABLES = ("tracking", "matched", "perturbation", "correct", "runs")
+from ntkgen.studies.implicit_regularization._config import PROTOCOL, SHARPNESS, TABLES, Config
 
 
 def measure_arm(
@@ -42,12 +40,11 @@ def measure_arm(
     track = measure.track(
         networks,
         keys,
-        x,
-        y,
+        (x, y),
         loss=train.cross_entropy,
         rates=rates,
         momentum=arm.training.momentum or 0.0,
-        **measures.spectral_options(everything),
+        options=measures.spectral_options(everything),
     )
     flat = [measures.flatness(*pair, worst=everything) for pair in networks]
     along = {
@@ -93,10 +90,10 @@ class SampleMeasures:
     keys: Any
     unmoved: tuple[str, ...]
 
-    def spectral_options(self, with_trace: bool) -> dict[str, Any]:
+    def spectral_options(self, with_trace: bool) -> measure.SpectralOptions:
         """Return the options of `measure.spectral`."""
-        options: dict[str, Any] = {"num_iters": PROTOCOL.lanczos_steps, "tol": PROTOCOL.tolerance}
-        return options | {"trace_probes": PROTOCOL.trace_probes if with_trace else 0}
+        probes = PROTOCOL.trace_probes if with_trace else 0
+        return measure.SpectralOptions(PROTOCOL.lanczos_steps, PROTOCOL.tolerance, probes)
 
     def each(self, function: Callable, seeded: tuple, host_driven: bool = False, **options: Any) -> Any:
         """Measure every seed on the study's samples."""
@@ -105,15 +102,13 @@ class SampleMeasures:
     def spectral(self, f: Any, params: Any, vector: Any, with_trace: bool) -> measure.Spectral:
         """Return top eigenvalue (warm-started) and trace."""
         start = each_seed(measure.warm_start, (self.keys, vector))
-        options = {"loss": train.cross_entropy, **self.spectral_options(with_trace)}
-        return self.each(measure.spectral, (f, params, start, self.keys), True, **options)
+        options = self.spectral_options(with_trace)
+        seeded = (f, params, start, self.keys)
+        return self.each(measure.spectral, seeded, True, loss=train.cross_entropy, options=options)
 
     def flatness(self, f: Any, params: Any, worst: bool, curves: bool = False) -> measure.Flatness:
         """Return what perturbations do: one sigma of each kind, or the curves."""
-        return self.each(
-            measure.flatness,
-            (f, params, self.keys),
-            loss=train.cross_entropy,
+        options = measure.FlatnessOptions(
             sigmas=landscape.SIGMAS if curves else (PROTOCOL.sigma,),
             relative_sigmas=landscape.SIGMAS if curves else (PROTOCOL.relative_sigma,),
             average_rho=PROTOCOL.average_rho,
@@ -121,6 +116,7 @@ class SampleMeasures:
             worst_steps=20 if worst else 0,
             unmoved=self.unmoved,
         )
+        return self.each(measure.flatness, (f, params, self.keys), loss=train.cross_entropy, options=options)
 
 
 def _network(network: Any, variables: dict[str, Any], temperature: np.ndarray) -> Any:

@@ -26,7 +26,8 @@ class ArmTables:
       arms: name -> its description, in the order of training.
       seeds: in order; every array over seeds follows it.
       sweep: names of the SGD arms of the batch-size sweep at equal epochs, by batch size.
-      sweeps: "epochs" -> sweep, "updates" -> those that make as many; without those of a single arm.
+      sweeps: "epochs" -> sweep, "updates" -> those that make as many, "epochs, tuned rates" -> those with a rate of
+        their own; without those of a single arm.
     """
 
     def __init__(self, config: Config, found: Tables) -> None:
@@ -35,11 +36,14 @@ class ArmTables:
         self.correct = tables.correctness(found["correct"])
         self.arms = {row["arm"]: row for row in self.runs}
         self.seeds = sorted({int(row["seed"]) for row in self.runs})
-        groups = {name: [arm for arm, row in self.arms.items() if row["group"] == name] for name in ("sgd", "steps")}
+        names = ("sgd", "steps", "tuned")
+        groups = {name: [arm for arm, row in self.arms.items() if row["group"] == name] for name in names}
         self.sweep = sorted(groups["sgd"], key=self.batch)
         base = f"sgd{config.reference}"  # not among some arms of a study
         updates = sorted([*([base] if base in self.arms else []), *groups["steps"]], key=self.batch)
-        self.sweeps = {name: arms for name, arms in {"epochs": self.sweep, "updates": updates}.items() if len(arms) > 1}
+        sweeps = {"epochs": self.sweep, "updates": updates}
+        sweeps["epochs, tuned rates"] = sorted(groups["tuned"], key=self.batch)
+        self.sweeps = {name: arms for name, arms in sweeps.items() if len(arms) > 1}
         self._matched = {
             (row["match"], float(row["target"]), row["metric"], row["arm"], int(row["seed"])): row
             for row in found["matched"]
@@ -93,7 +97,7 @@ class ArmTables:
 
     def referring(self) -> list[tuple[str, str]]:
         """Return the pairs of a control and an arm that it refers to."""
-        groups = ("steps", "control")
+        groups = ("steps", "tuned", "control")
         own = [(name, row["references"].split()) for name, row in self.arms.items() if row["group"] in groups]
         return [(name, other) for name, others in own for other in others]
 

@@ -13,7 +13,7 @@ which measures a difference is seen.
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.loss_landscape import _config, _measure, _report
+from ntkgen.studies.loss_landscape import _config
 from ntkgen.studies.loss_landscape._config import Config
 
 __all__ = ["STUDY", "Config", "run"]
@@ -23,10 +23,10 @@ STUDY = base.Study(
     question="Are the minima that large batches find sharper, and does that depend on how sharpness is measured?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_measure.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_report.figures,
+    prepare=base.later("ntkgen.studies.loss_landscape._measure", "prepare"),
+    measure=base.later("ntkgen.studies.loss_landscape._measure", "measure"),
+    derive=base.later("ntkgen.studies.loss_landscape._report", "derive"),
+    figures=base.later("ntkgen.studies.loss_landscape._report", "figures"),
     tables=("runs", "correct", "matched", "eigenvalues", "density", "perturbation", "lines", "plane"),
 )
 run = functools.partial(runner.run, STUDY)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import paper, train
-from ntkgen.studies import base, options
+from ntkgen import choices, paper
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 ARMS = ("small_batch", "large_batch")
@@ -28,7 +28,10 @@ class Config(base.Config):
     """
 
     width: int | None = setting(
-        options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int | None = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     small_batch: int = setting(options.COUNT, "Examples a step of the first arm.", default=32)
@@ -39,7 +42,7 @@ class Config(base.Config):
     large_lr: float = setting(
         options.POSITIVE, "Learning rate of the second arm. Default: the published table's for its batch."
     )
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     hessian_samples: int = setting(
         options.COUNT, "Training examples of the Hessian. Default: the paper's number.",
         default=paper.LOSS_LANDSCAPE_SAMPLES, unit="images", group="measurement",
@@ -63,12 +66,12 @@ class Config(base.Config):
     @property
     def size(self) -> int:
         """Return the width or the number of channels."""
-        return (self.width if self.model == "mlp" else self.channels) or 0
+        return (self.channels if self.model == "cnn" else self.width) or 0
 
     @property
     def size_name(self) -> str:
         """Return the setting that holds the size."""
-        return "width" if self.model == "mlp" else "channels"
+        return "channels" if self.model == "cnn" else "width"
 
     @property
     def arms(self) -> dict[str, Steps]:
@@ -82,11 +85,21 @@ class Config(base.Config):
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "cnn"): dict(channels=32, num_train=None, num_seeds=5, epochs=80, line_points=41, plane_points=25),
     ("paper", "mlp"): dict(width=128, num_train=10_000, num_seeds=5, epochs=100, line_points=41, plane_points=25),
+    # The paper trains no transformer.
+    ("paper", "transformer"): dict(
+        width=64, blocks=4, heads=4, num_train=10_000, num_seeds=5, epochs=80, line_points=41, plane_points=25
+    ),
     ("small", "cnn"): dict(channels=8, num_train=5_000, num_seeds=3, epochs=60, line_points=21, plane_points=15),
     ("small", "mlp"): dict(width=64, num_train=4_000, num_seeds=3, epochs=30, line_points=21, plane_points=25),
     ("quick", "mlp"): dict(width=64, num_train=None, num_seeds=5, epochs=150, line_points=21, plane_points=25),
     ("quick", "cnn"): dict(channels=2, num_train=None, num_seeds=2, epochs=40, line_points=13, plane_points=5),
-}
+    ("small", "transformer"): dict(
+        width=32, blocks=2, heads=4, num_train=2_000, num_seeds=3, epochs=60, line_points=21, plane_points=15
+    ),
+    ("quick", "transformer"): dict(
+        width=16, blocks=1, heads=2, num_train=None, num_seeds=2, epochs=40, line_points=13, plane_points=5
+    ),
+}  # fmt: skip
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Config:
@@ -97,10 +110,9 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     """
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
-    options.refuse(given, {"channels" if model == "mlp" else "width": f"--model={model}"})
+    options.refuse(given, base.foreign_to_network(model, "width"))
     values = {"label_noise": 0.0, **PRESETS[preset, model]}
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**base.overlay(values, given) | {"dataset": dataset, "model": model} | rates(given))
     if config.small_batch >= config.large_batch:
         raise ValueError(
@@ -119,6 +131,8 @@ def rates(given: dict[str, Any]) -> dict[str, float]:
     Raises:
       ValueError: no rate is given for a batch that the table does not have.
     """
+    from ntkgen import train
+
     found = {}
     for arm in ARMS:
         name = rate_name(arm)

@@ -67,17 +67,17 @@ class MeasurementSizes:
 
     @classmethod
     def of(cls, config: Config, model: Any, num_train: int) -> "MeasurementSizes":
-        """Return the sizes for a config and its network: fewer examples and probes for a CNN, which costs more."""
-        cnn = config.model == "cnn"
+        """Return the sizes for a config and its network: fewer examples and probes where an example costs more."""
+        costly = config.model != "mlp"
         return cls(
             samples=min(config.hessian_samples, num_train),
             many_samples=min(config.many_samples, num_train),
             matched_losses=config.matched_loss,
             line_points=config.line_points,
             plane_points=config.plane_points,
-            chunk=1024 if cnn else 4096,
-            probes=3 if cnn else 5,
-            examples=2_000 if cnn else 10_000,
+            chunk=1024 if costly else 4096,
+            probes=3 if costly else 5,
+            examples=2_000 if costly else 10_000,
             unmoved=tuple(models.cancelled(model)),
         )
 

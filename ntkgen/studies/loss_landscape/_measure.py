@@ -1,14 +1,12 @@
 """Data and networks of the loss-landscape study, their training, and the parts that are measured on them."""
 
 import dataclasses
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
-from ntkgen.studies import tables
+from ntkgen.studies import base, datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.loss_landscape import _rows
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -41,7 +39,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         label_noise=config.label_noise,
         seed=config.data_seed,
     )
-    model = models.CNN(config.size) if config.model == "cnn" else models.MLP(config.size)
+    model = base.network(config, config.size, num_classes=dataset.num_classes)
     num_params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{config.size_name}: {config.model} {config.size}")
     trainings = {}
@@ -56,6 +54,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
         "num_train": dataset.num_train,
         "num_params": num_params,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "measurements": dataclasses.asdict(sizes),
     }
     return facts, TwoArms(model, num_params, dataset, trainings, sizes)
@@ -102,29 +101,30 @@ def measure_parts(
 ) -> dict[str, Rows]:
     """Measure every network, in parts that are kept; returns name -> rows."""
     instruments = Instruments(both.model, both.trainings[ARMS[0]], both.dataset, both.sizes)
-    found: dict[str, Rows] = {}
-
-    def part(name: str, measured: Callable[..., dict[str, Rows]], *args: Any) -> None:
-        def work() -> dict[str, Rows]:
-            begun = time.monotonic()
-            rows = measured(instruments, *args)
-            print(f"measured {name.replace('_', ' ')}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-            return rows
-
-        for table, rows in run.kept(name, work).items():
-            found.setdefault(table, []).extend(rows)
-
     trained = {arm: Solutions.of(result.variables, seeds) for arm, result in results.items()}
+    parts: list[tuple[str, Callable[..., dict[str, Rows]], tuple[Any, ...]]] = []
     for group in instruments.groups(len(seeds)):
         own = seeds[group]
         name = f"seeds_{own[0]}_{own[-1]}"
         some = {arm: solutions.take(group) for arm, solutions in trained.items()}
         for arm, solutions in some.items():
-            part(f"{arm}_{name}_curvature", _rows.curvature_rows, arm, own, solutions)
-            part(f"{arm}_{name}_around", _rows.around_rows, arm, own, solutions)
-        part(f"between_{name}", _rows.between_rows, own, *some.values())
+            parts.append((f"{arm}_{name}_curvature", _rows.curvature_rows, (arm, own, solutions)))
+            parts.append((f"{arm}_{name}_around", _rows.around_rows, (arm, own, solutions)))
+        parts.append((f"between_{name}", _rows.between_rows, (own, *some.values())))
     for arm, solutions in trained.items():
-        part(f"{arm}_surface", _rows.surface_rows, arm, seeds[:1], solutions.take(slice(0, 1)))
+        parts.append((f"{arm}_surface", _rows.surface_rows, (arm, seeds[:1], solutions.take(slice(0, 1)))))
+    found: dict[str, Rows] = {}
+    with records.Progress([1.0] * len(parts), 1, 1, unit="measured") as progress:
+        for index, (name, measured, given) in enumerate(parts):
+
+            def work(each: Any = (index, name, measured, given)) -> Any:
+                index, name, measured, given = each
+                rows = measured(instruments, *given)
+                progress.measured(index, name.replace("_", " "))
+                return rows
+
+            for table, rows in run.kept(name, work).items():
+                found.setdefault(table, []).extend(rows)
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ntkgen import paper, plotting, train
-from ntkgen.studies import curves, tables
+from ntkgen.studies import _answers, curves, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.loss_landscape import _curves
 from ntkgen.studies.loss_landscape._config import ARMS, Config
@@ -30,11 +30,12 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "equal_loss_curves": points,
         "comparison": beside_published(runs, tested, same),
     }
-    return Derived(derived, verdict, answer_text(config, prepared.more, summary, verdict, same))
+    text = answer_text(config, prepared.more, summary, verdict, same)
+    return Derived(derived, verdict, text, answer=short_answer(config, verdict))
 
 
 def same_protocol(config: Config, both: TwoArms) -> bool:
-    """Say whether this is the published experiment, as far as the paper gives it."""
+    """Return whether this is the published experiment, as far as the paper gives it."""
     ours = config.dataset, config.model, config.size, config.epochs, config.label_noise, config.schedule
     known = [(batch, train.TABLE[batch]) for batch in paper.LOSS_LANDSCAPE]
     samples = config.hessian_samples == paper.LOSS_LANDSCAPE_SAMPLES and both.dataset.num_train == 50_000
@@ -46,7 +47,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     config = prepared.config
     labels = {arm: f"batch {steps.batch_size}" for arm, steps in config.arms.items()}
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    what = f"{config.model.upper()} {config.size} on {config.dataset}{noise}"
+    what = f"{config.network_name} {config.size} on {config.dataset}{noise}"
     lost = tables.diverged(found["runs"], lambda row: labels[row["arm"]])
     about = f"{what}, {config.num_seeds} seeds, 95% t-intervals{lost}"
     published: dict[str, Any] | None = None
@@ -80,13 +81,32 @@ def loss_and_error(lines: list[dict[str, str]], kind: str, arm: str) -> dict[str
     return pairs
 
 
+def short_answer(config: Config, verdict: dict[str, Any]) -> str:
+    """Write in which measures the large batch is seen to differ, in at most nine lines."""
+    answers = verdict["answers"].values()
+    lines = ["large batch against small, by measure"]
+    lines += _answers.by_word(((found["about"], found["answer"]) for found in answers), "  ")
+    for found in (each for each in answers if "difference" in each):
+        size = f"{found['difference']:.3g} [{found['low']:.3g}, {found['high']:.3g}]"
+        if found["about"] in ("top eigenvalue", "test accuracy"):
+            lines.append(f"{found['about']}, {found['unit']}: {size}, {found['answer']}")
+    for arm, below in verdict["below_interpolation"].items():
+        if below:
+            lines.append(
+                f"not comparable: {below} networks of the {arm.replace('_', ' ')} train below {INTERPOLATES} %"
+            )
+    batches = " and ".join(str(steps.batch_size) for steps in config.arms.values())
+    what = f"{config.model.upper()} {config.size} on {config.dataset}"
+    return "\n".join([*lines, f"{what}, batches of {batches}, {config.num_seeds} seeds"])
+
+
 def answer_text(config: Config, both: TwoArms, summary: Rows, verdict: dict[str, Any], same: bool) -> str:
     """Write the table and the verdict as text."""
     sizes, num_train = both.sizes, both.dataset.num_train
     few, many = sizes.samples, sizes.many_samples
     everything = f", all there are; fewer than {config.many_samples:,}" if many < config.many_samples else ""
     lines = [
-        f"\n{config.model.upper()} {config.size} ({both.num_params:,} parameters) on {config.dataset}, "
+        f"\n{config.network_name} {config.size} ({both.num_params:,} parameters) on {config.dataset}, "
         f"{num_train:,} examples; means over {config.num_seeds} seeds, 95 % t-intervals",
         f"Hessians on {few:,} and on {many:,} training examples{everything}; converged: residual of 1e-3 or less",
         " " * 26 + "".join(f"{'batch ' + str(row['batch_size']):>36}" for row in summary),

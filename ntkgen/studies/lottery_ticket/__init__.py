@@ -9,7 +9,7 @@ sharpness are measured, as trained and at equal loss, and stability; the tickets
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.lottery_ticket import _config, _figures, _measure, _report
+from ntkgen.studies.lottery_ticket import _config
 from ntkgen.studies.lottery_ticket._config import Config
 
 __all__ = ["STUDY", "Config", "run"]
@@ -19,10 +19,10 @@ STUDY = base.Study(
     question="Do sparse subnetworks with their original initialisation train as well as the whole network?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_measure.prepare,
-    measure=_measure.measure_all,
-    derive=_report.derive,
-    figures=_figures.figures,
+    prepare=base.later("ntkgen.studies.lottery_ticket._measure", "prepare"),
+    measure=base.later("ntkgen.studies.lottery_ticket._measure", "measure_all"),
+    derive=base.later("ntkgen.studies.lottery_ticket._report", "derive"),
+    figures=base.later("ntkgen.studies.lottery_ticket._figures", "figures"),
     tables=("runs", "measures", "sparsity", "correct"),
     optional=("overlaps",),
 )

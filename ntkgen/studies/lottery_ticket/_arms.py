@@ -61,7 +61,7 @@ class Lab:
       model: the network.
       dataset: what it learns.
       training: how.
-      report: name of a training -> its progress callback.
+      report: (name of a training, epochs behind it) -> its progress callback.
       layouts: name of a training -> how its seeds were trained together.
     """
 
@@ -70,7 +70,7 @@ class Lab:
     model: Any
     dataset: data.Dataset
     training: train.Config
-    report: Callable[[str], Callable]
+    report: Callable[[str, int], Callable]
     layouts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -81,8 +81,7 @@ class Lab:
     @functools.cached_property
     def prunable(self) -> pruning.Prunable:
         """Kernels, that of the output layer only if asked for."""
-        head = models.unit_chain(self.model)[0][-1]
-        return pruning.is_kernel if self.config.prune_head else pruning.kernels([head])
+        return pruning.is_kernel if self.config.prune_head else pruning.kernels([models.output_layer(self.model)])
 
     @functools.cached_property
     def initial(self) -> PyTree:
@@ -115,7 +114,7 @@ class Lab:
                 start_epoch=start_epoch,
                 evaluate_at=[epoch for epoch in self.config.evaluate_at if epoch > start_epoch],
             ),
-            progress=self.report(name),
+            progress=self.report(name, start_epoch),
             **given,
         )
         self.layouts[name] = result.strategy
@@ -170,7 +169,7 @@ def trainings(config: Config) -> list[str]:
 
 
 def trains_twin(config: Config) -> bool:
-    """Say whether the whole network is trained in another batch order, too."""
+    """Return whether the whole network is trained in another batch order, too."""
     return WHOLE_OTHER_ORDER.part in trainings(config)
 
 
@@ -208,15 +207,12 @@ def chain(lab: Lab, arm: str) -> Iterator[TrainedArm]:
             results[level] = lab.dense_other_order if arm == "other_order" else lab.dense
         return results[level]
 
+    fractions = [keep / 100 for keep in lab.config.keep]
     levels = pruning.iterative_pruning(
         pruning.rewinding(fit, rewind_epoch),
         lab.initial,
-        [keep / 100 for keep in lab.config.keep],
-        rewind_epoch=rewind_epoch,
-        epochs=lab.training.epochs,
-        scope=lab.config.scope,
-        prunable=lab.prunable,
-        one_shot=one_shot,
+        pruning.Schedule(fractions, rewind_epoch, lab.training.epochs, one_shot),
+        ranking=pruning.Ranking(scope=lab.config.scope, prunable=lab.prunable),
     )
     void = np.zeros(len(lab.seeds), bool)
     for level in levels:

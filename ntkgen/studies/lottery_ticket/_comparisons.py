@@ -147,7 +147,7 @@ def _by_label(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, np.nd
 def _test(relation: Relation, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Make the row of one comparison, not yet adjusted."""
     pair = relation.first, relation.second
-    (row,) = tables.compare(relation.family, relation.metric, values, [pair], relation.margin)
+    (row,) = tables.paired_tests(relation.family, relation.metric, values, [pair], relation.margin)
     row = {"method": "t", "reached": ""} | row
     if relation.metric in MATCHED:  # no p-values, nor what could have been found by them
         row |= dict.fromkeys(("paired_p", "welch_p", "detectable"))
@@ -200,7 +200,7 @@ def overlap_tests(rows: Sequence[Mapping[str, str]]) -> Rows:
         for (_, keep, layer), members in ((key, own) for key, own in grouped.items() if key[0] == kind):
             jaccard, chance = ([float(row[name]) for row in members] for name in ("jaccard", "chance"))
             name = f"{layer} {float(keep):g}%"
-            (row,) = tables.compare(
+            (row,) = tables.paired_tests(
                 f"overlap, {kind}", "jaccard", {name: jaccard, "chance": chance}, [(name, "chance")]
             )
             found.append({"method": "t", "reached": ""} | row)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkgen import ensemble, pruning, train
+from ntkgen import choices
 from ntkgen.studies import base, options
 from ntkgen.studies.lottery_ticket._controls import ARMS
 from ntkgen.studies.options import setting
@@ -60,7 +60,10 @@ class Config(base.Config):
     """
 
     width: int | None = setting(
-        options.COUNT, "Hidden width of the MLP. Default: the preset's.", unit="units", group="network"
+        options.COUNT,
+        "Width of the MLP's hidden layers, or of the transformer. Default: the preset's.",
+        unit="units",
+        group="network",
     )
     channels: int | None = setting(options.COUNT, "Base channels of the CNN. Default: the preset's.", group="network")
     depth: int = setting(options.DEPTH, "Dense layers of the MLP. Default: 4, the paper's.", group="network")
@@ -75,7 +78,7 @@ class Config(base.Config):
         options.COUNT, "Epoch that the rewound ticket goes back to. Default: the preset's."
     )
     scope: str = setting(
-        options.Choice(pruning.SCOPES), "Rank the weights of all layers together, or of each by itself.",
+        options.Choice(choices.SCOPES), "Rank the weights of all layers together, or of each by itself.",
         default="global",
     )  # fmt: skip
     one_shot: bool = setting(
@@ -87,12 +90,12 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     weight_decay: float = setting(options.NOT_NEGATIVE, "L2 coefficient; the paper uses none.", default=0.0)
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
     measure_at: tuple[float, ...] = setting(
         Percents(), "Percents at which curvature and sharpness are measured. Default: the preset's.",
         group="measurement",
@@ -114,12 +117,12 @@ class Config(base.Config):
     @property
     def size(self) -> int:
         """Return the width or the channels."""
-        return (self.width if self.model == "mlp" else self.channels) or 0
+        return (self.channels if self.model == "cnn" else self.width) or 0
 
     @property
     def size_name(self) -> str:
         """Return the setting that holds the size."""
-        return "width" if self.model == "mlp" else "channels"
+        return "channels" if self.model == "cnn" else "width"
 
     @property
     def evaluate_at(self) -> list[int]:
@@ -129,7 +132,7 @@ class Config(base.Config):
         return np.unique(np.round(np.geomspace(1, self.epochs, MEASUREMENTS)).astype(int)).tolist()
 
     def has_child(self, arm: str, keep: float) -> bool:
-        """Say whether an arm's stability is measured at a level."""
+        """Return whether an arm's stability is measured at a level."""
         return keep in self.measure_at and arm in self.barrier_arms
 
     def begins(self, arm: str) -> int:
@@ -147,6 +150,11 @@ MLP: dict[str, Any] = dict(
 CNN: dict[str, Any] = dict(
     lr=0.01, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5, matched_loss=0.1
 )
+# The paper trains no transformer.
+TRANSFORMER: dict[str, Any] = dict(
+    blocks=2, heads=4, lr=0.05, label_noise=0.0, arms=tuple(ARMS), barrier_arms=STABLE, loss_threshold=0.5,
+    matched_loss=0.5,
+)  # fmt: skip
 # None for num_train: all there are.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "mlp"): dict(
@@ -158,6 +166,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         CNN, channels=32, num_train=None, num_seeds=5, epochs=60, keep=(100, 70, 50, 30, 20, 10, 5),
         measure_at=(100, 30, 10), rewind_epoch=5, hessian_samples=1000,
     ),
+    ("paper", "transformer"): dict(
+        TRANSFORMER, width=64, num_train=10_000, num_seeds=5, epochs=60, keep=(100, 70, 50, 30, 20, 10, 5),
+        measure_at=(100, 30, 10), rewind_epoch=5, hessian_samples=1000,
+    ),
     ("small", "mlp"): dict(
         MLP, width=64, num_train=4_000, num_seeds=3, epochs=15, keep=(100, 50, 20, 10, 5, 2),
         measure_at=(100, 20, 10), rewind_epoch=2, hessian_samples=1000,
@@ -167,6 +179,11 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         arms=("ticket", "rewound", "reinit", "random_layer"), barrier_arms=("ticket", "rewound"),
         measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500, matched_loss=0.5,  # they stay short of 0.1
     ),
+    ("small", "transformer"): dict(
+        TRANSFORMER, width=32, num_train=2_000, num_seeds=3, epochs=30, keep=(100, 50, 20, 10, 5),
+        arms=("ticket", "rewound", "reinit", "random_layer"), barrier_arms=("ticket", "rewound"),
+        measure_at=(100, 20, 10), rewind_epoch=3, hessian_samples=500,
+    ),
     ("quick", "mlp"): dict(
         MLP, width=64, num_train=None, num_seeds=3, epochs=30, keep=(100, 70, 50, 30, 20, 10, 5, 2),
         arms=QUICK, measure_at=(100, 30, 10), barrier_arms=("ticket", "rewound"), rewind_epoch=2, hessian_samples=500,
@@ -174,6 +191,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("quick", "cnn"): dict(
         CNN, channels=2, num_train=None, num_seeds=2, epochs=10, keep=(100, 20), arms=("ticket", "reinit", "rewound"),
         measure_at=(100, 20), barrier_arms=("ticket",), rewind_epoch=1, hessian_samples=200, matched_loss=0.5,
+    ),
+    ("quick", "transformer"): dict(
+        TRANSFORMER | dict(blocks=1, heads=2, lr=0.1), width=16, num_train=None, num_seeds=2, epochs=30,
+        keep=(100, 50, 20), arms=("ticket", "reinit", "random_layer", "rewound"),
+        measure_at=(100, 20), barrier_arms=("ticket",),
+        rewind_epoch=2, hessian_samples=200,
     ),
 }  # fmt: skip
 

@@ -5,12 +5,13 @@ either. So controls come in pairs that differ in one thing alone (`COMPARISONS`)
 """
 
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import jax
+if TYPE_CHECKING:
+    import jax
 
-from ntkgen import pruning
-from ntkgen.typing import PyTree
+    from ntkgen import pruning
+    from ntkgen.typing import PyTree
 
 
 class ArmAtLevel(NamedTuple):
@@ -90,13 +91,18 @@ COMPARISONS = {
 class ControlKeys(NamedTuple):
     """A key of every seed for its random masks, and one for the order of shuffled values."""
 
-    masks: jax.Array
-    values: jax.Array
+    masks: "jax.Array"
+    values: "jax.Array"
 
 
 def control_start(
-    arm: str, ticket: PyTree, initial: PyTree, redrawn: PyTree, keys: ControlKeys, prunable: pruning.Prunable
-) -> tuple[PyTree, PyTree]:
+    arm: str,
+    ticket: "PyTree",
+    initial: "PyTree",
+    redrawn: "PyTree",
+    keys: ControlKeys,
+    prunable: "pruning.Prunable",
+) -> "tuple[PyTree, PyTree]":
     """Return what a control's training begins with.
 
     Args:
@@ -110,6 +116,10 @@ def control_start(
     Returns:
       (variables, masks); pruned weights are zero.
     """
+    import jax
+
+    from ntkgen import pruning
+
     _, mask, values, scale = ARMS[arm]
     scope = "global" if mask == TOTAL else "layer"
     masks = ticket

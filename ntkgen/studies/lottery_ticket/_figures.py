@@ -31,8 +31,8 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     """Draw accuracy, overlap and profile, and what was measured."""
     config, num_train = prepared.config, prepared.facts["num_train"]
     rows = finals(found["runs"], found["measures"], config.loss_threshold)
-    network = f"width {config.width}" if config.model == "mlp" else f"{config.channels} channels"
-    about = f"{config.model.upper()} ({network}) on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
+    network = f"{config.channels} channels" if config.model == "cnn" else f"width {config.width}"
+    about = f"{config.network_name} ({network}) on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
     labels = {arm: recipe.label for arm, recipe in ARMS.items()}
     lost_seeds = tables.diverged(rows, lambda row: f"{labels[row['arm']]} at {row['keep_percent']:g} %", most=2)
     intervals = f"{about}, 95% t-intervals{lost_seeds}"

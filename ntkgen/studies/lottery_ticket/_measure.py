@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, measure, models, pruning, records, train
-from ntkgen.studies import base, tables
+from ntkgen.studies import base, datasets, tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.lottery_ticket._arms import Lab, TrainedArm, train_all, trainings
 from ntkgen.studies.lottery_ticket._config import Config
@@ -54,15 +54,12 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Ingredients]
         raise ValueError(
             f"hessian_samples: expected at most the {dataset.num_train} training examples, got {config.hessian_samples}"
         )
-    model: Any = (
-        models.MLP(config.size, config.depth, dataset.num_classes)
-        if config.model == "mlp"
-        else models.CNN(config.size, dataset.num_classes, bool(config.affine_norm))
-    )
+    model = base.network(config, config.size, num_classes=dataset.num_classes)
     params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(params, f"{config.size_name}: {config.model} {config.size}")
     train.Program.of(model, training, dataset.num_train)
     facts = {"num_train": dataset.num_train, "momentum": training.momentum, "data_digest": dataset.digest}
+    facts |= datasets.source_facts(dataset)
     return facts, Ingredients(model, dataset, training)
 
 
@@ -79,8 +76,11 @@ def measure_all(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     masks: dict[ArmAtLevel, tuple[PyTree, np.ndarray]] = {}
     with records.Progress([1.0] * len(names), len(config.seeds), config.epochs) as progress:
         model, dataset, training = prepared.more
-        lab = Lab(run, config, model, dataset, training, lambda name: progress.part(names.index(name), name))
+        report = lambda name, start: progress.part(names.index(name), name, start)  # noqa: E731
+        lab = Lab(run, config, model, dataset, training, report)
         for trained in train_all(lab):
+            if trained.at.part in names:
+                progress.measuring(names.index(trained.at.part), trained.at.part)
             found["runs"] += _run_rows(lab, trained)
             found["sparsity"] += _sparsity_rows(lab, trained)
             found["correct"] += _correct_rows(lab, trained)

@@ -51,13 +51,15 @@ def overlaps(lab: Lab, masks: Mapping[ArmAtLevel, tuple[PyTree, np.ndarray]]) ->
             for s in np.flatnonzero(~(lab.dense.diverged | lab.dense_other_order.diverged)).tolist():
                 add("other batch order, one shot", keep, (s, s), row(first, s), row(second, s))
     for (s, t), orders in _matches(lab).items():
-        chain = models.unit_chain(lab.model)
         for keep in levels:
             ticket, void = host(masks[ArmAtLevel("ticket", keep)])
             if void[s] or void[t]:
                 continue
             a, b = row(ticket, s), row(ticket, t)
             add("other initialisation", keep, (s, t), a, b)
+            if not orders:
+                continue
+            chain = models.unit_chain(lab.model)
             add("other init., units matched", keep, (s, t), a, pruning.permute_units(b, orders["matched"], *chain))
             shuffled = _shuffled(lab.seeds[t], b)
             add("shuffled, units matched", keep, (s, t), a, pruning.permute_units(shuffled, orders["null"], *chain))
@@ -75,16 +77,20 @@ def _matches(lab: Lab) -> dict[tuple[int, int], dict[str, list[np.ndarray]]]:
     """Match the units of neighbouring seeds' whole networks, in a ring; and of one with the other, shuffled.
 
     The second is what matching alone makes of networks that share the use of their inputs and nothing else: it looks
-    for overlap, and finds some.
+    for overlap, and finds some. Nothing is matched in a network whose units form no chain.
     """
-    layers, norms = models.unit_chain(lab.model)
+    matchable = models.has_effective_layers(lab.model)
+    layers, norms = models.unit_chain(lab.model) if matchable else ([], {})
     params = host(lab.dense.variables["params"])
     num = len(lab.seeds)
     pairs = [(s, (s + 1) % num) for s in range(num if num > 2 else num - 1)]
-    found = {}
+    found: dict[tuple[int, int], dict[str, list[np.ndarray]]] = {}
     for s, t in pairs:
         a, b = row(params, s), row(params, t)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((a, b))):
+            continue
+        found[s, t] = {}
+        if not matchable:
             continue
         found[s, t] = {
             "matched": pruning.match_units(a, b, layers, norms),

@@ -134,7 +134,7 @@ def test_published(rows: Sequence[Mapping[str, Any]]) -> dict[Relation, dict[str
 
 
 def could_find(relation: Relation, std: float, count: int, alpha: float) -> str:
-    """Say which true differences a relation's tests would find, from the spread of `count` paired differences."""
+    """Return which true differences a relation's tests would find, from the spread of `count` paired differences."""
     assert relation.margin is not None
     finds = RELATIONS[relation].finds(std, count, relation.margin, alpha)
     return f"with the observed spread {count} seeds would, in four studies of five, {finds}"

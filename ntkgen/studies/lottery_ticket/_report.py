@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ntkgen import paper
-from ntkgen.studies import tables
+from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Tables
 from ntkgen.studies.lottery_ticket._comparisons import overlap_tests, tests
 from ntkgen.studies.lottery_ticket._config import PRESETS, Config
@@ -35,11 +35,12 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "overlap_summary": summarise_overlaps(found["overlaps"]),
         "comparison": compare_with_paper(config.arms, summary, published, same_protocol(config, num_train)),
     }
-    return Derived(derived, verdict, "\n".join(_lines(config, num_train, summary, verdict)))
+    text = "\n".join(_lines(config, num_train, summary, verdict))
+    return Derived(derived, verdict, text, answer="\n".join(_short_lines(config, num_train, summary, verdict)))
 
 
 def same_protocol(config: Config, num_train: int) -> bool:
-    """Say whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images.
+    """Return whether the published accuracies belong beside this run's: CIFAR-10, 32 channels, 60 epochs, all images.
 
     And SGD, whatever its rate, with tickets pruned level by level.
     """
@@ -57,7 +58,7 @@ def _lines(
 ) -> Iterator[str]:
     """Yield the table and the verdicts, line by line."""
     yield (
-        f"\n{config.model.upper()} on {config.dataset}, {num_train:,} examples, "
+        f"\n{config.network_name} on {config.dataset}, {num_train:,} examples, "
         f"{config.num_seeds} seeds; test accuracy in percent, 95 % t-intervals"
     )
     to_loss = f"epochs to loss {config.loss_threshold:g}"
@@ -82,6 +83,8 @@ def _lines(
                 f"no temperature brings the sample to {config.matched_loss:g} nats: {ARMS[row['arm']].label} "
                 f"{row['keep_percent']:g} %, {row['num_unmatched']} of {row['num_seeds']} seeds"
             )
+    if config.model == "transformer":
+        yield "overlap after matching units: not defined for this network"
     yield "\npublished relations"
     yield from map(_relation_line, verdict["relations"])
     yield "\naccuracy less that of the whole network, points"
@@ -89,6 +92,27 @@ def _lines(
     yield from _one_change_lines(verdict["one_change"], verdict["mask_or_values"])
     if verdict["curvature"]["comparisons"]:
         yield from _curvature_lines(verdict["curvature"])
+
+
+def _short_lines(
+    config: Config, num_train: int, summary: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield the published relations, what tickets lose, and which single changes are seen to matter."""
+    for row in verdict["relations"]:
+        yield f"{row['claim']}: {_answers.first_clause(row['verdict'])}"
+    tickets = [row for row in verdict["levels"] if row["first"].startswith("ticket ") and row["difference"] is not None]
+    if tickets:
+        shown = [f"{row['first'].split()[-1]} {row['difference']:+.2f}" for row in tickets]
+        yield _answers.listed("tickets less the whole network, points", shown)
+    higher: dict[str, list[str]] = {}
+    for row in verdict["one_change"]:
+        if row["verdict"].startswith("higher"):
+            pair = f"{_without_level(row['first'])} - {_without_level(row['second'])}"
+            higher.setdefault(pair, []).append(row["first"].split()[-1])
+    seen = [f"{pair} at {' '.join(levels)}" for pair, levels in higher.items()]
+    yield _answers.listed("one thing changed, and higher", seen, "; ")
+    yield from _answers.diverged(summary)
+    yield f"{config.model.upper()} on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
 
 
 def _relation_line(row: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ RAW_NOTE = "at unequal training loss, with which curvature falls: this does not 
 
 
 def by_level(tested: Tested, levels: Sequence[float]) -> Rows:
-    """Say for every trained level of ticket and rewound ticket how it compares with the whole network.
+    """Return for every trained level of ticket and rewound ticket how it compares with the whole network.
 
     Args:
       tested: of `tests`.
@@ -43,7 +43,7 @@ def by_level(tested: Tested, levels: Sequence[float]) -> Rows:
 
 
 def _judge(test: Mapping[str, Any]) -> dict[str, Any]:
-    """Say how one pair of arms compares, and what could have been found."""
+    """Return how one pair of arms compares, and what could have been found."""
     names = ("first", "second", "difference", "low", "high", "num_pairs", "paired_adjusted", "equivalence_adjusted")
     row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
     if test["paired_p"] is None:
@@ -63,7 +63,7 @@ def _side(test: Mapping[str, Any]) -> int:
 
 
 def one_change(rows: Sequence[Mapping[str, Any]], tested: Tested, levels: Sequence[float]) -> Rows:
-    """Say how every trained pair of arms compares that differs in one thing alone.
+    """Return how every trained pair of arms compares that differs in one thing alone.
 
     Args:
       rows: of `finals`.
@@ -87,7 +87,7 @@ def one_change(rows: Sequence[Mapping[str, Any]], tested: Tested, levels: Sequen
 
 
 def mask_or_values(tested: Tested, levels: Sequence[float]) -> Rows:
-    """Say at every level whether the ticket's mask is worth more than which value stands where.
+    """Return at every level whether the ticket's mask is worth more than which value stands where.
 
     The mask is compared at equal scale, in two ways: with the ticket's values shuffled, and with weights drawn anew for
     the kept fan-in. One side is worth more if both ways show it: its own effect is above zero, and above the other's.

@@ -7,9 +7,8 @@ and tests which measure goes with the generalization gap: over all arms, and wit
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.mechanisms import _config, _measure, _population, _report
-from ntkgen.studies.mechanisms._analysis import OVERALL, PARTIAL, PSI
-from ntkgen.studies.mechanisms._config import Config
+from ntkgen.studies.mechanisms import _config
+from ntkgen.studies.mechanisms._config import OVERALL, PARTIAL, PSI, Config
 
 __all__ = ["OVERALL", "PARTIAL", "PSI", "STUDY", "Config", "run"]
 
@@ -19,10 +18,10 @@ STUDY = base.Study(
     question="Which measure predicts generalization when the other hyperparameters are held fixed?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_population.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_report.figures,
+    prepare=base.later("ntkgen.studies.mechanisms._population", "prepare"),
+    measure=base.later("ntkgen.studies.mechanisms._measure", "measure"),
+    derive=base.later("ntkgen.studies.mechanisms._report", "derive"),
+    figures=base.later("ntkgen.studies.mechanisms._report", "figures"),
     tables=("networks", "rescaling", "associations", "effects", "calibration"),
 )
 run = functools.partial(runner.run, STUDY)

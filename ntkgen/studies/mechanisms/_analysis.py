@@ -12,13 +12,10 @@ from scipy.stats import norm
 
 from ntkgen import measure, stats
 from ntkgen.studies.base import Rows
-from ntkgen.studies.mechanisms._config import Arm
+from ntkgen.studies.mechanisms._config import INFORMATION, OVERALL, PARTIAL, PSI, SIGN_ERROR, Arm
 from ntkgen.studies.tables import number
 
 OUTCOME = "gap"
-OVERALL, PSI, INFORMATION, SIGN_ERROR, PARTIAL = (
-    "overall", "mean of all, others fixed", "conditional information", "robust sign error", "partial",
-)  # fmt: skip
 ALPHA = 0.05
 # Main effects and products of two hyperparameters are taken out: with main effects alone the test rejects in 68 % where
 # both follow the same curved function of two hyperparameters (BUILD_NOTES.md).
@@ -58,7 +55,8 @@ class Measured:
         """Return the columns of which a direction is claimed and that vary."""
         claimed = [c for each in measure.MEASUREMENTS.values() for c, sign in each.direction.items() if sign]
         known = [column for column in claimed if column in self.columns]
-        return [column for column in known if len(set(self.columns[column][self.reached].tolist()) - {np.nan}) > 1]
+        finite = {column: self.columns[column][np.isfinite(self.columns[column])] for column in known}
+        return [column for column in known if len(np.unique(finite[column])) > 1]
 
 
 def _value(text: str) -> Any:

@@ -2,12 +2,19 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ntkgen import measure, train
-from ntkgen.studies import base, options
+from ntkgen import choices
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
+if TYPE_CHECKING:
+    from ntkgen import train
+
+# Statistics; the first, the second and the last are decided.
+OVERALL, PSI, INFORMATION, SIGN_ERROR, PARTIAL = (
+    "overall", "mean of all, others fixed", "conditional information", "robust sign error", "partial",
+)  # fmt: skip
 RATES = options.Numbers(options.POSITIVE)
 ADAM_RATE = 0.02  # Adam's rates are this times those of SGD: its steps do not shrink with the gradient
 
@@ -45,8 +52,12 @@ class Config(base.Config):
         group="data",
     )
     replicates: int = setting(options.SEEDS, "Draws of training images and noise; each trains all arms.", group="data")
-    widths: tuple[int, ...] = setting(options.COUNTS, "Hidden widths (MLP), base channels (CNN).", group="network")
-    depths: tuple[int, ...] = setting(options.Numbers(options.DEPTH), "Dense layers of the MLP.", group="network")
+    widths: tuple[int, ...] = setting(
+        options.COUNTS, "Widths (MLP, transformer), base channels (CNN).", group="network"
+    )
+    depths: tuple[int, ...] = setting(
+        options.COUNTS, "Dense layers of the MLP, blocks of the transformer.", group="network"
+    )
     batch_sizes: tuple[int, ...] = setting(options.COUNTS, "Batch sizes of the grid.")
     rates: tuple[float, ...] = setting(
         RATES, f"Learning rates of the grid, for SGD; Adam has {ADAM_RATE:g} times each."
@@ -58,7 +69,7 @@ class Config(base.Config):
     stop_loss: float = setting(options.POSITIVE, "Training loss at which every network stops.", unit="nats")
     epochs: int = setting(options.EPOCHS, "Epochs after which a network that has not got there is given up.")
     measures: tuple[str, ...] = setting(
-        options.Choices(tuple(measure.MEASUREMENTS)), "What is measured. Default: everything.", group="measurement"
+        options.Choices(choices.MEASUREMENTS), "What is measured. Default: everything.", group="measurement"
     )
     calibrations: int = setting(
         options.COUNT, "Permutations of the outcome that check the tests' false positives.", group="measurement"
@@ -81,12 +92,14 @@ class Config(base.Config):
         )
         return [arm for arm in map(Arm._make, grid) if arm.optimizer == "sgd" or not arm.weight_decay]
 
-    def training(self, arm: Arm) -> train.Config:
+    def training(self, arm: Arm) -> "train.Config":
         """Return how an arm is trained.
 
         Raises:
           ValueError: a value is refused; the message names the setting.
         """
+        from ntkgen import train
+
         rate = arm.rate * (ADAM_RATE if arm.optimizer == "adam" else 1.0)
         return train.Config(
             epochs=self.epochs, batch_size=arm.batch_size, learning_rate=rate, optimizer=arm.optimizer,
@@ -94,7 +107,7 @@ class Config(base.Config):
         )  # fmt: skip
 
 
-EVERYTHING = tuple(measure.MEASUREMENTS)
+EVERYTHING = choices.MEASUREMENTS
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(
         num_train=200, replicates=2, num_seeds=2, label_noise=(0.0, 0.9), widths=(32, 128), depths=(2,),
@@ -116,6 +129,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# What takes the place of a preset's values where the network is no MLP.
+NETWORK_VALUES: dict[str, dict[str, Any]] = {
+    "cnn": dict(depths=(4,), widths=(8, 16)),
+    "transformer": dict(depths=(1, 2), widths=(16, 32), heads=4),
+}
+# What a transformer of a minute leaves out.
+QUICK_TRANSFORMER: dict[str, Any] = dict(
+    depths=(1,), heads=2, rates=(0.05,), batch_sizes=(16, 50), num_seeds=1, stop_loss=0.1,
+    measures=("fit", "movement", "norms", "margins", "capacity"),
+)  # fmt: skip
+
+
+def foreign_to_grid(model: str) -> dict[str, str]:
+    """Name the settings that mean nothing to a grid of one kind of network, for `options.refuse`."""
+    own = {"cnn": {"depths": "--model=cnn"}, "transformer": {"blocks": "--depths, whose values are the blocks"}}
+    return base.foreign_to_network(model) | own.get(model, {})
+
+
 def resolve(preset: str, given: dict[str, Any]) -> Config:
     """Return the complete config of a preset and what the user gave.
 
@@ -125,10 +156,15 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     model = base.choose_model(dataset, given)
     values = {**PRESETS[preset], "dataset": dataset, "model": model}
-    if model == "cnn":
-        options.refuse(given, {"depths": "--model=cnn"})
-        values |= {"depths": (4,), "widths": (8, 16)}
+    if dataset not in base.EMBEDDED:
+        values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
+    options.refuse(given, foreign_to_grid(model))
+    values |= NETWORK_VALUES.get(model, {})
+    if model == "transformer" and preset == "quick":
+        values |= QUICK_TRANSFORMER
     config = Config(**base.overlay(values, given))
+    if model == "mlp" and min(config.depths) < 2:
+        raise ValueError(f"depths: expected at least 2 Dense layers of an MLP, got {min(config.depths)}")
     if len(config.arms) < 4:
         raise ValueError(f"widths: expected a grid of at least 4 arms, got {len(config.arms)}")
     if "fit" not in config.measures:

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from ntkgen import data, ensemble, measure, models, records, train
+from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
+from ntkgen.studies.datasets import source_facts
 from ntkgen.studies.mechanisms._config import Arm, Config
 
 
@@ -16,9 +18,9 @@ class Population(NamedTuple):
     datasets: dict[tuple[int, float], data.Dataset]
 
 
-def network(config: Config, arm: Arm) -> Any:
+def network(config: Config, arm: Arm, num_classes: int) -> Any:
     """Make the network of an arm."""
-    return models.MLP(arm.width, arm.depth) if config.model == "mlp" else models.CNN(arm.width)
+    return base.network(config, arm.width, arm.depth, num_classes)
 
 
 def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
@@ -37,13 +39,14 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
     }  # fmt: skip
     any_data = next(iter(datasets.values()))
     for arm in config.arms:
-        model = network(config, arm)
+        model = network(config, arm, any_data.num_classes)
         size = models.num_params(model, any_data.train.x.shape[1:])
         ensemble.check_fits(size, f"widths: {config.model} {arm.width}")
         train.Program.of(model, config.training(arm), any_data.num_train)
     facts = {
         "num_train": any_data.num_train,
         "data_digests": {f"{replicate}_{noise:g}": each.digest for (replicate, noise), each in datasets.items()},
+        **source_facts(any_data),
         "num_networks": len(config.arms) * config.replicates * config.num_seeds,
     }
     return facts, Population(datasets)
@@ -64,7 +67,8 @@ def measure_all(run: records.Run, prepared: Prepared) -> Rows:
             name = f"{arm}_data{replicate}"
             # Seeds differ between replicates, so that a replicate is one more draw of everything.
             seeds = [seed + config.num_seeds * replicate for seed in config.seeds]
-            model, dataset = network(config, arm), datasets[replicate, arm.label_noise]
+            dataset = datasets[replicate, arm.label_noise]
+            model = network(config, arm, dataset.num_classes)
             result = run.fit(
                 name, model, dataset, config.training(arm), seeds, options=ensemble.Options(config.strategy)
             )
@@ -107,13 +111,17 @@ def rescaled(run: records.Run, prepared: Prepared, factor: float = 4.0) -> Rows:
     """Measure one network of each shape before and after its layers are rescaled, which leaves its function as it is.
 
     Returns:
-      A row for each network and column: before, after, and the relative change.
+      A row for each network and column: before, after, and the relative change. One empty row for networks other than
+      chains of Dense layers and ReLU, whose layers cannot be rescaled so.
     """
     config = prepared.config
     shapes = {(arm.width, arm.depth): arm for arm in reversed(config.arms)}
     rows: Rows = []
+    if not models.is_relu_chain(network(config, config.arms[0], 10)):
+        return [dict.fromkeys(("network", "column", "before", "after", "change"))]
     for arm in reversed(shapes.values()):
-        model, dataset = network(config, arm), prepared.more.datasets[0, arm.label_noise]
+        dataset = prepared.more.datasets[0, arm.label_noise]
+        model = network(config, arm, dataset.num_classes)
         name = f"{arm}_data0"
         result = run.fit(
             name, model, dataset, config.training(arm), config.seeds, options=ensemble.Options(config.strategy)

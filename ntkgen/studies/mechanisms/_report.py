@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ntkgen import measure, plotting, stats
+from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.mechanisms import _analysis
 from ntkgen.studies.mechanisms._analysis import ALPHA, OVERALL, PARTIAL, PSI
@@ -26,6 +29,8 @@ NAMES = {
     "batch_size": "batch size", "rate": "rate", "width": "width", "depth": "depth", "optimizer": "optimizer",
     "weight_decay": "weight decay", "label_noise": "label noise",
 }  # fmt: skip
+LEVELS = 3  # of label noise, from which on measures are drawn against it
+RANDOM = 0.9  # probability of a wrong label where all labels are uniform over ten classes
 UNCHANGED = 0.01  # relative change under rescaling that counts as none
 
 
@@ -81,7 +86,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "false_positives_hold": [kind for kind, holds in nulls.items() if holds],
         "false_positives_do_not": [kind for kind, holds in nulls.items() if not holds],
     }
-    return Derived({"answer": answer}, verdict, words(answer, verdict, found))
+    return Derived({"answer": answer}, verdict, words(answer, verdict, found), answer=short_answer(answer, verdict))
 
 
 def curvature_and_width(found: Tables) -> list[dict[str, Any]]:
@@ -103,7 +108,7 @@ def _effect(row: dict[str, Any], sign: int) -> stats.Decision:
 def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
     """Write the answer as text."""
     lines = [
-        f"{verdict['num_networks']} networks, {verdict['num_reached']} reached the loss; outcome: generalization gap",
+        _population_words(verdict),
         f"{'measure':34} {'claim':>5} {'overall':>8} {'fixed':>8} {'partial':>8}  with all other hyperparameters fixed",
     ]
     for row in answer:
@@ -111,20 +116,60 @@ def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
             f"{'' if row[k] in ('', None) else format(number(row[k]), '+.2f'):>8}" for k in (OVERALL, PSI, PARTIAL)
         )
         lines.append(f"{row['measure']:34} {row['claimed_sign']:>+5d} {cells}  {row[f'{PSI}: decision']}")
-    seen, opposite = verdict["seen_with_others_fixed"], verdict["opposite_with_others_fixed"]
-    lines.append(
-        f"with all else fixed {len(seen)} of {len(answer)} measures predict the gap as claimed, {len(opposite)} the "
-        "other way"
-    )
+    lines.append(_fixed_words(answer, verdict))
     for one in verdict["curvature_and_width"]:
         lines.append(
             f"width {one['from']:g} to {one['to']:g} changes log10 of the top eigenvalue by {one['effect']:+.2f} "
             f"[{one['low']:+.2f}, {one['high']:+.2f}]; that it falls: {one['decision']}"
         )
+    if lacking := without_value(found["networks"]):
+        lines.append(f"not defined for these networks: {', '.join(lacking)}")
+    if not any(row["column"] for row in found["rescaling"]):
+        lines.append("which measures rescaled layers change: not defined for this network")
+    return "\n".join([*lines, _path_words(verdict)])
+
+
+def short_answer(answer: Rows, verdict: dict[str, Any]) -> str:
+    """Write which measures predict the gap, and what is found of the path to it, in at most nine lines."""
+    lines = [_fixed_words(answer, verdict)]
+    for word, key in (("as claimed", "seen_with_others_fixed"), ("the other way", "opposite_with_others_fixed")):
+        if verdict[key]:
+            lines.append(_answers.listed(f"  {word}, the strongest first", verdict[key]))
+    both = verdict["seen_beyond_hyperparameters"]
+    lines.append(_answers.listed("  beyond what the settings say", both))
+    for one in verdict["curvature_and_width"][:2]:
+        size = f"{one['effect']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+        lines.append(f"width {one['from']:g} to {one['to']:g}: log10 of the top eigenvalue {size}, {one['decision']}")
+    lines.append(_path_words(verdict))
+    if verdict["false_positives_do_not"]:
+        lines.append(_answers.listed("false positives exceed what the test says", verdict["false_positives_do_not"]))
+    return "\n".join([*lines, _population_words(verdict)])
+
+
+def _population_words(verdict: dict[str, Any]) -> str:
+    return f"{verdict['num_networks']} networks, {verdict['num_reached']} reached the loss; outcome: generalization gap"
+
+
+def _fixed_words(answer: Rows, verdict: dict[str, Any]) -> str:
+    seen, opposite = verdict["seen_with_others_fixed"], verdict["opposite_with_others_fixed"]
+    return (
+        f"with all else fixed {len(seen)} of {len(answer)} measures predict the gap as claimed, {len(opposite)} the "
+        "other way"
+    )
+
+
+def _path_words(verdict: dict[str, Any]) -> str:
     path = verdict["path"]
     against = path.get("undecided") or "; ".join(path["refuted"]) or "nothing that was measured"
-    lines.append(f"batch size -> noise -> curvature -> gap: against it speaks {against}")
-    return "\n".join(lines)
+    return f"batch size -> noise -> curvature -> gap: against it speaks {against}"
+
+
+def without_value(networks: Rows | list[dict[str, str]]) -> list[str]:
+    """Return the measures that have no number for any network, such as norms of layers that are not known."""
+    return [
+        column for column in directions()
+        if column in networks[0] and not any(np.isfinite(number(row[column])) for row in networks)
+    ]  # fmt: skip
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
@@ -145,7 +190,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
             significant = row["adjusted"] not in (None, "") and number(row["adjusted"]) <= ALPHA
             line.append((claims[name] * number(row["value"]), significant))
         cells.append(line)
-    about = f"{config.model.upper()} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
+    about = f"{config.network_name} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
     title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
     yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
     rates: dict[str, plotting.Curve] = {}
@@ -158,3 +203,29 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         "calibration",
         plotting.mechanisms.calibration(rates, 100 * ALPHA, f"{config.calibrations} permutations of arms"),
     )
+    if len(config.label_noise) >= LEVELS:
+        yield "over_noise", plotting.mechanisms.over_noise(_over_noise(config, found["networks"]), about)
+
+
+def _over_noise(config: Any, networks: list[dict[str, str]]) -> dict[str, plotting.Curve]:
+    """Return label -> the mean over networks that reached the loss, with a t-interval, against random labels.
+
+    A label that is drawn at random is right once in as many times as there are classes: noise of 0.9 with ten classes
+    is 100 % random.
+    """
+    levels = sorted(config.label_noise)
+    random = [100 * level / RANDOM for level in levels]
+    panels = {}
+    for column, label in {"gap": "generalization gap (points)", "epochs": "epochs to the loss", **SHOWN}.items():
+        if column not in networks[0] or column == "log10_params":  # the grid's, not the training's
+            continue
+        values = [
+            [number(row[column]) for row in networks if row["reached"] == "1" and float(row["label_noise"]) == level]
+            for level in levels
+        ]
+        kept = [np.array([value for value in own if np.isfinite(value)]) for own in values]
+        if any(map(len, kept)):
+            ends = [tables.columns("x", own) if len(own) > 1 else {} for own in kept]
+            curves = ([number(one.get(f"x_{end}")) for one in ends] for end in ("mean", "t_low", "t_high"))
+            panels[label] = plotting.Curve(random, *curves)
+    return panels

@@ -10,7 +10,7 @@ with squared loss.
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.ntk_regime import _config, _figures, _materials, _measure, _report
+from ntkgen.studies.ntk_regime import _config
 from ntkgen.studies.ntk_regime._config import Config
 
 __all__ = ["STUDY", "Config", "run"]
@@ -20,10 +20,10 @@ STUDY = base.Study(
     question="Do wide networks train as kernels?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_materials.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_figures.figures,
+    prepare=base.later("ntkgen.studies.ntk_regime._materials", "prepare"),
+    measure=base.later("ntkgen.studies.ntk_regime._measure", "measure"),
+    derive=base.later("ntkgen.studies.ntk_regime._report", "derive"),
+    figures=base.later("ntkgen.studies.ntk_regime._figures", "figures"),
     tables=("runs", "drift", "analytic", "correct"),
     optional=("tuning", "tuned"),
 )

@@ -202,7 +202,9 @@ def test_claims(claims: Claims) -> dict[WidthClaim, dict[str, Any]]:
     rows: Rows = []
     for claim, sides in claims.items():
         pair = claim.first, claim.second
-        rows += tables.compare(claim.family, claim.metric, dict(zip(pair, sides, strict=True)), [pair], claim.margin)
+        rows += tables.paired_tests(
+            claim.family, claim.metric, dict(zip(pair, sides, strict=True)), [pair], claim.margin
+        )
     for claim, row in zip(claims, tables.adjust_equivalence(tables.adjust(rows)), strict=True):
         if row["equivalence_p"] is not None:
             row["equivalent"] = bool(row["equivalence_adjusted"] <= ALPHA)

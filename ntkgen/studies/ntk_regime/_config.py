@@ -5,12 +5,13 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ntkgen import ensemble, models, paper, train
-from ntkgen.studies import base, options
+from ntkgen import choices, paper
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 # Ways to widen a network, by how the parametrisation and the learning rate go with the width.
 LIMITS = ("fixed", "over_width", "ntk", "mup")
+OWN = "own"  # the limit of a network for which no theory of these is stated
 LOSSES = ("cross_entropy", "mse")
 WIDEST = 1024  # by default, of what costs much: extras, the linearised network, tuning
 POSITIVES = options.Numbers(options.POSITIVE)
@@ -34,17 +35,22 @@ class Config(base.Config):
       [0, 1, 2]
     """
 
-    model: str = setting(options.Choice(("mlp",)), "Network.", default="mlp", group="network")
+    model: str = setting(
+        options.Choice(("mlp", "transformer")), "Network. The limits of the width are the MLP's.", default="mlp",
+        group="network",
+    )  # fmt: skip
     subset: str = setting(
         options.Choice(("random", "first")), "Which training images: a seeded draw, or the first ones.",
         default="random", group="data",
     )  # fmt: skip
     widths: tuple[int, ...] = setting(
-        options.COUNTS, "Hidden widths. Default: the preset's.", unit="units", group="network"
+        options.COUNTS, "Hidden widths, or the transformer's. Default: the preset's.", unit="units", group="network"
     )
-    depth: int = setting(options.DEPTH, "Dense layers, the output layer included.", default=4, group="network")
+    depth: int = setting(
+        options.DEPTH, "Dense layers of the MLP, the output layer included.", default=4, group="network"
+    )
     parametrization: str = setting(
-        options.Choice(models.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
+        options.Choice(choices.PARAMETRIZATIONS), "Of the main networks; see models.MLP.", default="standard",
         group="network",
     )  # fmt: skip
     lr: float = setting(
@@ -57,19 +63,19 @@ class Config(base.Config):
     )
     batch_size: int = setting(options.COUNT, "Examples a step.", default=128)
     optimizer: str = setting(
-        options.Choice(train.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
+        options.Choice(choices.OPTIMIZERS), "sgd has momentum; gd takes full-batch steps.", default="sgd"
     )
     momentum: float | None = setting(options.PROBABILITY, "Of sgd and gd. Default: 0.9 for sgd, 0 for gd.")
-    schedule: str = setting(options.Choice(train.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
+    schedule: str = setting(options.Choice(choices.SCHEDULES), "Of the learning rate, by the epoch.", default="cosine")
     loss: str = setting(
         options.Choice(LOSSES), "What is minimised; mse is half the squared error.", default="cross_entropy"
     )
     vary: str = setting(
-        options.Choice(train.VARY),
+        options.Choice(choices.VARY),
         "What differs between seeds: initialisation, batch order or both.",
         default="both",
     )
-    strategy: str = setting(options.Choice(ensemble.STRATEGIES), "How seeds are trained together.", default="auto")
+    strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
     probe_images: int = measured(
         options.COUNT, "Test images on which the kernel is followed, a seeded draw.", default=200, unit="images"
     )
@@ -112,7 +118,9 @@ class Config(base.Config):
 
     @property
     def limit(self) -> str:
-        """Return the limit that the main networks follow."""
+        """Return the limit that the main networks follow; `OWN` for networks other than the MLP."""
+        if self.model != "mlp":
+            return OWN
         if self.parametrization != "standard":
             return self.parametrization
         return "over_width" if self.lr_over_width else "fixed"
@@ -138,6 +146,24 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(widths=(16, 32, 64, 128), num_train=None, num_seeds=3, epochs=60, lr=0.05, label_noise=0.0),
 }
 
+TRANSFORMER: dict[str, dict[str, Any]] = {
+    "paper": dict(widths=(16, 32, 64, 128), blocks=2, heads=4, lr=0.05),
+    "small": dict(widths=(16, 32, 64), blocks=2, heads=4, num_train=1_000, epochs=40, lr=0.05),
+    "quick": dict(
+        widths=(8, 16, 32),
+        blocks=1,
+        heads=2,
+        num_seeds=2,
+        epochs=20,
+        lr=0.05,
+        probe_images=50,
+        kernel_test=200,
+        kernel_widths=(8, 16),
+        linearised_widths=(8,),
+    ),
+}
+MLP_ONLY = ("depth", "parametrization", "lr_over_width", "extras")
+
 
 def resolve(preset: str, given: dict[str, Any]) -> Config:
     """Return the complete config of a preset and what the user gave.
@@ -148,8 +174,12 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     values = {**PRESETS[preset], "tune": preset != "quick"}
     values["extras"] = preset != "quick" and given.get("optimizer") != "adam"
-    if dataset in base.EMBEDDED:  # they are small and taken whole
-        values["num_train"] = None
+    model = given.get("model", "mlp")
+    options.refuse(given, base.foreign_to_network(model))
+    if model == "transformer":
+        options.refuse(given, dict.fromkeys(MLP_ONLY, "--model=transformer"))
+        values |= {**TRANSFORMER[preset], "extras": False}
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
     config = Config(**(base.overlay(values, given) | {"dataset": dataset}))
     options.refuse(given, base.foreign_to_optimizer(config.optimizer))
     if config.parametrization != "standard" and config.lr_over_width:
@@ -173,6 +203,10 @@ def _choose_widths(config: Config, given: dict[str, Any]) -> dict[str, Any]:
     defaults = {"kernel_widths": config.widths, "linearised_widths": narrow, "extra_widths": narrow}
     defaults["tuned_widths"] = narrow if config.tune else ()
     found: dict[str, Any] = {name: given.get(name, widths) for name, widths in defaults.items()}
+    for name in ("kernel_widths", "linearised_widths"):  # a preset's own, of those that are trained
+        own = getattr(config, name)
+        if own and name not in given:
+            found[name] = tuple(width for width in own if width in config.widths)
     for switch, name in (("extras", "extra_widths"), ("tune", "tuned_widths")):
         found[switch] = getattr(config, switch) and bool(found[name])
         if given.get(switch) and not found[switch]:

@@ -11,7 +11,7 @@ from ntkgen.studies.curves import curve
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 from ntkgen.studies.ntk_regime._kernels import SEEDS_UP_TO
 from ntkgen.studies.ntk_regime._report import Findings, images_words
-from ntkgen.studies.ntk_regime._tables import LINES, NetworkTable, by_width, decisive, series_of
+from ntkgen.studies.ntk_regime._tables import LINES, NetworkTable, by_width, decisive, layer_names, series_of
 from ntkgen.studies.tables import diverged, number
 
 PLOTTED = {
@@ -61,17 +61,19 @@ def figures_of(
       tuned: rows of tuned_summary.csv; none without tuning.
     """
     main, networks = config.main, found.networks
-    title = f"MLP on {config.dataset}, {images}, rate {config.lr:g}, {main.loss.replace('_', '-')}, "
+    title = f"{config.network_name} on {config.dataset}, {images}, rate {config.lr:g}, {main.loss.replace('_', '-')}, "
     title += f"{len(networks.axes(main)[0])} seeds, 95% t-intervals"
     title += diverged([row for row in networks.rows if series_of(row) == main], lambda row: f"width {row['width']}")
     yield "movement", movement_figure(main, found, title)
-    yield "layers", layers_figure(main, networks, config.depth, title)
+    yield "layers", layers_figure(main, networks, title)
     tested = f"{kernel_test:,} test images"
     if max(config.kernel_widths, default=0) > SEEDS_UP_TO:
         tested += f"\n(one seed beyond width {SEEDS_UP_TO})"
     yield "accuracy", accuracy_figure(main, found, analytic, tuned, tested, title)
     if config.extras:
-        exponents = exponents_figure(found, max(config.extra_widths), f"MLP on {config.dataset}, {images}", main)
+        exponents = exponents_figure(
+            found, max(config.extra_widths), f"{config.network_name} on {config.dataset}, {images}", main
+        )
         if exponents is not None:
             yield "exponents", exponents
 
@@ -101,14 +103,16 @@ def movement_figure(main: WidthSeries, found: Findings, title: str) -> Any:
     return plotting.ntk_regime.regime(left, right, lines, nulls, points, title)
 
 
-def layers_figure(main: WidthSeries, networks: NetworkTable, depth: int, title: str) -> Any:
+def layers_figure(main: WidthSeries, networks: NetworkTable, title: str) -> Any:
     """Draw each layer's movement against the width."""
     _, widths = networks.axes(main)
     absolute, relative = {}, {}
-    for i in range(depth):
-        moved, norm = (networks.metric(main, f"{name}_dense{i}") for name in ("movement", "norm"))
-        absolute[f"layer {i + 1}"] = curve(widths, moved.T)
-        relative[f"layer {i + 1}"] = curve(widths, (moved / norm).T)
+    for layer in layer_names(networks.rows):
+        moved, norm = (networks.metric(main, f"{name}_{layer}") for name in ("movement", "norm"))
+        number_of = layer.removeprefix("dense")
+        label = f"layer {int(number_of) + 1}" if number_of.isdigit() else layer
+        absolute[label] = curve(widths, moved.T)
+        relative[label] = curve(widths, (moved / norm).T)
     return plotting.ntk_regime.layers(absolute, relative, title)
 
 
@@ -191,7 +195,7 @@ def exponents_figure(found: Findings, largest: int, about: str, main: WidthSerie
 
 
 def _no_power_law(fit: dict[str, Any], networks: NetworkTable) -> bool:
-    """Say whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
+    """Return whether a power of the width explains less than half, of what is more than a scatter of ten percent."""
     _, widths = networks.axes(series_of(fit))
     used = np.log([width for width in widths if fit["smallest"] <= width <= fit["largest"]])
     scatter = abs(fit["exponent"]) * np.std(used) * np.sqrt(1 / max(fit["r2"], 1e-9) - 1)

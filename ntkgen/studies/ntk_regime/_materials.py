@@ -1,6 +1,5 @@
 """What the tangent-kernel study trains: data, draws of images, networks and their rates."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,17 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntkgen import data, ensemble, io, kernels, models, train
-from ntkgen.studies import base
+from ntkgen import data, ensemble, kernels, models, train
+from ntkgen.studies import base, datasets, tuning
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 
 BASE_WIDTH = models.MUP_BASE_WIDTH  # where NTK and muP networks start as fast as the standard one at the given rate
 RATE_WIDTH = 128  # where a rate over the width is the given one; anchored at 64, width 1024 ends short of the loss
 WIDE = 5_000_000  # parameters beyond which seeds are trained one by one
 KERNEL_SNAPSHOTS = 8
-TARGET_STREAM = 7  # of the study's draws of test images and of held-out images, beside those of the data
-HELD_OUT = 5  # one training image of so many is held out
-HELD_OUT_STREAM = 2  # after the two draws of test images
+TARGET_STREAM = 7  # of the study's draws of test images, beside those of the data
 
 
 class SeedGroup(NamedTuple):
@@ -50,10 +47,10 @@ class Materials:
     Attributes:
       config: the settings.
       dataset: what is trained on.
-      held: of `hold_out`; None without tuning.
+      held: of `tuning.hold_out`; None without tuning.
       probe_images: test images on which kernels are followed.
       kernel_images: test images on which kernels predict.
-      ntk_speed: of `ntk_speed`.
+      ntk_speed: of `ntk_speed`; None for networks other than the MLP, which has no parametrisations.
     """
 
     config: Config
@@ -61,10 +58,12 @@ class Materials:
     held: data.Dataset | None
     probe_images: Images
     kernel_images: Images
-    ntk_speed: float
+    ntk_speed: float | None
 
-    def network(self, width: int, limit: str | None = None) -> models.MLP:
+    def network(self, width: int, limit: str | None = None) -> Any:
         """Return the network of a width and limit; the main networks' limit by default."""
+        if self.config.model != "mlp":
+            return base.network(self.config, width, num_classes=self.dataset.num_classes)
         kind = parametrization(limit or self.config.limit)
         return models.MLP(width, self.config.depth, self.dataset.num_classes, kind)
 
@@ -112,8 +111,9 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
         draw_test(dataset, count, config.data_seed, stream)
         for stream, count in enumerate((config.probe_images, config.kernel_test))
     )
-    held = hold_out(dataset) if config.tuned_widths else None
-    found = Materials(config, dataset, held, probes, tests, ntk_speed(probes.x, config.depth))
+    held = tuning.hold_out(dataset) if config.tuned_widths else None
+    speed = ntk_speed(probes.x, config.depth) if config.model == "mlp" else None
+    found = Materials(config, dataset, held, probes, tests, speed)
     for group in found.groups():
         training = found.training(group.series, group.width)
         ensemble.check_fits(found.num_params(group.width), f"widths: width {group.width}")
@@ -124,6 +124,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
     facts = {
         "num_train": dataset.num_train,
         "data_digest": dataset.digest,
+        **datasets.source_facts(dataset),
         "momentum": training.momentum,
         "probe_images": len(probes.y),
         "kernel_test": len(tests.y),
@@ -139,37 +140,14 @@ def draw_test(dataset: data.Dataset, count: int, seed: int, stream: int) -> Imag
     return Images(dataset.test.x[rows], dataset.test.y[rows])
 
 
-def hold_out(dataset: data.Dataset) -> data.Dataset:
-    """Return the training images alone: a fifth, drawn by the data's own seed, as `test`, and the rest as `train`.
-
-    Args:
-      dataset: whose training images are split; label noise stays as it is in both parts.
-
-    Raises:
-      ValueError: there are fewer than five training images.
-    """
-    count = dataset.num_train // HELD_OUT
-    if count < 1:
-        raise ValueError(f"num_train: expected at least {HELD_OUT} images with --tune, got {dataset.num_train}")
-    generator = np.random.default_rng(np.random.SeedSequence(dataset.seed, spawn_key=(TARGET_STREAM, HELD_OUT_STREAM)))
-    order = generator.permutation(dataset.num_train)
-    held, rest = (
-        data.Split(dataset.train.x[rows], dataset.train.y[rows])
-        for rows in (np.sort(order[:count]), np.sort(order[count:]))
-    )
-    # The digest names the networks in the store: with the whole data set's these would pass for others.
-    arrays = {f"{i}.{a}": np.asarray(getattr(part, a)) for i, part in enumerate((rest, held)) for a in "xy"}
-    return dataclasses.replace(dataset, train=rest, test=held, num_train=len(rest.y), digest=io.digest(arrays))
-
-
 def parametrization(limit: str) -> str:
     """Return the parametrisation that a limit needs."""
     return limit if limit in ("ntk", "mup") else "standard"
 
 
-def rate(lr: float, limit: str, width: int, speed: float) -> float:
+def rate(lr: float, limit: str, width: int, speed: float | None) -> float:
     """Return a width's learning rate; `lr` is the standard network's, at `RATE_WIDTH` if it goes like 1/width."""
-    return lr * {"over_width": RATE_WIDTH / width, "ntk": speed}.get(limit, 1.0)
+    return lr * {"over_width": RATE_WIDTH / width, "ntk": speed or 1.0}.get(limit, 1.0)
 
 
 def ntk_speed(x: jax.Array, depth: int) -> float:

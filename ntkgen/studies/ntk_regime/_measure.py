@@ -9,7 +9,7 @@ from ntkgen.linearize import Linearized
 from ntkgen.studies import tables
 from ntkgen.studies.base import Prepared, Rows
 from ntkgen.studies.ntk_regime import _tuning
-from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, WidthSeries
+from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, OWN, WidthSeries
 from ntkgen.studies.ntk_regime._kernels import (
     SEEDS_UP_TO,
     accuracy,
@@ -173,6 +173,8 @@ def measure_infinite(run: records.Run, materials: Materials) -> tuple[Rows, dict
     config, images = materials.config, len(materials.kernel_images.y)
     rows: Rows = []
     right: dict[int, str | None] = {}
+    if config.limit == OWN:  # no infinite-width kernel is known
+        return [dict.fromkeys(ANALYTIC)], right
     for kind in ("standard", "ntk"):  # there is no kernel limit under muP
         limits = [limit for limit in LIMITS if parametrization(limit) == kind]
         for width in sorted({*config.widths, *config.extra_widths}):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ntkgen.studies import tables
+from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.ntk_regime._claims import (
     exponent_claims,
@@ -13,6 +13,7 @@ from ntkgen.studies.ntk_regime._claims import (
     test_rows,
     tuned_claims,
 )
+from ntkgen.studies.ntk_regime._config import OWN
 from ntkgen.studies.ntk_regime._kernels import KINDS
 from ntkgen.studies.ntk_regime._tables import (
     NetworkTable,
@@ -62,7 +63,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     rows = list(tested.values())
     # The arms' names say what is compared.
     tables.cross(rows, tables.correctness(found["correct"]), metrics={row["metric"] for row in rows})
-    summary = summarise_networks(found["runs"], prepared.config.depth)
+    summary = summarise_networks(found["runs"])
     derived = {
         "summary": summary,
         "tuned_summary": summarise_tuned(found["tuned"], findings.networks),
@@ -71,7 +72,30 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "tests": test_rows(tested),
     }
     verdict = judge(tested)
-    return Derived(derived, verdict, "\n".join(report_lines(prepared, findings, derived, verdict)))
+    text = "\n".join(report_lines(prepared, findings, derived, verdict))
+    return Derived(derived, verdict, text, answer=short_answer(prepared, findings, summary, verdict))
+
+
+def short_answer(prepared: Prepared, findings: Findings, summary: Rows, verdict: Rows) -> str:
+    """Return which statements about the main networks are seen, and their exponents, in at most ten lines."""
+    config, main = prepared.config, prepared.config.main._asdict()
+    ours = [said for said in verdict if all(said[name] == value for name, value in main.items())]
+    lines = ["statements about the main networks"]
+    lines += _answers.by_word(((said["question"], said["decision"]) for said in ours), "  ")
+    lines += [
+        f"which predicts better, both tuned: {said['decision']}"
+        for said in ours
+        if said["question"].startswith("which pr")
+    ][:1]
+    fits = [row for row in findings.fits if row["exponent"] is not None and row["at"] == "end"]
+    lines += [
+        f"{row['metric'].replace('_', ' ')}: exponent of the width {row['exponent']:.2f} "
+        f"[{row['low']:.2f}, {row['high']:.2f}], {row['smallest']} to {row['largest']}"
+        for row in fits
+        if {name: row[name] for name in main} == main
+    ][:4]
+    lines += _answers.diverged(summary)
+    return "\n".join([*lines, f"MLP on {config.dataset}, {images_words(prepared)}, {config.num_seeds} seeds"])
 
 
 def images_words(prepared: Prepared) -> str:
@@ -85,8 +109,8 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
     """Return the tables, the exponents and the statements as lines of text."""
     config = prepared.config
     lines = [
-        f"\nMLP on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, rate {config.lr:g}; "
-        "95 % t-intervals"
+        f"\n{config.network_name} on {config.dataset}, {images_words(prepared)}, {config.loss}, {config.limit}, "
+        f"rate {config.lr:g}; 95 % t-intervals"
     ]
     heads = ("relative movement", "published", "test accuracy", "published", "kernel drift", "1 - alignment")
     lines.append(f"{'width':>6} " + " ".join(f"{head:>{9 if head == 'published' else 23}}" for head in heads))
@@ -108,6 +132,8 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
         for row in findings.fits
         if row["exponent"] is not None
     ]
+    if config.limit == OWN:
+        lines.append("infinite-width kernel, lazy movement, lines of theory: not defined for this network")
     return [*lines, "\nstatements", *map(statement_line, verdict)]
 
 

@@ -15,7 +15,7 @@ from ntkgen.studies.tables import number
 
 SERIES = WidthSeries._fields
 ASKED = {"relative_movement": 4.0, "test_acc": 1.2}  # agreement with the paper: percent, and points
-LAYERED = ("movement", "norm")  # of each layer: columns movement_dense0 ...
+LAYERED = ("movement", "norm")  # of each layer: columns movement_dense0 ... norm_dense0 ...
 ENDS = ("train_acc", "test_acc", "train_loss", "test_loss", *SCALED)
 BESIDE = ("label_alignment_initial", "label_alignment", "kernel_acc_network", "kernel_acc_initial", "kernel_acc_final")
 SUMMARISED = (*ENDS, *BESIDE, "linear_train_acc", "linear_test_acc", "matched_epoch", *(f"matched_{m}" for m in ALONG))
@@ -57,10 +57,15 @@ def by_width(analytic: Sequence[Mapping[str, Any]], limit: str, column: str) -> 
     return {int(row["width"]): number(row[column]) for row in analytic if row["limit"] == limit}
 
 
-def summarise_networks(rows: Sequence[Mapping[str, Any]], depth: int) -> Rows:
+def layer_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the layers whose movement runs.csv has, in its order."""
+    return [column.removeprefix("movement_") for column in rows[0] if column.startswith("movement_")]
+
+
+def summarise_networks(rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Make summary.csv: every metric over the seeds, for each series and width."""
     keys = (*SERIES, "width")
-    layered = [f"{name}_dense{i}" for i in range(depth) for name in LAYERED]
+    layered = [f"{name}_{layer}" for layer in layer_names(rows) for name in LAYERED]
     summary = tables.summarise([{**row, "width": int(row["width"])} for row in rows], keys, (*SUMMARISED, *layered))
     for row in summary:
         own = [each for each in rows if all(each[name] == str(row[name]) for name in keys)]
@@ -83,7 +88,7 @@ def summarise_tuned(tuned: Sequence[Mapping[str, Any]], networks: NetworkTable) 
 
 def published(config: Config, num_train: int) -> dict[int, dict[str, Any]]:
     """Return the paper's rows if a run follows its protocol, whatever the rate and the draw of images."""
-    same = config.depth == 4 and num_train == paper.NTK_EXAMPLES and not config.label_noise
+    same = (config.model, config.depth) == ("mlp", 4) and num_train == paper.NTK_EXAMPLES and not config.label_noise
     if config.dataset != "mnist" or not same or config.main != WidthSeries("cross_entropy", "fixed"):
         return {}
     return {width: row for width, row in paper.NTK.items() if width in config.widths}

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkgen import data, ensemble, records, tree
+from ntkgen.studies import tuning
 from ntkgen.studies.base import Rows
+from ntkgen.studies.ntk_regime._config import OWN
 from ntkgen.studies.ntk_regime._kernels import (
     KINDS,
     SEEDS_UP_TO,
@@ -34,27 +36,13 @@ Digits = dict[str, list[str | None]]  # kind of kernel -> for each ridge, which 
 TRAINED = ("learning_rate", "diverged", "train_acc", "test_acc", "train_loss", "test_loss", "relative_movement")
 
 
-def choose(candidates: Sequence[float], accuracies: np.ndarray) -> float | None:
-    """Return the candidate with the highest mean accuracy, the smallest one of equals.
-
-    Args:
-      candidates: ascending.
-      accuracies: (seeds, candidates), NaN where a network diverged or a kernel was not positive definite.
-
-    Returns:
-      The chosen one. A candidate that lost a seed is not chosen; None if all did.
-    """
-    means = np.round(accuracies.mean(0), 6)  # equal accuracies in another order of seeds differ by a rounding error
-    return None if np.isnan(means).all() else candidates[int(np.nanargmax(means))]
-
-
 class RateTrial(NamedTuple):
     """Networks of one width, trained at one rate.
 
     Attributes:
       name: of its files.
       rows: final losses and accuracies (percent), and which test images are right (`bits`), one row for each seed;
-        test images are the held-out ones when the data set is that of `hold_out`.
+        test images are the held-out ones when the data set is that of `tuning.hold_out`.
       params: params(s, start) -> parameters of the seed at index s, after training or at the start.
     """
 
@@ -176,9 +164,9 @@ def regress_trial(
 def regress_infinite(
     run: records.Run, materials: Materials, width: int, held: bool, ridges: Sequence[float | None]
 ) -> list[str | None] | None:
-    """Return `regressions` with the infinite-width kernel, read if it is there; None with muP, which has no limit."""
+    """Return `regressions` with the infinite-width kernel, read if it is there; None where none is known."""
     config, dataset = materials.config, fitted(materials, held)
-    if config.limit == "mup":
+    if config.limit in ("mup", OWN):
         return None
     kernel = infinite_kernel(width, config.depth, parametrization(config.limit))
     name = f"{'tuning' if held else 'tuned'}_infinite_{config.limit}_w{width}"
@@ -191,7 +179,7 @@ def tune_width(run: records.Run, materials: Materials, width: int, reports: dict
     seeds, rates, ridges = config.seeds[: config.tuning_seeds], config.tuned_rates, config.tuned_ridges
     trials = [run_trial(run, materials, width, lr, seeds, True, reports[lr]) for lr in rates]
     scores = np.array([[number(None if row["diverged"] else row["test_acc"]) for row in t.rows] for t in trials]).T
-    lr = choose(rates, scores)
+    lr = tuning.choose(rates, scores)
     rows = candidate_rows(width, "learning_rate", "network", rates, scores, lr)
     found: dict[str, list[list[str | None]]] = {kind: [] for kind in KINDS}
     if lr is not None:
@@ -209,7 +197,7 @@ def tune_width(run: records.Run, materials: Materials, width: int, reports: dict
     for kind, by_seed_digits in found.items():
         if by_seed_digits:
             scores = np.array([[number(accuracy(bits, images)) for bits in digits] for digits in by_seed_digits])
-            chosen[kind] = choose(ridges, scores)
+            chosen[kind] = tuning.choose(ridges, scores)
             rows += candidate_rows(width, "ridge", f"{kind} kernel", ridges, scores, chosen[kind])
     return TunedWidth(rows, lr, chosen)
 

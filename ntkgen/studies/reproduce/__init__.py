@@ -8,7 +8,7 @@ hypotheses H1 to H5 and questions RQ1 to RQ6, each with the control that could o
 import functools
 
 from ntkgen.studies import base, runner
-from ntkgen.studies.reproduce import _config, _measure, _report
+from ntkgen.studies.reproduce import _config
 from ntkgen.studies.reproduce._config import STUDIES, Config
 
 __all__ = ["STUDIES", "STUDY", "Config", "run"]
@@ -18,10 +18,10 @@ STUDY = base.Study(
     question="Which of the paper's numbers come out again, and which of its claims hold?",
     config=Config,
     resolve=_config.resolve,
-    prepare=_measure.prepare,
-    measure=_measure.measure,
-    derive=_report.derive,
-    figures=_report.figures,
+    prepare=base.later("ntkgen.studies.reproduce._measure", "prepare"),
+    measure=base.later("ntkgen.studies.reproduce._measure", "measure"),
+    derive=base.later("ntkgen.studies.reproduce._report", "derive"),
+    figures=base.later("ntkgen.studies.reproduce._report", "figures"),
     tables=("parts", "findings"),
     optional=("ours",),
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen import studies
-from ntkgen.studies import base, options
+from ntkgen.studies import base, datasets, options
 from ntkgen.studies.options import setting
 
 # In this order; a study that this version does not have is left out.
@@ -50,14 +50,14 @@ class Config(base.Config):
     """
 
     dataset: str = setting(
-        options.Choice(base.Config.__dataclass_fields__["dataset"].metadata["setting"].check.choices),
+        datasets.DATASET,
         "What all studies train on. Default: the published data set of each; mnist with small, digits with quick.",
         group="data",
     )
     num_train: Any = setting(options.COUNT, "Training examples of all studies. Default: each study's.", group="data")
     label_noise: float = setting(options.PROBABILITY, "Not to be given here: each study has its own.", group="data")
     model: str = setting(
-        options.Choice(("mlp", "cnn")), "Not to be given here: each study has its own.", group="network"
+        options.Choice(tuple(base.NETWORKS)), "Not to be given here: each study has its own.", group="network"
     )
     num_seeds: int = setting(options.SEEDS, "Seeds of every network in all studies. Default: each study's.")
     epochs: int = setting(options.EPOCHS, "Epochs in all studies. Default: each study's.", unit="epochs")
@@ -107,7 +107,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     Raises:
       ValueError: settings that contradict each other, or no study.
     """
-    options.refuse(given, dict.fromkeys(("label_noise", "model"), OTHER_NETWORKS))
+    options.refuse(given, dict.fromkeys(("label_noise", "model", "blocks", "heads", "patch"), OTHER_NETWORKS))
     size = given.get("size", preset)
     dataset = given.get("dataset") or (PUBLISHED if size == "paper" else base.choose_dataset(size, given))
     base.choose_dataset(size, {"dataset": None if dataset == PUBLISHED else dataset})

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ntkgen import models
+from ntkgen.studies import datasets
 
 # 25 epochs of width 512: 0.45 s for 3.7e9 products. A CNN of 4 to 32 channels: about half an
 # hour of two cores for 6.3e12 (double_descent, small, CIFAR-10).
@@ -21,7 +22,7 @@ PER_STEP = 3e-5  # of one seed: 25 epochs of 41 steps, three seeds, width 32: 0.
 PER_PROGRAM = {"mlp": 2.5, "cnn": 11.0}  # first call less the second
 IMAGES = {
     "digits": (8, 8, 1), "mnist1d": (40, 1, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1),
-    "cifar10": (32, 32, 3),
+    "cifar10": (32, 32, 3), "cifar100": (32, 32, 3),
 }  # fmt: skip
 # What a study takes where its networks cost nothing, and the passes over its images that measure one network. Both are
 # fitted to the quick run; larger networks were compared with rough times of a few long runs only, to a factor of two.
@@ -83,7 +84,7 @@ def seconds(study: str, config: Any, facts: Mapping[str, Any]) -> float:
 
 def products(config: Any, size: int, depth: int = 4) -> float:
     """Return the weights of a network, each as often as an image uses it."""
-    shape = IMAGES[config.dataset]
+    shape = config.dataset.shape if datasets.is_file(config.dataset) else IMAGES[config.dataset]
     if config.model == "mlp":
         return models.num_params(models.MLP(size, depth), shape)
     positions, c = shape[0] * shape[1], size

@@ -134,7 +134,7 @@ def clock() -> Iterator[dict[str, Any]]:
 
 
 def announcement(plan: Planned) -> str:
-    """Say what will take how long."""
+    """Return what will take how long."""
     each = ", ".join(f"{part.name} {duration(s)}" for part, s in zip(plan.parts, plan.seconds, strict=True))
     return f"{duration(sum(plan.seconds))} of processor time, less where there are several cores: {each}"
 

@@ -50,7 +50,7 @@ class FinishedRun:
 
 
 def other_than_published(run: FinishedRun, without: Sequence[str] = (), most: int = 3) -> str:
-    """Say where a run departs from what the paper fixes, `without` some settings; "" where it does not."""
+    """Return where a run departs from what the paper fixes, `without` some settings; "" where it does not."""
     published, read = paper.PROTOCOLS.get(run.experiment, {}), paper.READINGS.get(run.experiment, ())
     found = [
         f"{name} {_text(ours)}, not {_text(theirs)}{' (our reading)' * (name in read)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from ntkgen import paper, plotting
 from ntkgen.stats import NOT_SEEN, SEEN, UNDECIDED
+from ntkgen.studies import _answers
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.reproduce import _claims, _published, _statements
 from ntkgen.studies.reproduce._config import STUDIES
@@ -44,7 +45,8 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     }
     derived = {"published": published, "statements": statements, "claims": claims, "plan": plan(parts)}
     again = f"{'; '.join(failed)}; the same command tries again" if failed else ""
-    return Derived(derived, verdict, words(prepared, parts, verdict, claims), failed=again)
+    short = short_answer(prepared, parts, verdict, claims)
+    return Derived(derived, verdict, words(prepared, parts, verdict, claims), failed=again, answer=short)
 
 
 def why_missing(chosen: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -72,6 +74,22 @@ def plan(parts: Sequence[Mapping[str, Any]]) -> Rows:
 def graded(counts: Mapping[str, int]) -> str:
     """Return how many numbers have each status, in words."""
     return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def short_answer(
+    prepared: Prepared, parts: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], claims: Rows
+) -> str:
+    """Write the claims by decision and how many published numbers come out again, in at most ten lines."""
+    config = prepared.config
+    lines = []
+    for word in (SEEN, NOT_SEEN, UNDECIDED):
+        names = [row["id"] for row in claims if row["decision"] == word]
+        lines.append(_answers.listed(f"claims {word} ({len(names)})", names))
+    lines += [f"published {name}: {graded(own)}" for name, own in verdict["published"].items()]
+    lines.append(f"statements that the paper's own tables contradict: {verdict['statements']}")
+    lines += verdict["failed"][:3]
+    about = f"{len(parts)} runs of {len(config.studies)} studies, preset {config.size}, data: {config.dataset}"
+    return "\n".join([*lines, about])
 
 
 def words(prepared: Prepared, parts: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], claims: Rows) -> str:
