@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve()
 FIXED = ("PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONWARNINGS", "MPLBACKEND")  # read when a process begins
-LIMIT = 300.0  # seconds
+LIMIT = 600.0  # seconds
 
 
 class Child:

@@ -106,7 +106,7 @@ def run(environment, forks, tmp_path_factory):
         if start:
             return forks.start(*command, **settings)
         if alone:
-            done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, **settings)
+            done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, **settings)
         else:
             done = forks.run(*command, **settings)
         assert not list(elsewhere.iterdir())
@@ -589,7 +589,7 @@ def test_the_console_command_lists_the_studies_and_runs_them(forks, environment,
     assert not list(tmp_path.iterdir())
     flags = [*TINY, "--widths=4", "--num_train=100", "--epochs=1", "--out_dir=out"]
     done = subprocess.run([sys.executable, "-m", "ntkgen", "double_descent", *flags], env=environment, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0 and "verdict: " in done.stdout, done.stderr
     assert (folder_of(tmp_path / "out") / "finished.json").exists()
 

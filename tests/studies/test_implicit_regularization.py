@@ -353,7 +353,7 @@ def call(forks, environment, tmp_path_factory):
     def run(out: Path, *flags: str, kill: str = "", alone: bool = False):
         env, command = {**environment, "KILL": kill}, [SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
         if alone:
-            return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
+            return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
         return forks.run(*([killer] if kill else []), *command, env=env)
 
     return run

@@ -205,7 +205,7 @@ def whole(environment, tmp_path_factory):
     """One small run, in a process of its own: (its folder, what it printed, out_dir)."""
     out = tmp_path_factory.mktemp("out")
     command = [sys.executable, STUDY, *TINY, f"--out_dir={out}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (folder,) = (out / "loss_landscape").iterdir()
     return folder, done, out

@@ -724,7 +724,7 @@ def call(environment, forks, tmp_path_factory):
         command, env = [wrapper, SCRIPT, "--verbose", *flags, f"--out_dir={out}"], {**environment, **more}
         if not alone:
             return forks.run(*command, env=env)
-        return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=300)
+        return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
 
     return run
 

@@ -461,7 +461,7 @@ def files(folder):
 def whole(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "results"
     command = [sys.executable, STUDY, "--verbose", *TINY, f"--out_dir={out}"]  # in a process of its own
-    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (out / "ntk_regime").iterdir()
     return folder, done.stdout
