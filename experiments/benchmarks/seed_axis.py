@@ -115,7 +115,7 @@ def epoch_of(walk: str, program: train.Program) -> Callable:
     if walk in ("one", "unrolled"):
         return unrolled
     if walk == "sequential":
-        return lambda state, keys, data: jax.lax.map(lambda own: one(*own, data), (state, keys))
+        return lambda state, keys, data: jax.lax.map(lambda own: one(own[0], own[1], data), (state, keys))
     return jax.vmap(one, (0, 0, None))
 
 
@@ -191,7 +191,9 @@ def measure(names: tuple[str, ...], work: Work, repeats: int, jobs: int, seconds
     found = compile_all(names, work, jobs, COMPILING * seconds)
     errors = {name: variant for name, variant in found.items() if isinstance(variant, str)}
     running = {name: variant for name, variant in found.items() if isinstance(variant, Variant)}
-    losses, judge, turns = {}, losses_of(work), {name: [] for name in names}
+    losses: dict[str, np.ndarray] = {}
+    turns: dict[str, list[float]] = {name: [] for name in names}
+    judge = losses_of(work)
     for turn in range(repeats + 1):
         for name in [name for name in running if name not in errors]:
             if time.perf_counter() > end:
@@ -215,13 +217,13 @@ def measure(names: tuple[str, ...], work: Work, repeats: int, jobs: int, seconds
         row: Row = {"variant": name, "turns": len(own), "ms": middle}
         row |= {"ms_min": min(own, default=None), "ms_max": max(own, default=None)}
         for column, base in (("to_one", "one"), ("to_its_one", f"one+{options_of}" if options_of else "one")):
-            row[column] = middle / statistics.median(turns[base]) if own and turns.get(base) else None
+            row[column] = middle / statistics.median(turns[base]) if middle is not None and turns.get(base) else None
         done = running.get(name)
         row |= {"compile_seconds": done and done.compile_seconds, "temporary_gib": done and done.gib}
         row["loss"] = float(losses[name].mean()) if name in losses else None
-        reference = losses.get("sequential")
-        both = name in losses and reference is not None
-        row["loss_difference"] = float(abs(losses[name] - reference[: len(losses[name])]).max()) if both else None
+        row["loss_difference"] = None
+        if name in losses and "sequential" in losses:
+            row["loss_difference"] = float(abs(losses[name] - losses["sequential"][: len(losses[name])]).max())
         rows.append(row | {"error": errors.get(name, "")})
     return rows
 

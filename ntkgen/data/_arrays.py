@@ -58,8 +58,8 @@ def _classes(names: Sequence[str], y: np.ndarray, y_test: np.ndarray, num_classe
     return most
 
 
-def _numbers(name: str, value: Any) -> np.ndarray:
-    """Return an array of finite numbers."""
+def _numbers(name: str, value: Any, of_words: str = "") -> np.ndarray:
+    """Return an array of finite numbers; `of_words` is what to do with text."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that cannot be converted
@@ -69,7 +69,8 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind in "iu":
         return array
     if array.dtype.kind != "f" and str(array.dtype) not in ("bfloat16",):
-        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        hint = of_words if array.dtype.kind in "US" else ""
+        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}{hint}")
     with np.errstate(over="ignore"):
         single = array.astype(np.float32, copy=False)
     # The extremes tell, NaN wins in both, and no mask of the data's size is made.
@@ -94,7 +95,7 @@ def _examples(name: str, value: Any) -> np.ndarray:
 
 
 def _targets(name: str, value: Any, count: int) -> np.ndarray:
-    array = _numbers(name, value)
+    array = _numbers(name, value, "; for words give np.unique(words, return_inverse=True)[1]")
     if array.shape[:1] != (count,):
         raise ValueError(f"{name}: expected one target for each of {count} examples, got shape {array.shape}")
     if array.dtype.kind == "f":

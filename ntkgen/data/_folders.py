@@ -61,7 +61,10 @@ class InFolder(Kind):
             what = f"found no {self.name} in {root}"
         if near := self._nearby(root):
             return f"{what} ({origin}); did you mean --data_dir={near}?"
-        return f"{what} ({origin}); expected one with {self._files()}; --dataset=digits needs no files"
+        return (
+            f"{what} ({origin}); put one of these there, or name their folder by --data_dir: {self._files()}; "
+            "--dataset=digits needs no files"
+        )
 
     def _nearby(self, root: Path) -> Path | None:
         """Return a folder one or two levels up, or one down, that has the data set."""

@@ -27,7 +27,7 @@ class DataError(ValueError):
       ...     data.load("mnist", data_dir="/nowhere")
       ... except data.DataError as error:
       ...     print(error)
-      mnist: there is no folder /nowhere (data_dir); expected one with ...
+      mnist: there is no folder /nowhere (data_dir); put one of these there, ...
     """
 
 

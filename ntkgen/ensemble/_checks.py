@@ -72,6 +72,7 @@ def prepare(
     data = data._replace(y=targets("dataset.train.y", data.y, seen.outputs, config.loss))
     test = test._replace(y=targets("dataset.test.y", test.y, seen.outputs, config.loss))
     loss(program, seen, data.y, program.batch_size)
+    optimizer(program, shapes["params"])
     program = program._replace(rngs=seen.rngs)
     return program._replace(code=code(program, shapes, data)), shapes, data, test
 
@@ -424,6 +425,25 @@ def loss(program: Program, seen: TracedNetwork, y: Any, size: int) -> None:
             raise ValueError(f"loss: expected one real number for each example, shape ({size},), got {found}")
 
 
+def optimizer(program: Program, params: PyTree) -> None:
+    """Check that an optax object makes a step of gradient and params alone.
+
+    Raises:
+      ValueError: it does not.
+    """
+    if isinstance(program.optimizer, str):
+        return
+
+    def step(params: PyTree) -> PyTree:
+        made = program.direction()
+        return made.update(params, made.init(params), params)[0]
+
+    with naming("optimizer", "expected an optax object that takes gradients and params, got"):
+        added = jax.eval_shape(step, params)
+    if _shapes(added) != _shapes(params):
+        raise ValueError("optimizer: expected updates in the shapes of the params, got others")
+
+
 def code(program: Program, variables: PyTree, data: Batch) -> Any:
     """Return a digest of a training step and an evaluation, with all that functions of the user read from outside.
 
@@ -431,7 +451,8 @@ def code(program: Program, variables: PyTree, data: Batch) -> Any:
     reads from outside and that was replaced would stay what it was in an earlier fit. None for the package's own.
     """
     own = isinstance(functions.bare(program.model), models.MLP | models.CNN | models.Transformer)
-    if own and isinstance(program.loss, str) and program.update is None:
+    named = isinstance(program.loss, str) and isinstance(program.optimizer, str)
+    if own and named and program.update is None:
         return None
 
     def both(variables: PyTree, seed: Any, rate: Any, batch: Batch) -> PyTree:

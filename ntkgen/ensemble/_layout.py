@@ -114,9 +114,9 @@ def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
 def seeds_per_chunk(variables: PyTree, batch_size: int, pixels: int, layout: Layout) -> int:
     """Estimate how many seeds fit in memory at once.
 
-    Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and
-    for vmap and unrolled each seed's activations too: four arrays of batch x units for every kernel, times the pixels of the
-    input for a convolution. What they may take together is `memory.budget`.
+    Counts `COPIES` of the params (params, initial, gradient, update, two optimizer buffers) for every seed, and for
+    vmap and unrolled each seed's activations too: four arrays of batch x units for every kernel, times the pixels of
+    the input for a convolution. What they may take together is `memory.budget`.
 
     Example:
       >>> import jax, numpy as np
@@ -212,7 +212,9 @@ def side_by_side(layout: Layout, fn: Callable, in_axes: tuple[int | None, ...], 
         seeds = next(len(jax.tree.leaves(arg)[0]) for arg, axis in zip(args, in_axes, strict=True) if axis == 0)
 
         def split(arg: Any, axis: int | None) -> list[Any]:
-            return [arg if axis is None else jax.tree.map(lambda leaf: leaf[i], arg) for i in range(seeds)]
+            if axis is None:
+                return [arg] * seeds
+            return [jax.tree.map(lambda leaf, seed=seed: leaf[seed], arg) for seed in range(seeds)]
 
         given = [
             split(arg, axis) if i in lists else arg for i, (arg, axis) in enumerate(zip(args, in_axes, strict=True))

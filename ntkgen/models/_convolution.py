@@ -61,7 +61,8 @@ class How(NamedTuple):
     operands: str | None = None
 
 
-_how: contextvars.ContextVar[How] = contextvars.ContextVar("how", default=How())
+_USUAL = How()
+_how: contextvars.ContextVar[How] = contextvars.ContextVar("how", default=_USUAL)
 
 
 @contextlib.contextmanager

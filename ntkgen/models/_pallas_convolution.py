@@ -5,7 +5,8 @@ block reads the pixels it needs where they lie, and adds one matrix product. Flo
 convolutions do, unless a higher precision was asked for.
 """
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,15 +53,13 @@ def _divided(index: Array, by: int) -> tuple[Array, Array]:
     return lax.div(index, divisor), lax.rem(index, divisor)
 
 
-def _call(
-    body: functools.partial, out: jax.ShapeDtypeStruct, grid: tuple[int, ...], interpret: bool
-) -> functools.partial:
-    kwargs = {}
-    if not interpret:
-        from jax.experimental.pallas import triton
+def _call(body: Callable, out: jax.ShapeDtypeStruct, grid: tuple[int, ...], interpret: bool) -> Callable:
+    if interpret:
+        return pl.pallas_call(body, out_shape=out, grid=grid, interpret=True)
+    from jax.experimental.pallas import triton
 
-        kwargs["compiler_params"] = triton.CompilerParams(num_warps=4, num_stages=2)
-    return pl.pallas_call(body, out_shape=out, grid=grid, interpret=interpret, **kwargs)
+    how = triton.CompilerParams(num_warps=4, num_stages=2)
+    return pl.pallas_call(body, out_shape=out, grid=grid, compiler_params=how)
 
 
 def convolve(x: Array, kernel: Array, interpret: bool = False) -> Array:
@@ -72,7 +71,7 @@ def convolve(x: Array, kernel: Array, interpret: bool = False) -> Array:
     rows, columns = _rows(h, w, ci, FLOATS), min(co, COLUMNS)
     across = co // columns
 
-    def body(x_ref, k_ref, y_ref):  # type: ignore[no-untyped-def]  # references have no public type
+    def body(x_ref: Any, k_ref: Any, y_ref: Any) -> None:
         seed, image, part = (pl.program_id(axis) for axis in range(3))
         row, column = _divided(part, across)
         row, column = row * rows, column * columns
@@ -107,7 +106,7 @@ def kernel_grad(x: Array, g: Array, interpret: bool = False) -> Array:
         parts *= 2
     images, steps = n // parts, h // rows
 
-    def body(x_ref, g_ref, out_ref):  # type: ignore[no-untyped-def]  # references have no public type
+    def body(x_ref: Any, g_ref: Any, out_ref: Any) -> None:
         seed, part, place = (pl.program_id(axis) for axis in range(3))
         i, column = _divided(place, across)
         column = column * columns

@@ -17,7 +17,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import lax
 
-from ntkgen.models import _pallas_convolution
 from ntkgen.typing import Array
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -80,7 +79,7 @@ def product_kernel_grad(x: Array, g: Array) -> Array:
     Its sum runs over all pixels of all images and its result is small. So that more than a few blocks of the card have
     work, images are summed in parts, and the parts are added.
     """
-    seeds, n, h, w, ci = x.shape
+    seeds, n, _, _, ci = x.shape
     co = g.shape[-1]
     blocks = seeds * math.ceil(3 * ci / TILE) * math.ceil(3 * co / TILE)
     parts = math.gcd(n, 2 ** math.ceil(math.log2(max(1.0, BLOCKS / blocks))))
@@ -93,6 +92,7 @@ def product_kernel_grad(x: Array, g: Array) -> Array:
 
 def pallas(interpret: bool) -> tuple[Pair, Pair]:
     """Return the pair of the kernels of our own; layers that do not fit them go the way of "matmul"."""
+    from ntkgen.models import _pallas_convolution  # Pallas takes a while to import
 
     def convolve(x: Array, kernel: Array) -> Array:
         if not _pallas_convolution.fits(x.shape, kernel.shape[-1]):

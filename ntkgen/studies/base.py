@@ -227,13 +227,14 @@ def choose_model(dataset: Any, given: Mapping[str, Any]) -> str:
       ('cnn', 'mlp')
 
     Raises:
-      ValueError: a CNN for examples of a file that are no images of 8 x 8 or more.
+      ValueError: a CNN or a transformer for examples of a file that are no images, or a CNN for images below 8 x 8.
     """
     if datasets.is_file(dataset):
         shape = dataset.shape
         images = len(shape) == 3 and min(shape[:2]) >= 8
-        if given.get("model") == "cnn" and not images:
-            raise ValueError(f"model: expected mlp for examples of shape {shape} in {dataset.path}, got cnn")
+        model = given.get("model")
+        if (model == "cnn" and not images) or (model == "transformer" and len(shape) != 3):
+            raise ValueError(f"model: expected mlp for examples of shape {shape} in {dataset.path}, got {model}")
         colour = images and shape[2] == 3
     else:
         colour = dataset in ("cifar10", "cifar100")

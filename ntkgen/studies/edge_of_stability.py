@@ -65,6 +65,7 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
     dataset = base.choose_dataset(preset, given)
     if given.get("model", "mlp") != "mlp":
         raise ValueError(f"model: expected mlp, the network of this study, got {given['model']}")
+    options.refuse(given, base.foreign_to_network("mlp"))
     values = base.overlay({"label_noise": 0.0, **PRESETS[preset]}, given)
     if "num_train" not in given:
         values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))

@@ -1,6 +1,9 @@
 """Optimizers without a learning rate, schedules by the epoch, and batch-size scaling of the rate."""
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import optax
 
@@ -34,6 +37,19 @@ def make(optimizer: str, momentum: float, weight_decay: float) -> optax.Gradient
     if weight_decay:
         return optax.chain(optax.add_decayed_weights(weight_decay), direction)
     return direction
+
+
+def is_transformation(optimizer: Any) -> bool:
+    """Return whether an optimizer is an optax object, which has a rate of its own, rather than a name."""
+    return isinstance(optimizer, optax.GradientTransformation)
+
+
+@functools.cache  # one object for equal settings: compiled programs are found by it
+def with_schedule(
+    optimizer: str, momentum: float, weight_decay: float, schedule: Callable[[Any], Any]
+) -> optax.GradientTransformation:
+    """Return a named optimizer with a rate for each step: what it gives is added to the params."""
+    return optax.chain(make(optimizer, momentum, weight_decay), optax.scale_by_learning_rate(schedule))
 
 
 def learning_rate_at(epoch: int, *, base: float, epochs: int, schedule: str) -> float:

@@ -49,11 +49,13 @@ class Config:
     Attributes:
       epochs: passes over the training set, at most `MAX_EPOCHS`.
       batch_size: examples a step; the last step of an epoch takes what is left. Ignored by "gd".
-      learning_rate: initial rate of the schedule.
-      optimizer: "sgd", "adam" or "gd" (full batch).
+      learning_rate: initial rate of the schedule; or a function of the step, 0, 1, ... over all epochs, such as optax's
+        schedules. None means 0.01 for an optimizer by name; an optax object has its own rate.
+      optimizer: "sgd", "adam" or "gd" (full batch); or an optax object, such as `optax.adamw(1e-3)` or an
+        `optax.chain` with gradient clipping.
       momentum: of sgd and gd; None means 0.9 for sgd (appendix A) and 0 for gd.
-      schedule: "cosine" (stepped once an epoch) or "constant".
-      weight_decay: L2 coefficient; the paper uses none.
+      schedule: "cosine" (stepped once an epoch) or "constant"; ignored where the rate goes by the step.
+      weight_decay: L2 coefficient of an optimizer by name; the paper uses none.
       loss: "cross_entropy" (class labels, or probabilities), "mse" (half the squared distance to real targets, or to
         the one-hot vectors of class labels), or a function (outputs, targets) -> (n,) of any outputs and targets.
       vary: what differs between seeds: "init", "order" (of the batches) or "both" (section IV-D).
@@ -66,8 +68,8 @@ class Config:
 
     epochs: int
     batch_size: int = 128
-    learning_rate: float = 0.01
-    optimizer: str = "sgd"
+    learning_rate: float | Callable[[Any], Any] | None = None
+    optimizer: str | Any = "sgd"
     momentum: float | None = None
     schedule: str = "cosine"
     weight_decay: float = 0.0
@@ -79,14 +81,24 @@ class Config:
         """Check every value and resolve the default momentum."""
         functions.whole("epochs", self.epochs, MAX_EPOCHS)
         functions.whole("batch_size", self.batch_size)
-        _check_choice("optimizer", self.optimizer, _optimizers.OPTIMIZERS)
+        if _optimizers.is_transformation(self.optimizer):
+            self._check_alone()
+        else:
+            _check_choice("optimizer", self.optimizer, _optimizers.OPTIMIZERS, " or an optax object")
         _check_choice("schedule", self.schedule, _optimizers.SCHEDULES)
         if not callable(self.loss) or functions.hashable(self.loss) is not self.loss:
             _check_choice("loss", self.loss, tuple(_losses.LOSSES), " or a hashable function")
         _check_choice("vary", self.vary, VARY)
         if self.momentum is None:
             object.__setattr__(self, "momentum", 0.9 if self.optimizer == "sgd" else 0.0)
-        _check_number("learning_rate", self.learning_rate, "a positive number", lambda v: v > 0)
+        if self.learning_rate is None and isinstance(self.optimizer, str):
+            object.__setattr__(self, "learning_rate", 0.01)
+        if callable(self.learning_rate):
+            _check_schedule(self.learning_rate)
+        elif self.learning_rate is not None:
+            expected = "a positive number or a function of the step"
+            _check_number("learning_rate", self.learning_rate, expected, lambda v: v > 0)
+            object.__setattr__(self, "learning_rate", float(self.learning_rate))
         _check_number("momentum", self.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
         _check_number("weight_decay", self.weight_decay, "a number of at least 0", lambda v: v >= 0)
         if self.stop_loss is not None:
@@ -95,20 +107,43 @@ class Config:
         for name, kind in (
             ("epochs", int),
             ("batch_size", int),
-            ("learning_rate", float),
             ("momentum", float),
             ("weight_decay", float),
         ):
             object.__setattr__(self, name, kind(getattr(self, name)))  # NumPy's numbers would be other programs
 
+    def _check_alone(self) -> None:
+        """Check that an optax object stands alone, and can be hashed."""
+        if functions.hashable(self.optimizer) is not self.optimizer:
+            raise ValueError("optimizer: expected an optax object of hashable functions, got one that cannot be hashed")
+        nothing: dict[str, tuple[Any, ...]] = {"learning_rate": (None,), "momentum": (None, 0), "weight_decay": (0,)}
+        for name, values in nothing.items():
+            if getattr(self, name) not in values:
+                expected = f"{name}: expected none with an optax object, which has its own"
+                raise ValueError(f"{expected}, got {functions.short(getattr(self, name))}")
+
     def rate(self, epoch: int) -> float:
-        """Give the learning rate of epoch 0 ... epochs - 1."""
+        """Give the learning rate of epoch 0 ... epochs - 1; NaN where it goes by the step."""
+        if not isinstance(self.learning_rate, float):
+            return math.nan
         return _optimizers.learning_rate_at(epoch, base=self.learning_rate, epochs=self.epochs, schedule=self.schedule)
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}{more}, got {functions.short(value)}")
+
+
+def _check_schedule(schedule: Callable[[Any], Any]) -> None:
+    expected = "learning_rate: expected a hashable function of the step that gives one number"
+    if functions.hashable(schedule) is not schedule:
+        raise ValueError(f"{expected}, got one that cannot be hashed")
+    try:
+        found = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), np.int32))
+    except Exception as error:
+        raise ValueError(f"{expected}, got {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if getattr(found, "shape", ()) != () or not hasattr(found, "dtype"):
+        raise ValueError(f"{expected}, got {functions.short(found)}")
 
 
 def _check_number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) -> None:
@@ -137,7 +172,7 @@ class Program(NamedTuple):
 
     model: nn.Module
     batch_size: int
-    optimizer: str
+    optimizer: str | Any
     momentum: float
     weight_decay: float
     loss: str | Loss
@@ -155,11 +190,16 @@ class Program(NamedTuple):
         if check is not None:
             check(batch_size)
         assert config.momentum is not None  # resolved by Config
-        static = functions.hashable(model)
-        return cls(static, batch_size, config.optimizer, config.momentum, config.weight_decay, config.loss, update)
+        static, optimizer = functions.hashable(model), config.optimizer
+        if callable(config.learning_rate):
+            settings = config.momentum, config.weight_decay, config.learning_rate
+            optimizer = _optimizers.with_schedule(config.optimizer, *settings)
+        return cls(static, batch_size, optimizer, config.momentum, config.weight_decay, config.loss, update)
 
     def direction(self) -> Any:
-        """Build the optimizer, without its learning rate."""
+        """Build the optimizer, without its learning rate; an optax object is returned as it is."""
+        if not isinstance(self.optimizer, str):
+            return self.optimizer
         return _optimizers.make(self.optimizer, self.momentum, self.weight_decay)
 
 
@@ -316,7 +356,11 @@ def train_step(
     if mask is not None:
         gradient = _masked(gradient, mask)
     direction, opt_state = program.direction().update(gradient, state.opt_state, params)
-    params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+    if isinstance(program.optimizer, str):
+        params = jax.tree.map(lambda p, d: p - rate.astype(p.dtype) * d, params, direction)
+    else:  # the rate and the sign are its own; what it adds to pruned weights is not taken
+        added = direction if mask is None else _masked(direction, mask)
+        params = jax.tree.map(lambda p, d: (p + d).astype(p.dtype), params, added)
     return TrainState({"params": params, **model_state}, opt_state)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the seed axis: all ways train the same networks, a failing one stays in its row, time has an end."""
+"""The benchmark of the seed axis: all ways train alike, one that fails stays in its row, and time has an end."""
 
 from pathlib import Path
 

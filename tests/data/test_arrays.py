@@ -123,6 +123,7 @@ NAN = np.where(np.arange(150).reshape(30, 5) == 77, np.nan, X[:30])
         ({"y": X[:30], "y_test": X[30:, :2]}, r"y_test: expected real targets of shape \(n, 5\), as in y"),
         ({"y": X[:30], "y_test": X[30:], "num_classes": 3}, "y: expected integer labels with num_classes=3"),
         ({"y": X[:30], "y_test": X[30:], "label_noise": 0.1}, "label_noise: expected 0 with real targets, got 0.1"),
+        ({"y": np.array(["cat", "dog"] * 15)}, r"y: expected real numbers, got dtype <U3; for words give np.unique"),
         ({"y": np.array([None] * 30)}, "y: expected real numbers, got dtype object"),
         ({"num_classes": 1}, "num_classes: expected an integer of at least 2, got 1"),
         ({"num_train": 31}, "num_train: expected at most 30, all of arrays, got 31"),

@@ -91,7 +91,10 @@ BAD_DATA = {
     "words": (r"dataset\.train\.y: expected real numbers", dataset(y=np.array(["cat"] * N))),
     "objects": (r"dataset\.train\.x: expected real numbers", dataset(X.astype(object))),
     "complex": (r"dataset\.train\.x: expected real numbers", dataset(X + 1j)),
-    "dict of inputs": (r"dataset\.train\.x: expected an array, got dict", dataset({"image": X})),
+    "inputs of another network": (
+        r"model: expected a network of x \{'image': 'float32\[20, 5\]'\}, got",
+        dataset({"image": X}, Y, {"image": X}, Y),
+    ),
     "ragged rows": (r"dataset\.train\.x: expected an array", dataset([[1.0, 2.0], [3.0]], [0, 1])),
     "other test shape": (r"dataset\.test\.x: expected examples of shape \(5,\)", dataset(X, Y, X[:, :4], Y)),
 }

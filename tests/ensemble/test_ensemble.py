@@ -139,7 +139,8 @@ def test_vmap_sequential_chunks_and_single_seeds_agree():
 
     everyone = list(range(SEEDS))
     whole = fit(everyone, options=VMAP)
-    assert_same_result(whole, fit(everyone, options=ensemble.Options("sequential")), assert_close)
+    for strategy in ("sequential", "unrolled"):
+        assert_same_result(whole, fit(everyone, options=ensemble.Options(strategy)), assert_close)
     shuffled = [3, 0, 4, 2, 1]
     mixed = fit(shuffled, options=VMAP)
     assert_close(mixed.variables, rows(whole.variables, np.array(shuffled)))
@@ -548,7 +549,7 @@ def test_batch_size_is_held_against_the_data():
 # Compilation
 
 
-@pytest.mark.parametrize("strategy", ["vmap", "sequential"])
+@pytest.mark.parametrize("strategy", ["vmap", "sequential", "unrolled"])
 def test_a_second_call_compiles_nothing(compilations, strategy):
     def fit(config, seeds):
         return ensemble.fit(

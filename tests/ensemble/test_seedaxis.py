@@ -1,13 +1,14 @@
 """The seed axis on one device: which way to walk it, how many at once, padding. More devices: test_ensemble."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from ntkgen import ensemble, memory, models
-from ntkgen.ensemble import _layout
+from ntkgen import ensemble, memory, models, train
+from ntkgen.ensemble import _layout, programs
 
 LIMIT = _layout.VMAP_MAX_WIDTH_CPU
 
@@ -132,3 +133,53 @@ def test_trim_drops_the_padding():
     trimmed = _layout.trim({"a": np.arange(8), "b": np.ones((5, 2))}, 5)
     np.testing.assert_array_equal(trimmed["a"], np.arange(5))
     assert trimmed["b"].shape == (5, 2)
+
+
+# Seeds side by side
+
+
+class Small(nn.Module):
+    """A convolution and what it takes to train it."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, x.shape[-1], 4))
+        return nn.Dense(10)(nn.relu(models.conv3x3(x, kernel)).reshape(x.shape[0], -1))
+
+
+def epoch_of_small(layout, masked):
+    """The arguments of an epoch of three seeds: ten images, batches of four, so that a partial batch is left."""
+    rng = np.random.default_rng(0)
+    data = train.Batch(jnp.asarray(rng.standard_normal((10, 8, 8, 2)), jnp.float32), jnp.arange(10))
+    program = train.Program.of(Small(), train.Config(epochs=1, batch_size=4), num_train=10)
+    keys = jax.vmap(train.run_keys)(jnp.arange(3))
+    variables = programs.init(layout, Small(), data.x[:1], keys.init)
+    masks = (
+        jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.5), variables["params"]) if masked else None
+    )
+    active = jnp.array([True, False, True]) if masked else None
+    state = programs.start(layout, program, variables, masks)
+    return layout, program, state, keys.order, jnp.array(0), jnp.array(0.1), data, masks, active
+
+
+def test_unrolled_trains_as_sequential_with_masks_and_a_stopped_seed():
+    each = [epoch_of_small(ensemble.Layout(strategy), masked=True) for strategy in ("sequential", "unrolled")]
+    start = jax.tree.map(np.asarray, each[0][2])
+    want, got = (programs.train_epoch(*given) for given in each)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
+    before, after = (np.asarray(state.variables["params"]["kernel"]) for state in (start, got))
+    moved = (before != after).any((1, 2, 3, 4)).tolist()
+    assert moved == [True, False, True]
+
+
+@pytest.mark.parametrize(("layout", "loops", "groups"), [
+    (ensemble.Layout("sequential"), 2, "1"), (ensemble.Layout("unrolled"), 1, "1"),
+    (ensemble.Layout("vmap", form="grouped"), 1, "3"),
+])  # fmt: skip
+def test_where_the_loop_over_seeds_is(layout, loops, groups):
+    """Sequential: over seeds, and over steps in it; unrolled and grouped convolutions: over steps alone."""
+    text = (
+        programs.train_epoch.trace(*epoch_of_small(layout, masked=False)).lower(lowering_platforms=("cuda",)).as_text()
+    )
+    assert text.count("stablehlo.while") == loops
+    assert f"feature_group_count = {groups} " in text

@@ -10,9 +10,9 @@ import pytest
 def environment(shared_cache: Path) -> dict[str, str]:
     """Environment of all runs: this checkout's ntkgen, a compilation cache that all workers share, no data.
 
-    The studies train networks of a few neurons for a few epochs, so most of their time is compilation, which without
-    optimisations takes about half as long. Their runs are compared with each other; what a program computes is tested with
-    optimisations elsewhere.
+    The studies train networks of a few neurons for a few epochs, so most of their time is compilation. Without
+    optimisations that takes about half as long. Their runs are compared with each other; what a program computes is
+    tested with optimisations elsewhere.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}

@@ -74,6 +74,9 @@ def test_the_shape_chooses_the_network(tmp_path, shape, model):
     else:
         with pytest.raises(ValueError, match=r"^model: expected mlp for examples of shape .*, got cnn$"):
             base.choose_model(file, {"model": "cnn"})
+    if len(shape) == 1:
+        with pytest.raises(ValueError, match=r"^model: expected mlp for examples of shape .*, got transformer$"):
+            base.choose_model(file, {"model": "transformer"})
 
 
 def test_presets_take_what_a_file_has(features, tmp_path):

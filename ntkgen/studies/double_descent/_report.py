@@ -199,7 +199,7 @@ def answer(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str
         return "\n".join(lines[:9] + ([f"and {len(lines) - 9} numbers of examples more"] if len(lines) > 9 else []))
     verdict = verdicts[0]
     first, last = summary[0], summary[-1]
-    about = f"{config.model.upper()} on {config.dataset}, {verdict['num_train']:,} examples"
+    about = f"{config.network_name} on {config.dataset}, {verdict['num_train']:,} examples"
     lines += [f"{about}; mean test accuracy in percent, 95 % t-intervals"]
     lines += [f"  {unit} {row['size']}: {tables.cell(row, 'test_acc')}" for row in (first, last)]
     lines += _answers.diverged(summary)

@@ -44,7 +44,7 @@ def short_answer(found: ArmTables, sizes: Sizes, summary: Rows, verdict: dict[st
         lines.append(f"{name}, {about}: {len(verdict[name])} relations")
         lines += _answers.by_word(((row["relation"], row["verdict"]) for row in verdict[name]), "  ")
     lines += _answers.diverged(summary)
-    about = f"{config.model.upper()} on {config.dataset}, {sizes.images:,} examples, {len(found.seeds)} seeds"
+    about = f"{config.network_name} on {config.dataset}, {sizes.images:,} examples, {len(found.seeds)} seeds"
     return "\n".join([*lines, about])
 
 

@@ -96,7 +96,7 @@ def short_answer(config: Config, verdict: dict[str, Any]) -> str:
                 f"not comparable: {below} networks of the {arm.replace('_', ' ')} train below {INTERPOLATES} %"
             )
     batches = " and ".join(str(steps.batch_size) for steps in config.arms.values())
-    what = f"{config.model.upper()} {config.size} on {config.dataset}"
+    what = f"{config.network_name} {config.size} on {config.dataset}"
     return "\n".join([*lines, f"{what}, batches of {batches}, {config.num_seeds} seeds"])
 
 

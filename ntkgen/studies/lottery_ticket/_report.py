@@ -13,6 +13,8 @@ from ntkgen.studies.lottery_ticket._published import PUBLISHED_FOR, compare_with
 from ntkgen.studies.lottery_ticket._tables import at_of, finals, summarise, summarise_overlaps
 from ntkgen.studies.lottery_ticket._verdict import by_level, curvature, mask_or_values, one_change
 
+NOT_DEFINED = "overlap after matching units: not defined for this network"
+
 
 def derive(prepared: Prepared, found: Tables) -> Derived:
     """Make the tables that follow from the measured ones, and the verdict."""
@@ -84,7 +86,7 @@ def _lines(
                 f"{row['keep_percent']:g} %, {row['num_unmatched']} of {row['num_seeds']} seeds"
             )
     if config.model == "transformer":
-        yield "overlap after matching units: not defined for this network"
+        yield NOT_DEFINED
     yield "\npublished relations"
     yield from map(_relation_line, verdict["relations"])
     yield "\naccuracy less that of the whole network, points"
@@ -112,7 +114,9 @@ def _short_lines(
     seen = [f"{pair} at {' '.join(levels)}" for pair, levels in higher.items()]
     yield _answers.listed("one thing changed, and higher", seen, "; ")
     yield from _answers.diverged(summary)
-    yield f"{config.model.upper()} on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
+    if config.model == "transformer":
+        yield NOT_DEFINED
+    yield f"{config.network_name} on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
 
 
 def _relation_line(row: Mapping[str, Any]) -> str:

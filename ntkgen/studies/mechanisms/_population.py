@@ -117,7 +117,7 @@ def rescaled(run: records.Run, prepared: Prepared, factor: float = 4.0) -> Rows:
     config = prepared.config
     shapes = {(arm.width, arm.depth): arm for arm in reversed(config.arms)}
     rows: Rows = []
-    if not models.is_relu_chain(network(config, config.arms[0], 10)):
+    if config.model != "mlp":
         return [dict.fromkeys(("network", "column", "before", "after", "change"))]
     for arm in reversed(shapes.values()):
         dataset = prepared.more.datasets[0, arm.label_noise]

@@ -81,6 +81,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "opposite_with_others_fixed": decided(PSI, stats.NOT_SEEN),
         "seen_beyond_hyperparameters": decided(PARTIAL, stats.SEEN),
         "unchanged_by_rescaling": [row["measure"] for row in answer if row["rescaling_changes_it"] == 0],
+        "not_defined": without_value(found),
         "curvature_and_width": curvature_and_width(found),
         "path": _analysis.path(_analysis.Measured(networks)),
         "false_positives_hold": [kind for kind, holds in nulls.items() if holds],
@@ -122,10 +123,8 @@ def words(answer: Rows, verdict: dict[str, Any], found: Tables) -> str:
             f"width {one['from']:g} to {one['to']:g} changes log10 of the top eigenvalue by {one['effect']:+.2f} "
             f"[{one['low']:+.2f}, {one['high']:+.2f}]; that it falls: {one['decision']}"
         )
-    if lacking := without_value(found["networks"]):
-        lines.append(f"not defined for these networks: {', '.join(lacking)}")
-    if not any(row["column"] for row in found["rescaling"]):
-        lines.append("which measures rescaled layers change: not defined for this network")
+    if verdict["not_defined"]:
+        lines.append(f"not defined for these networks: {', '.join(verdict['not_defined'])}")
     return "\n".join([*lines, _path_words(verdict)])
 
 
@@ -143,6 +142,8 @@ def short_answer(answer: Rows, verdict: dict[str, Any]) -> str:
     lines.append(_path_words(verdict))
     if verdict["false_positives_do_not"]:
         lines.append(_answers.listed("false positives exceed what the test says", verdict["false_positives_do_not"]))
+    if verdict["not_defined"]:
+        lines.append(_answers.listed("not defined for these networks", verdict["not_defined"]))
     return "\n".join([*lines, _population_words(verdict)])
 
 
@@ -164,11 +165,12 @@ def _path_words(verdict: dict[str, Any]) -> str:
     return f"batch size -> noise -> curvature -> gap: against it speaks {against}"
 
 
-def without_value(networks: Rows | list[dict[str, str]]) -> list[str]:
-    """Return the measures that have no number for any network, such as norms of layers that are not known."""
-    return [
+def without_value(found: Tables) -> list[str]:
+    """Return what has no number for any network, such as the norms of layers that are not known."""
+    rescaling = [] if any(row["column"] for row in found["rescaling"]) else ["what rescaled layers change"]
+    return rescaling + [
         column for column in directions()
-        if column in networks[0] and not any(np.isfinite(number(row[column])) for row in networks)
+        if column in found["networks"][0] and not any(np.isfinite(number(row[column])) for row in found["networks"])
     ]  # fmt: skip
 
 

@@ -28,6 +28,8 @@ from ntkgen.studies.ntk_regime._tables import (
 from ntkgen.studies.ntk_regime._verdict import judge
 from ntkgen.studies.tables import cell
 
+NOT_DEFINED = "infinite-width kernel, lazy movement, theory: not defined for this network"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -95,7 +97,9 @@ def short_answer(prepared: Prepared, findings: Findings, summary: Rows, verdict:
         if {name: row[name] for name in main} == main
     ][:4]
     lines += _answers.diverged(summary)
-    return "\n".join([*lines, f"MLP on {config.dataset}, {images_words(prepared)}, {config.num_seeds} seeds"])
+    lines += [NOT_DEFINED] if config.limit == OWN else []
+    about = f"{config.network_name} on {config.dataset}, {images_words(prepared)}, {config.num_seeds} seeds"
+    return "\n".join([*lines, about])
 
 
 def images_words(prepared: Prepared) -> str:
@@ -133,7 +137,7 @@ def report_lines(prepared: Prepared, findings: Findings, derived: dict[str, Rows
         if row["exponent"] is not None
     ]
     if config.limit == OWN:
-        lines.append("infinite-width kernel, lazy movement, lines of theory: not defined for this network")
+        lines.append(NOT_DEFINED)
     return [*lines, "\nstatements", *map(statement_line, verdict)]
 
 
