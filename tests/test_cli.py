@@ -39,10 +39,18 @@ with cli.guarded():
 """
 
 
-def program(act, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("environment", {})}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | more
-    return subprocess.run([sys.executable, "-c", PROGRAM, act], env=environment, **options)
+@pytest.fixture
+def program(forks):
+    """Run PROGRAM: program(act), in a fork, or with more settings in a process of its own."""
+
+    def run(act, **more):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("environment", {})}
+        if not more and "PYTHONIOENCODING" not in environment:
+            return forks.run("-c", PROGRAM, act, env=environment)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | more
+        return subprocess.run([sys.executable, "-c", PROGRAM, act], env=environment, **options)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -54,18 +62,18 @@ def program(act, **more):
         ("device", 1, "out of memory (RESOURCE_EXHAUSTED"),
     ],
 )
-def test_what_stops_the_work_is_said_in_one_line(act, code, words):
+def test_what_stops_the_work_is_said_in_one_line(program, act, code, words):
     done = program(act)
     assert done.returncode == code and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-def test_a_bug_keeps_its_stack_trace():
+def test_a_bug_keeps_its_stack_trace(program):
     done = program("bug")
     assert done.returncode == 1 and "Traceback" in done.stderr and "IndexError" in done.stderr
 
 
-def test_a_reader_that_leaves_does_not_stop_the_work():
+def test_a_reader_that_leaves_does_not_stop_the_work(program):
     read, write = os.pipe()
     os.close(read)
     done = program("print", stdout=write)
@@ -73,12 +81,12 @@ def test_a_reader_that_leaves_does_not_stop_the_work():
     assert (done.returncode, done.stderr) == (0, "the end\n")
 
 
-def test_letters_that_the_stream_does_not_have_are_escaped():
+def test_letters_that_the_stream_does_not_have_are_escaped(program):
     done = program("letters", environment={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xe9 and \\udcff\n", "the end\n")
 
 
-def test_a_warning_takes_one_line():
+def test_a_warning_takes_one_line(program):
     assert program("warn").stderr == "UserWarning: something is damaged\nthe end\n"
 
 
@@ -268,15 +276,13 @@ cli.script(work)
         ("count", 2, "", "error: expected flags only, got 'count'\n"),
     ],
 )
-def test_a_script_that_is_no_study(flag, code, out, err):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, flag], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+def test_a_script_that_is_no_study(forks, flag, code, out, err):
+    done = forks.run("-c", SCRIPT, flag)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
 
-def test_a_bug_in_a_script_keeps_its_stack_trace():
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "--count=9"], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+def test_a_bug_in_a_script_keeps_its_stack_trace(forks):
+    done = forks.run("-c", SCRIPT, "--count=9")
     assert done.returncode == 1 and "Traceback" in done.stderr and "of a bug" in done.stderr and done.stdout == ""
 
 
