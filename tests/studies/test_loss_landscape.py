@@ -1,6 +1,5 @@
 """The loss-landscape study as a user runs it, its statistics and figures, and the curvature benchmark."""
 
-import functools
 import json
 import shutil
 import subprocess
