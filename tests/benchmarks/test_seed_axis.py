@@ -2,6 +2,7 @@
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 import seed_axis
@@ -9,11 +10,13 @@ import seed_axis
 from ntkgen import ensemble, models
 from ntkgen.ensemble import programs
 
+SCRIPT = Path(seed_axis.__file__)
+
 
 def test_variants_take_turns_and_a_failure_stays_in_its_row(monkeypatch):
     monkeypatch.setitem(seed_axis.COMPILER, "graph", {"xla_no_such_option": True})
     monkeypatch.setitem(seed_axis.SHAPES, "cnn", (2, 2, 1))
-    monkeypatch.setattr(models, "CNN", lambda width: models.MLP(width, depth=2))  # compiles in a tenth of the time
+    monkeypatch.setattr(models, "CNN", lambda width: models.MLP(width, depth=2))  # compiles fast
     work = seed_axis.Work.of(channels=2, seeds=2, num_train=8, batch_size=4)
     names = ("one", "sequential", "vmap+graph")
     one, sequential, failed = seed_axis.measure(names, work, repeats=2, jobs=1, seconds=300.0)
@@ -42,3 +45,10 @@ def test_names_of_variants(name):
 def test_unrolled_is_compiled_as_it_was_measured():
     measured = seed_axis.COMPILER["nhwc"] | seed_axis.COMPILER["concurrent"]
     assert programs.compiler_options(ensemble.Layout("unrolled"), "gpu") == measured
+
+
+@pytest.mark.parametrize("flag", ["--variants=one+fast", "--out=nowhere/x.csv"])
+def test_bad_flags_end_in_one_line(forks, flag, tmp_path):
+    done = forks.run(SCRIPT, flag, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and flag.split("=")[0][2:] in done.stderr, done.stderr
+    assert not done.stdout and not list(tmp_path.iterdir())
