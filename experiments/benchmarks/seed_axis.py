@@ -61,15 +61,6 @@ RATE = 0.01
 JUDGED = 1_000  # examples of the loss
 
 FLAGS = flags.FLAGS
-cli.define_flag("variants", Names(VARIANT, f"variants of {', '.join(WALKS)} with options", 1), DEFAULT, "What to time.")
-cli.define_flag("channels", options.COUNT, 32, "Channels of the CNN's first block.")
-cli.define_flag("seeds", options.SEEDS, 5, "Seeds.")
-cli.define_flag("num_train", options.COUNT, 9_984, "Made-up images of an epoch.")
-cli.define_flag("batch_size", options.COUNT, 128, "Images a step.")
-cli.define_flag("repeats", options.COUNT, 7, "Turns of each.")
-cli.define_flag("jobs", options.COUNT, 4, "Variants that compile at a time.")
-cli.define_flag("seconds", options.POSITIVE, 140.0, "Seconds after which what remains is skipped.")
-flags.DEFINE_string("out", "seed_axis.csv", "The table.")
 
 Row = dict[str, Any]
 
@@ -270,5 +261,21 @@ def main() -> None:
         os._exit(0)
 
 
+def define_flags() -> None:
+    """Define the flags; other benchmarks have some of the same names, and tests import them all."""
+    cli.define_flag(
+        "variants", Names(VARIANT, f"variants of {', '.join(WALKS)} with options", 1), DEFAULT, "What to time."
+    )
+    cli.define_flag("channels", options.COUNT, 32, "Channels of the CNN's first block.")
+    cli.define_flag("seeds", options.SEEDS, 5, "Seeds.")
+    cli.define_flag("num_train", options.COUNT, 9_984, "Made-up images of an epoch.")
+    cli.define_flag("batch_size", options.COUNT, 128, "Images a step.")
+    cli.define_flag("repeats", options.COUNT, 7, "Turns of each.")
+    cli.define_flag("jobs", options.COUNT, 4, "Variants that compile at a time.")
+    cli.define_flag("seconds", options.POSITIVE, 140.0, "Seconds after which what remains is skipped.")
+    flags.DEFINE_string("out", "seed_axis.csv", "The table.")
+
+
 if __name__ == "__main__":
+    define_flags()
     cli.script(main)
