@@ -65,6 +65,7 @@ WITHOUT = {
     "report.Setting": "a row of a report",
     "report.Statement": "a row of a report",
     "studies.learning_rate.measured": "trains; `studies.runner.run` shows it",
+    "studies.edge_of_stability.measured": "trains; `studies.runner.run` shows it",
 }
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # what takes seconds to import stands in the functions that n
 LOSSES = {"mse": "squared loss", "cross_entropy": "cross-entropy"}
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": dict(rates=(0.2, 0.4), num_seeds=3, epochs=1_000, width=64, points=16),
-    "small": dict(rates=(0.02, 0.04), num_seeds=3, epochs=2_000, width=64, num_train=1_000, points=21),
-    "paper": dict(rates=(0.02, 0.04), num_seeds=5, epochs=10_000, width=200, num_train=5_000, points=41),
+    "small": dict(rates=(0.05, 0.1), num_seeds=3, epochs=2_000, width=64, num_train=1_000, points=21),
+    "paper": dict(rates=(0.05, 0.1), num_seeds=5, epochs=10_000, width=200, num_train=5_000, points=41),
 }
 LAST = 1 / 3  # of the snapshots: where training ends, the mean of them decides
 MARGIN_LOG10 = 0.1  # at the bound: within a factor of 1.26 of it, fixed before any run
@@ -181,7 +181,13 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         cells = " ".join(f"{tables.cell(own, metric):>18}" for metric in ("start", "highest", "last"))
         lines.append(f"{LOSSES[row['loss']]:>14} {row['rate']:>6g} {cells}  {row['decision']}")
     lines.append("The sharpness in units of 2 / rate, with 95 % intervals over seeds.")
-    return Derived({"summary": summary, "tests": tests}, verdict, "\n".join(lines))
+    answer = ["Is the sharpness 2 / rate in the last third of training? In units of it:"]
+    for row, own in zip(tests[:8], summary, strict=False):
+        word = row["decision"].partition(" (")[0]
+        answer.append(f"  {LOSSES[row['loss']]}, rate {row['rate']:g}: {tables.cell(own, 'last')}, {word}")
+    if len(tests) > 8:
+        answer.append(f"  {len(tests) - 8} arms more")
+    return Derived({"summary": summary, "tests": tests}, verdict, "\n".join(lines), answer="\n".join(answer))
 
 
 def _by_seed(config: Config, rows: Any) -> Rows:
