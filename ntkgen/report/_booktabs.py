@@ -13,6 +13,7 @@ from ntkgen.report._shown import Column, brief, fold, numeric_column
 # Derived tables that sum up a study.
 SUMMARIES = ("summary", "comparison", "tests", "answer", "equal_loss")
 ONE_COLUMN = 55  # letters that fit into one column of a paper
+MOST_KEYS = 3  # columns that tell rows apart
 # Columns as people write them.
 NAMES = {
     "train acc": "training accuracy (%)",
@@ -36,8 +37,8 @@ def booktabs(rows: Sequence[Mapping[str, Any]], caption: str = "", label: str = 
     r"""Return a table as LaTeX source; it needs the package booktabs alone.
 
     A mean and its interval share a cell: `97.12 ± 0.13` where the interval is symmetric, else `1.9 [1.2, 3.4]`; the
-    error has two significant digits. Wide tables come in parts that repeat their first column; the first 60 rows are
-    printed.
+    error has two significant digits. Wide tables come in parts that repeat the columns that tell rows apart; the
+    first 60 rows are printed.
 
     Example:
       >>> from ntkgen import report
@@ -158,11 +159,14 @@ def _wide(column: Column, cells: Sequence[str]) -> int:
 
 
 def _pieces(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Return the columns of each part, as many as a line holds; the first column is in all parts."""
+    """Return the columns of each part, as many as a line holds; the first, which tell rows apart, are in all parts."""
     wide = [_wide(column, own) for column, own in zip(columns, cells, strict=True)]
-    pieces: list[list[int]] = [[0]]
-    for index in range(1, len(columns)):
-        if len(pieces[-1]) > 1 and sum(wide[i] for i in pieces[-1]) + wide[index] > WIDTH:
-            pieces.append([0])
+    rows = list(zip(*cells, strict=True))
+    keys = next((k for k in range(1, MOST_KEYS + 1) if len({row[:k] for row in rows}) == len(rows)), 1)
+    first = list(range(min(keys, len(columns))))
+    pieces = [list(first)]
+    for index in range(len(first), len(columns)):
+        if len(pieces[-1]) > len(first) and sum(wide[i] for i in pieces[-1]) + wide[index] > WIDTH:
+            pieces.append(list(first))
         pieces[-1].append(index)
     return pieces

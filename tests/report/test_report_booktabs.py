@@ -50,6 +50,13 @@ def test_cells_headings_and_parts():
         report.booktabs([])
 
 
+def test_every_part_tells_its_rows_apart():
+    wide = [{"num_train": 100, "size": size, **dict.fromkeys(map("a long heading, no. {}".format, range(9)), 1.5)}
+            for size in (4, 8)]  # fmt: skip
+    source = report.booktabs(wide)
+    assert source.count("Part ") == source.count("training examples & size & ") == source.count("$100$ & $8$ & ") == 3
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_pdflatex_takes_it_with_booktabs_alone(tmp_path):
     (tmp_path / "a.tex").write_text(DOCUMENT % report.booktabs(rows(), "What 5 seeds_say.", "tab:a_b"))
