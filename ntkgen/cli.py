@@ -3,9 +3,11 @@
 Longer than 350 lines for its docstrings and examples, 35 % of it.
 """
 
+import _thread
 import contextlib
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -280,6 +282,29 @@ def _errors_of_the_moment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Raise an interrupt again that fell into a callback, whose errors Python prints and forgets.
+
+    JAX has one after every garbage collection, and those during compilation take long.
+    """
+    before = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            later = threading.Timer(0.01, _thread.interrupt_main)  # not at once: the callback has not ended
+            later.daemon = True
+            later.start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Run what a script does with one line for every error of the moment, on streams that bear a reader that leaves.
 
@@ -292,7 +317,7 @@ def guarded() -> Iterator[None]:
       >>> print(said.getvalue().strip())
       error: out of memory (4 GiB); the same command goes on from what is stored
     """
-    with _errors_of_the_moment(), _streams():
+    with _errors_of_the_moment(), _no_interrupt_is_lost(), _streams():
         yield
 
 

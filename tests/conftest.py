@@ -11,6 +11,7 @@ import jax
 import jax.experimental
 import pytest
 from compilations import count_compilations
+from forks import Forks
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # some tests draw with pyplot, and none may open a window
 
@@ -32,15 +33,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded data sets go to a folder of this session; real data is decoded once for all tests that share it.
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of this session's decoded data sets, which all workers of pytest-xdist share.
 
-    Each pytest-xdist worker has its own base folder, so workers do not meet there. Compiled programs are not kept.
+    The tests themselves keep no compiled programs.
     """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NTKGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("NTKGEN_CACHE_DIR", str(base / "decoded"))
         patch.setenv("NTKGEN_COMPILATION_CACHE", "0")  # tests count compilations, and change the code between them
-        yield
+        yield base / "decoded"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,6 +56,14 @@ def _few_programs() -> Iterator[None]:
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def forks(shared_cache: Path) -> Iterator[Forks]:
+    """Runs programs in forks of one process of this worker that has imported everything."""
+    server = Forks()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,10 +39,18 @@ with cli.guarded():
 """
 
 
-def program(act, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("environment", {})}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | more
-    return subprocess.run([sys.executable, "-c", PROGRAM, act], env=environment, **options)
+@pytest.fixture
+def program(forks):
+    """Run PROGRAM: program(act), in a fork, or with more settings in a process of its own."""
+
+    def run(act, **more):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **more.pop("environment", {})}
+        if not more and "PYTHONIOENCODING" not in environment:
+            return forks.run("-c", PROGRAM, act, env=environment)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120} | more
+        return subprocess.run([sys.executable, "-c", PROGRAM, act], env=environment, **options)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -53,18 +62,18 @@ def program(act, **more):
         ("device", 1, "out of memory (RESOURCE_EXHAUSTED"),
     ],
 )
-def test_what_stops_the_work_is_said_in_one_line(act, code, words):
+def test_what_stops_the_work_is_said_in_one_line(program, act, code, words):
     done = program(act)
     assert done.returncode == code and done.stderr.startswith("error: ") and words in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
 
 
-def test_a_bug_keeps_its_stack_trace():
+def test_a_bug_keeps_its_stack_trace(program):
     done = program("bug")
     assert done.returncode == 1 and "Traceback" in done.stderr and "IndexError" in done.stderr
 
 
-def test_a_reader_that_leaves_does_not_stop_the_work():
+def test_a_reader_that_leaves_does_not_stop_the_work(program):
     read, write = os.pipe()
     os.close(read)
     done = program("print", stdout=write)
@@ -72,13 +81,56 @@ def test_a_reader_that_leaves_does_not_stop_the_work():
     assert (done.returncode, done.stderr) == (0, "the end\n")
 
 
-def test_letters_that_the_stream_does_not_have_are_escaped():
+def test_letters_that_the_stream_does_not_have_are_escaped(program):
     done = program("letters", environment={"PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xe9 and \\udcff\n", "the end\n")
 
 
-def test_a_warning_takes_one_line():
+def test_a_warning_takes_one_line(program):
     assert program("warn").stderr == "UserWarning: something is damaged\nthe end\n"
+
+
+INTERRUPTED = r"""
+import gc, os, signal, sys
+from importlib.abc import MetaPathFinder
+
+def interrupt(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+
+def once(*_):
+    gc.callbacks.remove(once)
+    interrupt()
+
+class AtImport(MetaPathFinder):
+    def __init__(self, name):
+        self.name = name
+    def find_spec(self, name, *_):
+        if name == self.name:
+            interrupt()
+
+when, *arguments = sys.argv[1:]
+if when in ("absl.app", "jax", "flax"):
+    sys.meta_path.insert(0, AtImport(when))
+elif when == "compilation":
+    from jax import monitoring
+    monitoring.register_event_duration_secs_listener(lambda name, *_, **__: "to_mlir" in name and interrupt())
+else:  # into a callback, whose errors Python forgets; JAX has such a one
+    from jax import monitoring
+    monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: "to_mlir" in name and once not in gc.callbacks and gc.callbacks.append(once))
+sys.argv = ["ntkgen", *arguments]
+from ntkgen.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("when", ["absl.app", "jax", "compilation", "garbage collection"])
+def test_an_interrupt_is_one_line_whenever_it_comes(when, tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, when, "double_descent", "--preset=quick", f"--out_dir={tmp_path}"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+                          timeout=300)  # fmt: skip
+    assert done.stderr.startswith("error: interrupted; ") and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode in (130, -signal.SIGINT) and done.stdout == ""
 
 
 def test_a_platform_that_jax_does_not_have_is_said_in_one_line(tmp_path):
@@ -224,15 +276,13 @@ cli.script(work)
         ("count", 2, "", "error: expected flags only, got 'count'\n"),
     ],
 )
-def test_a_script_that_is_no_study(flag, code, out, err):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, flag], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+def test_a_script_that_is_no_study(forks, flag, code, out, err):
+    done = forks.run("-c", SCRIPT, flag)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
 
-def test_a_bug_in_a_script_keeps_its_stack_trace():
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "--count=9"], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+def test_a_bug_in_a_script_keeps_its_stack_trace(forks):
+    done = forks.run("-c", SCRIPT, "--count=9")
     assert done.returncode == 1 and "Traceback" in done.stderr and "of a bug" in done.stderr and done.stdout == ""
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -178,18 +176,18 @@ def test_lock_names_folder_and_holder_and_ends_with_the_body(tmp_path):
         pass
 
 
-def test_lock_of_a_killed_process_is_free(tmp_path):
+def test_lock_of_a_killed_process_is_free(forks, tmp_path):
     """A process that had no chance to clean up leaves no stale lock; while it lives, its pid is named."""
     code = "import sys, time; from ntkgen import io\n"
     code += "with io.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            assert child.stdout.readline() == "1\n"
-            with pytest.raises(io.LockedError, match=f"process {child.pid};"), io.lock(tmp_path):
-                pass
-        finally:
-            child.kill()
+    child = forks.start("-c", code, tmp_path)
+    try:
+        assert child.stdout.readline() == "1\n"
+        with pytest.raises(io.LockedError, match=f"process {child.pid};"), io.lock(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.communicate()
     with io.lock(tmp_path):
         pass
 

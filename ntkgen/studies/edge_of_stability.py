@@ -181,7 +181,13 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         cells = " ".join(f"{tables.cell(own, metric):>18}" for metric in ("start", "highest", "last"))
         lines.append(f"{LOSSES[row['loss']]:>14} {row['rate']:>6g} {cells}  {row['decision']}")
     lines.append("The sharpness in units of 2 / rate, with 95 % intervals over seeds.")
-    return Derived({"summary": summary, "tests": tests}, verdict, "\n".join(lines))
+    answer = ["Is the sharpness 2 / rate in the last third of training? In units of it:"]
+    for row, own in zip(tests[:8], summary, strict=False):
+        word = row["decision"].partition(" (")[0]
+        answer.append(f"  {LOSSES[row['loss']]}, rate {row['rate']:g}: {tables.cell(own, 'last')}, {word}")
+    if len(tests) > 8:
+        answer.append(f"  {len(tests) - 8} arms more")
+    return Derived({"summary": summary, "tests": tests}, verdict, "\n".join(lines), answer="\n".join(answer))
 
 
 def _by_seed(config: Config, rows: Any) -> Rows:

@@ -202,7 +202,9 @@ def fitted(text: str, width: int | None = None) -> str:
     lines = []
     for line in text.strip("\n").splitlines():
         indent = line[: len(line) - len(line.lstrip())]
-        lines += textwrap.wrap(line, columns, subsequent_indent=f"{indent}    ", break_on_hyphens=False) or [""]
+        lines += textwrap.wrap(
+            line, columns, subsequent_indent=f"{indent}    ", break_on_hyphens=False, break_long_words=False
+        ) or [""]
     return "\n".join(lines)
 
 

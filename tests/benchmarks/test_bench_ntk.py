@@ -50,7 +50,7 @@ def test_who_would_take_too_long_sits_out(tmp_path):
 @pytest.mark.parametrize(
     "flag", ["--cases=mlp0n5", "--cases=", "--against=jax", "--out=nowhere/x.csv", "--repeats=0", "--limit=-1"]
 )
-def test_bad_flags_end_in_one_line(flag, tmp_path):
-    done = bench(tmp_path, flag)
+def test_bad_flags_end_in_one_line(forks, flag, tmp_path):
+    done = forks.run(SCRIPT, flag, cwd=tmp_path, env={**os.environ, "JAX_PLATFORMS": "cpu"})
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and flag.split("=")[0][2:] in done.stderr, done.stderr
     assert not done.stdout and not list(tmp_path.iterdir())

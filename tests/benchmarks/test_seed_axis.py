@@ -1,7 +1,5 @@
 """The benchmark of the seed axis: all ways train alike, one that fails stays in its row, and time has an end."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,8 +31,8 @@ def test_what_is_late_is_skipped_and_said_so(work):
     assert row["error"].startswith("skipped") and row["ms"] is None
 
 
-def test_a_bad_flag_ends_in_one_line(tmp_path):
-    flag = "--variants=one+fast"
-    done = subprocess.run([sys.executable, SCRIPT, flag], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("flag", ["--variants=one+fast", "--out=nowhere/x.csv"])
+def test_bad_flags_end_in_one_line(forks, flag, tmp_path):
+    done = forks.run(SCRIPT, flag, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and flag.split("=")[0][2:] in done.stderr, done.stderr
     assert not done.stdout and not list(tmp_path.iterdir())

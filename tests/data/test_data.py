@@ -636,12 +636,6 @@ def test_unknown_name_lists_the_known():
 # --- Real data
 
 
-@pytest.fixture(scope="module")
-def decoded(tmp_path_factory):
-    """One cache for the real data, since decoding takes half a minute."""
-    return tmp_path_factory.mktemp("decoded")
-
-
 @pytest.mark.skipif(not REAL, reason="NTKGEN_DATA_DIR is not set: no real MNIST and CIFAR-10 to read")
 @pytest.mark.parametrize(
     ("name", "shape", "num_train", "mean", "std"),
@@ -650,11 +644,11 @@ def decoded(tmp_path_factory):
         ("cifar10", (32, 32, 3), 50_000, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
     ],
 )
-def test_real_data(decoded, monkeypatch, name, shape, num_train, mean, std):
+def test_real_data(shared_cache, monkeypatch, name, shape, num_train, mean, std):
     """Counts, the constants everybody uses, all classes, and nested subsets of the real thing."""
     if not (Path(REAL) / name).is_dir():
         pytest.skip(f"no {name} in NTKGEN_DATA_DIR")
-    monkeypatch.setenv("NTKGEN_CACHE_DIR", str(decoded))
+    monkeypatch.setenv("NTKGEN_CACHE_DIR", str(shared_cache))  # decoding takes half a minute
     large = data.load(name, data_dir=REAL, num_train=2_000, label_noise=0.1, seed=5)
     assert large.test.x.shape == (10_000, *shape)
     np.testing.assert_allclose(large.mean, mean, atol=5.1e-5)

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -663,14 +661,14 @@ def on_four_devices(kind):
 
 
 @pytest.mark.parametrize("kind", ["vmap", "sequential", "cnn"])
-def test_four_devices_do_what_one_does(kind):
+def test_four_devices_do_what_one_does(forks, kind):
     here = Path(__file__).parent, Path(reference.__file__).parent
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     path = os.pathsep.join(map(str, (*here, Path(ntkgen.__file__).parents[1])))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import test_ensemble; test_ensemble.on_four_devices({kind!r})"],
+    code = "import warnings; warnings.simplefilter('error'); "
+    done = forks.run(
+        "-c", code + f"import test_ensemble; test_ensemble.on_four_devices({kind!r})",
         env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
-        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference_curvature as oracle
 
 from ntkgen import functions, models, ntk, spectrum
 from ntkgen.ntk import _factors, _layers, _plan
@@ -20,7 +21,7 @@ from ntkgen.ntk import _factors, _layers, _plan
 def dense_kernel(f, params, x1, x2=None):
     """(n1, n2, k, k) from the full Jacobians of the whole batch."""
 
-    differentiate = jax.jit(jax.jacrev(f))  # eager, each operation of a backward pass would be compiled alone
+    differentiate = oracle.jit_once(jax.jacrev(f))  # eager, each operation of a backward pass would be compiled alone
 
     def jacobian(x):
         rows = jax.tree.leaves(differentiate(params, x))

@@ -1,9 +1,14 @@
 """Dense oracles of curvature, to be right by reading; float64, parameters as one vector."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+
+# An oracle runs once: compiling it without optimisations takes half the time.
+jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def flat_params(params):
@@ -16,7 +21,7 @@ def hessian(loss, params):
     w, unravel = flat_params(params)
     gradient = jax.grad(lambda w: loss(unravel(w)))
     row = jax.grad(lambda w, e: jnp.vdot(gradient(w), e))
-    return np.asarray(jax.jit(lambda w: jax.lax.map(lambda e: row(w, e), jnp.eye(len(w), dtype=w.dtype)))(w))
+    return np.asarray(jit_once(lambda w: jax.lax.map(lambda e: row(w, e), jnp.eye(len(w), dtype=w.dtype)))(w))
 
 
 def jacobian(f, params, x):

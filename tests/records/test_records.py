@@ -7,8 +7,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -187,19 +185,18 @@ def test_a_read_only_folder_is_refused(tmp_path):
     assert "Permission denied" in refused(lambda: enter(opened(tmp_path)))
 
 
-def test_a_folder_in_use_names_its_holder(tmp_path):
+def test_a_folder_in_use_names_its_holder(forks, tmp_path):
     with opened(tmp_path) as run:
         pass
     code = "import sys, time; from ntkgen import io\n"
     code += "with io.lock(sys.argv[1]): print(1, flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, str(run.folder)]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
-        try:
-            assert child.stdout.readline() == "1\n"
-            message = refused(lambda: enter(opened(tmp_path, force=True)))
-        finally:
-            child.kill()
+    child = forks.start("-c", code, run.folder)
+    try:
+        assert child.stdout.readline() == "1\n"
+        message = refused(lambda: enter(opened(tmp_path, force=True)))
+    finally:
+        child.kill()
+        child.communicate()
     assert f"process {child.pid};" in message and str(run.folder) in message
     assert (run.folder / "config.json").exists()  # --force touches nothing that is in use
     enter(opened(tmp_path))

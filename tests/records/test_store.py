@@ -4,8 +4,6 @@ import dataclasses
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -331,20 +329,16 @@ print(trained, flush=True)
 """
 
 
-def program(out, study, act="", **options) -> subprocess.Popen:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(out), study, act], **pipes, **options)
-
-
 @pytest.fixture
-def environment(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # as conftest.py has it, so that numerics are equal
-    monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+def program(forks):
+    """Start PROGRAM in a fork: program(out, study, act), with the numerics of conftest.py."""
+    numerics = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "JAX_NUMPY_RANK_PROMOTION": "raise"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **numerics}
+    return lambda out, study, act="": forks.start("-c", PROGRAM, out, study, act, env=environment)
 
 
 @pytest.mark.parametrize(("act", "left"), [("kill before", [0, 1]), ("kill after", [1])])
-def test_killed_while_it_trains_another_study_goes_on(tmp_path, digits, epochs, monkeypatch, environment, act, left):
+def test_killed_while_it_trains_another_study_goes_on(tmp_path, digits, epochs, program, act, left):
     before, _ = trained(tmp_path / "whole", digits)
     epochs()
     killed = program(tmp_path / "out", "one", act)
@@ -355,7 +349,7 @@ def test_killed_while_it_trains_another_study_goes_on(tmp_path, digits, epochs, 
     assert trained(tmp_path / "out", digits)[0] == before and epochs() == []
 
 
-def test_the_second_of_two_processes_waits_and_then_reads(tmp_path, digits, epochs, environment):
+def test_the_second_of_two_processes_waits_and_then_reads(tmp_path, digits, epochs, program):
     first = program(tmp_path, "one", "hold")
     second = None
     try:

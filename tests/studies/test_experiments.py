@@ -1,7 +1,8 @@
 """The study as a user runs it: what it writes, what it refuses, and going on after a kill.
 
-Every run is a process of its own. A compilation cache that they share saves most of their time; whether it was filled
-makes no difference to a single byte, as the comparisons below show.
+Every run is a process, a fork of one that has imported everything; the run that others are compared with is a process
+of its own. A compilation cache that they share saves most of their time; whether it was filled makes no difference to a
+single byte, as the comparisons below show.
 """
 
 import ast
@@ -91,69 +92,23 @@ sys.path[0] = os.path.dirname(script)
 runpy.run_path(script, run_name="__main__")
 """
 
-# Runs a script with each of many command lines, in forks of one process that has imported everything.
-DRIVER = """
-import json, os, runpy, sys, tempfile, traceback, warnings
-import absl.app, flax.linen, matplotlib.pyplot, orbax.checkpoint, optax, scipy.stats, sklearn.datasets
-from ntkgen import data, ensemble, plotting, records, stats
-
-script, results = sys.argv[1], []
-sys.path[0] = os.path.dirname(script)
-for argv in json.load(sys.stdin):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*fork.*")  # JAX has not started its threads yet
-            pid = os.fork()
-        if pid == 0:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            sys.argv, code = [script, *argv], 0
-            try:
-                runpy.run_path(script, run_name="__main__")
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except BaseException:
-                traceback.print_exc()
-                code = 1
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-        results.append([code, *texts])
-json.dump(results, sys.stdout)
-"""
-
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory) -> dict[str, str]:
-    """Environment of all runs: this checkout's ntkgen, a shared compilation cache, no data folder."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    return {
-        **kept,
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "GIT_DIR": "/nonexistent",  # somebody may commit while the tests run, and config.json holds the commit
-    }
-
-
-@pytest.fixture(scope="module")
-def run(environment, tmp_path_factory):
-    """Run a script in a process of its own: run(*flags, out=..., log=..., kill=...)."""
+def run(environment, forks, tmp_path_factory):
+    """Run the study: run(*flags, out=..., log=..., kill=...), in a fork, or in a process of its own if `alone`."""
     wrapper = tmp_path_factory.mktemp("wrapper") / "wrapper.py"
     wrapper.write_text(WRAPPER)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
 
-    def call(*flags, out: Path, wrapped: bool = True, start=subprocess.run, **more):
-        command = [sys.executable, *([wrapper] if wrapped else []), STUDY, "--verbose", *flags, f"--out_dir={out}"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        extra = {name.upper(): str(value) for name, value in more.items()}
-        limit = {"timeout": 300} if start is subprocess.run else {}
-        done = start(command, env={**environment, **extra}, cwd=elsewhere, **pipes, **limit)
+    def call(*flags, out: Path, wrapped: bool = True, start: bool = False, alone: bool = False, **more):
+        command = [*([wrapper] if wrapped else []), STUDY, "--verbose", *flags, f"--out_dir={out}"]
+        settings = {"env": environment | {name.upper(): str(value) for name, value in more.items()}, "cwd": elsewhere}
+        if start:
+            return forks.start(*command, **settings)
+        if alone:
+            done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=600, **settings)
+        else:
+            done = forks.run(*command, **settings)
         assert not list(elsewhere.iterdir())
         return done
 
@@ -199,7 +154,7 @@ def whole(run, tmp_path_factory):
     """An uninterrupted run: (folder, standard output, log)."""
     out = tmp_path_factory.mktemp("whole") / "results"
     log = out.parent / "log"
-    done = run(*SWEEP, out=out, log=log)
+    done = run(*SWEEP, out=out, log=log, alone=True)
     stdout = succeeded(done)
     assert done.stderr.splitlines()[-2].startswith("36/36 seeds x epochs, mlp 16, 300 examples, epoch 3/3, loss ")
     return folder_of(out), stdout, log.read_text().splitlines()
@@ -218,6 +173,7 @@ def test_a_run_writes_these_files_and_no_others(whole):
         "epochs.csv",
         "finished.json",
         "layout.json",
+        "report.txt",
         "runs.csv",
         "summary.csv",
         "verdict.json",
@@ -477,7 +433,7 @@ def as_flags(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def refusals(environment, tmp_path_factory):
+def refusals(forks, environment, tmp_path_factory):
     """What came of every command line of REFUSED: {flags: (code, stdout, stderr, folder of its own)}."""
     base = tmp_path_factory.mktemp("refused")
     places = {f"@{name}": str(path) for name, path in broken_data(base / "data").items()} | {
@@ -497,18 +453,16 @@ def refusals(environment, tmp_path_factory):
     for number, (flags, *_) in enumerate(REFUSED):
         out = [] if "--out_dir" in flags else [f"--out_dir={base / 'out' / str(number)}"]
         commands.append([*TINY, "--widths=4,8", "--epochs=1", *out, *as_flags(placed(flags))])
-    found = drive(environment, base, commands)
+    found = drive(forks, environment, base, commands)
     after = {path: path.lstat().st_mtime_ns for path in base.rglob("*")}
     assert after == before  # nothing was written, anywhere
     return {flags: (*result, placed) for (flags, *_), result in zip(REFUSED, found, strict=True)}
 
 
-def drive(environment, folder: Path, commands: list[list[str]]) -> list[list]:
+def drive(forks, environment, folder: Path, commands: list[list[str]]) -> list[tuple[int, str, str]]:
     """Run the study with many command lines: [(code, stdout, stderr)]."""
-    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment, text=True,
-                          cwd=folder, capture_output=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    runs = [forks.run(STUDY, *command, env=environment, cwd=folder) for command in commands]
+    return [(done.returncode, done.stdout, done.stderr) for done in runs]
 
 
 @pytest.mark.parametrize(("flags", "words"), [(flags, words) for flags, *words in REFUSED],
@@ -521,22 +475,22 @@ def test_bad_input_ends_in_one_line(refusals, flags, words):
         assert placed(word) in err, err
 
 
-def test_a_good_command_line_passes_the_same_driver(environment, tmp_path):
+def test_a_good_command_line_is_not_refused(forks, environment, tmp_path):
     # What the refused ones have in common is not what they are refused for.
     command = [*TINY, "--widths=4,8", "--num_train=150", "--epochs=1", f"--out_dir={tmp_path / 'out'}"]
-    ((code, out, err),) = drive(environment, tmp_path, [command])
+    ((code, out, err),) = drive(forks, environment, tmp_path, [command])
     assert code == 0 and "verdict: " in out, err
     assert (folder_of(tmp_path / "out") / "finished.json").exists()
 
 
-@pytest.mark.parametrize("flags", [["--epochs=0"], ["--dataset=mnist", "--data_dir=/nonexistent"], ["stray"]])
-def test_bad_input_in_a_process_of_its_own(run, tmp_path, flags):
-    done = run(*TINY, *flags, out=tmp_path / "results", wrapped=False)
+def test_bad_input_in_a_process_of_its_own(run, tmp_path):
+    flags = ["--dataset=mnist", "--data_dir=/nonexistent"]
+    done = run(*TINY, *flags, out=tmp_path / "results", wrapped=False, alone=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "results").exists()
 
 
-def test_a_folder_of_another_config_or_version_is_refused(whole, environment, tmp_path):
+def test_a_folder_of_another_config_or_version_is_refused(whole, forks, environment, tmp_path):
     changes = {
         "another config": lambda c: c["config"].update(lr=1.0),
         "jax 0.0.1": lambda c: c["versions"].update(jax="0.0.1"),
@@ -551,7 +505,7 @@ def test_a_folder_of_another_config_or_version_is_refused(whole, environment, tm
         path.write_text(json.dumps(value))
         commands.append([*SWEEP, f"--out_dir={tmp_path / name}"])
     before = {name: contents(tmp_path / name) for name in changes}
-    for name, (code, out, err) in zip(changes, drive(environment, tmp_path, commands), strict=True):
+    for name, (code, out, err) in zip(changes, drive(forks, environment, tmp_path, commands), strict=True):
         assert (code, out, err.count("\n")) == (2, "", 1), err
         assert name in err and "--force" in err and str(folder_of(tmp_path / name)) in err
         assert contents(tmp_path / name) == before[name]
@@ -581,9 +535,8 @@ def test_all_scripts_are_looked_at():
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_help_is_complete(script, environment, tmp_path):
-    done = subprocess.run([sys.executable, script, "--help"], env=environment, cwd=tmp_path, capture_output=True,
-                          text=True, timeout=120)  # fmt: skip
+def test_help_is_complete(script, forks, environment, tmp_path):
+    done = forks.run(script, "--help", env=environment, cwd=tmp_path)
     packaged = script.stem in studies.NAMES
     assert done.returncode in ((0,) if packaged else (0, 1)) and "Traceback" not in done.stderr, done.stderr
     names = defined_flags(script)
@@ -617,29 +570,27 @@ def test_every_setting_says_what_it_is(name):
         assert default is None or setting.check.parse(default) == setting.check.parse(written) == default, field
 
 
-def command(environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "ntkgen", *arguments], env=environment, cwd=folder,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+def test_the_console_command_lists_the_studies_and_runs_them(forks, environment, tmp_path):
+    def command(*arguments):
+        return forks.run("-m", "ntkgen", *arguments, env=environment, cwd=tmp_path)
 
-
-def test_the_console_command_lists_the_studies_and_runs_them(environment, tmp_path):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
-        done = command(environment, tmp_path, *arguments)
+        done = command(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
         for name in studies.NAMES:
             assert re.search(rf"^  {name} +{re.escape(getattr(studies, name).STUDY.question)}$", done.stdout, re.M)
-    help_of_script = subprocess.run([sys.executable, STUDY, "--help"], env=environment, cwd=tmp_path,
-                                    capture_output=True, text=True, timeout=120)  # fmt: skip
-    done = command(environment, tmp_path, "double_descent", "--help")
+    help_of_script = forks.run(STUDY, "--help", env=environment, cwd=tmp_path)
+    done = command("double_descent", "--help")
     assert (done.returncode, done.stdout) == (0, help_of_script.stdout)
-    done = command(environment, tmp_path, "double_descnt", "--preset=quick")
+    done = command("double_descnt", "--preset=quick")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "expected a study, one of " in done.stderr and done.stderr.endswith("did you mean double_descent?\n")
-    done = command(environment, tmp_path, "double_descent", "--preset=quick", "--epochs=0")
+    done = command("double_descent", "--preset=quick", "--epochs=0")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "--epochs=0" in done.stderr
     assert not list(tmp_path.iterdir())
     flags = [*TINY, "--widths=4", "--num_train=100", "--epochs=1", "--out_dir=out"]
-    done = command(environment, tmp_path, "double_descent", *flags)
+    done = subprocess.run([sys.executable, "-m", "ntkgen", "double_descent", *flags], env=environment, cwd=tmp_path,
+                          capture_output=True, text=True, timeout=600)  # fmt: skip
     assert done.returncode == 0 and "verdict: " in done.stdout, done.stderr
     assert (folder_of(tmp_path / "out") / "finished.json").exists()
 
@@ -703,7 +654,7 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(run, whole, tmp_path)
 
 def test_killed_from_outside_it_goes_on(run, whole, tmp_path):
     out = tmp_path / "results"
-    child = run(*SWEEP, out=out, start=subprocess.Popen)
+    child = run(*SWEEP, out=out, start=True)
     deadline = time.monotonic() + 120
     while not list(out.glob("double_descent/*/checkpoints/mlp4_n300/2/sha256.json")):
         assert child.poll() is None and time.monotonic() < deadline
@@ -775,14 +726,14 @@ def test_a_damaged_checkpoint_costs_only_what_it_held(run, whole, tmp_path, syml
     same_as(whole[0], folder)
 
 
-def test_two_processes_do_not_share_a_folder(run, environment, tmp_path):
+def test_two_processes_do_not_share_a_folder(run, forks, environment, tmp_path):
     flags = [*TINY, "--widths=4,8,16", "--num_train=150", f"--epochs={EPOCHS}"]
-    first = run(*flags, out=tmp_path, hold="after save 1", start=subprocess.Popen)
+    first = run(*flags, out=tmp_path, hold="after save 1", start=True)
     try:
         assert first.stdout.readline() == "holding\n", first.stderr.read()
         before = contents(tmp_path)
         commands = [[*flags, *more, f"--out_dir={tmp_path}"] for more in ([], ["--force"])]
-        for code, out, err in drive(environment, tmp_path, commands):
+        for code, out, err in drive(forks, environment, tmp_path, commands):
             assert (code, out, err.count("\n")) == (2, "", 1), err
             assert f"out_dir: {folder_of(tmp_path)} is in use by process {first.pid};" in err
         assert contents(tmp_path) == before

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
-from test_experiments import DRIVER
 
 from ntkgen import data, ensemble, records, train
 from ntkgen.studies import base, implicit_regularization
@@ -347,27 +345,25 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def call(tmp_path_factory):
-    """Run the script in a process of its own: call(out, *flags, kill=...)."""
-    cache = str(tmp_path_factory.mktemp("jax"))
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    more = {"PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent", "JAX_COMPILATION_CACHE_DIR": cache}
+def call(forks, environment, tmp_path_factory):
+    """Run the script: call(out, *flags, kill=...), in a fork, or in a process of its own if `alone`."""
     killer = tmp_path_factory.mktemp("killer") / "killer.py"
     killer.write_text(KILLER)
 
-    def run(out: Path, *flags: str, kill: str = ""):
-        environment = {**kept, **more, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "KILL": kill}
-        command = [sys.executable, *([killer] if kill else []), SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    def run(out: Path, *flags: str, kill: str = "", alone: bool = False):
+        env, command = {**environment, "KILL": kill}, [SCRIPT, "--verbose", *flags, f"--out_dir={out}"]
+        if alone:
+            return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
+        return forks.run(*([killer] if kill else []), *command, env=env)
 
     return run
 
 
 @pytest.fixture(scope="module")
 def whole(call, tmp_path_factory):
-    """An uninterrupted run: (folder, output)."""
+    """An uninterrupted run, in a process of its own: (folder, output)."""
     out = tmp_path_factory.mktemp("whole")
-    done = call(out, *TINY)
+    done = call(out, *TINY, alone=True)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (out / "implicit_regularization").iterdir()
@@ -559,17 +555,8 @@ REFUSED = [
 ]
 
 
-def test_mistakes_end_in_one_line_and_nothing_written(tmp_path):
-    """All command lines in forks of one process that has imported everything."""
-    out = tmp_path / "out"
-    lines = [[*TINY, f"--out_dir={out}", *flag.split()] for flag, _ in REFUSED]
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    command = [sys.executable, "-c", DRIVER, SCRIPT]
-    done = subprocess.run(
-        command, input=json.dumps(lines), env={**kept, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    results = json.loads(done.stdout)
-    assert len(results) == len(REFUSED), done.stderr
-    for (flag, words), (code, _, stderr) in zip(REFUSED, results, strict=True):
-        assert code == 2 and words in stderr and stderr.count("\n") == 1, (flag, stderr)
-    assert not out.exists()
+def test_mistakes_end_in_one_line_and_nothing_written(call, tmp_path):
+    for flag, words in REFUSED:
+        done = call(tmp_path / "out", *TINY, *flag.split())
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, (flag, done.stderr)
+    assert not list(tmp_path.iterdir())

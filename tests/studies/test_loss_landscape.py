@@ -1,7 +1,6 @@
 """The loss-landscape study as a user runs it, its statistics and figures, and the curvature benchmark."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from test_experiments import DRIVER
+import reference_curvature as oracle
 
 from ntkgen import data, ensemble, models, plotting, records, train, tree
 from ntkgen.plotting import Curve
@@ -195,23 +194,21 @@ def test_figures_draw_what_they_are_given():
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    cache = str(tmp_path_factory.mktemp("jax"))
-    extra = {"JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return {**kept, **extra, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent"}
+def call(forks, environment):
+    """Run a script in a fork: call(script, *flags)."""
 
+    def run(script, *flags, **more):
+        return forks.run(script, *(["--verbose"] if script == STUDY else []), *flags, env=environment, **more)
 
-def call(environment, script, *flags):
-    command = [sys.executable, script, *flags]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return run
 
 
 @pytest.fixture(scope="module")
 def whole(environment, tmp_path_factory):
-    """One small run: (its folder, what it printed, out_dir)."""
+    """One small run, in a process of its own: (its folder, what it printed, out_dir)."""
     out = tmp_path_factory.mktemp("out")
-    done = call(environment, STUDY, *TINY, f"--out_dir={out}")
+    command = [sys.executable, STUDY, "--verbose", *TINY, f"--out_dir={out}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     (folder,) = (out / "loss_landscape").iterdir()
     return folder, done, out
@@ -226,6 +223,14 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
     folder, *_ = whole
     dataset, model = data.load("digits", num_train=200), models.MLP(8)
     rows = {(row["arm"], int(row["seed"])): row for row in table(folder, "runs")}
+    like = jax.eval_shape(lambda key: models.init(model, key, dataset.train.x.shape[1:]), jax.random.key(0))
+    unravel = tree.ravel(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like["params"]))[1]
+
+    def loss(flat, beta):
+        logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
+        return jnp.mean(train.cross_entropy(logits, dataset.train.y[:100]))
+
+    hessian = oracle.jit_once(jax.hessian(loss))
     for arm, batch, rate in zip(ARMS, BATCHES, RATES, strict=True):
         config = train.Config(epochs=EPOCHS, batch_size=batch, learning_rate=rate)
         stored = records.Checkpointer(folder / "checkpoints" / arm)
@@ -233,14 +238,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
         fitted = ensemble.fit(model, dataset, config, 2, checkpoint=stored, options=ensemble.Options(evaluate_at=every))
         for seed in range(2):
             row = rows[arm, seed]
-            flat, unravel = tree.ravel(
-                jax.tree.map(lambda leaf, s=seed: jnp.asarray(leaf[s]), fitted.variables["params"])
-            )
-
-            def loss(flat, beta, unravel=unravel):
-                logits = beta * model.apply({"params": unravel(flat)}, dataset.train.x[:100])
-                return jnp.mean(train.cross_entropy(logits, dataset.train.y[:100]))
-
+            flat, _ = tree.ravel(jax.tree.map(lambda leaf, s=seed: jnp.asarray(leaf[s]), fitted.variables["params"]))
             at = {float(r["target"]): r for r in table(folder, "matched") if r["arm"] == arm and int(r["seed"]) == seed}
             assert list(at) == [1.0, 1.5]
             cases = [(row, 1.0)]
@@ -251,7 +249,7 @@ def test_curvature_in_the_tables_is_that_of_the_dense_hessian(whole):
                 assert mean == pytest.approx(target, rel=1e-4)
                 cases.append((matched, beta))
             for found, factor in cases:
-                values = np.linalg.eigvalsh(np.asarray(jax.hessian(loss)(flat, factor), float))
+                values = np.linalg.eigvalsh(np.asarray(hessian(flat, factor), float))
                 assert float(found["top_value"]) == pytest.approx(values[-1], rel=1e-3)
                 assert float(found["top_residual"]) <= 1e-3 and float(found["top_converged"]) == 1
                 if found is row:
@@ -294,7 +292,7 @@ def test_what_is_printed_says_how_it_was_measured(whole):
     assert all(a["answer"] in ("seen", "not seen", "undecided") for a in verdict["answers"].values())
 
 
-def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, environment, tmp_path):
+def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, call, tmp_path):
     folder, done, out = whole
     shutil.copytree(out, tmp_path / "out", symlinks=True)
     copy = tmp_path / "out" / folder.relative_to(out)
@@ -304,7 +302,7 @@ def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, en
     assert len(list(parts.iterdir())) == 2 * 5 + 2
     (parts / "large_batch_seeds_1_1_curvature.json").write_text("{}")
     (parts / "between_seeds_0_0.json").unlink()
-    again = call(environment, STUDY, *TINY, f"--out_dir={tmp_path / 'out'}")
+    again = call(STUDY, *TINY, f"--out_dir={tmp_path / 'out'}")
     assert again.returncode == 0, again.stderr
     measured = [line.split(", ")[0] for line in again.stderr.splitlines() if line.startswith("measured")]
     assert measured == ["measured between seeds 0 0", "measured large batch seeds 1 1 curvature"]
@@ -316,9 +314,9 @@ def test_a_killed_run_measures_only_what_was_missing_and_ends_the_same(whole, en
     assert again.stdout.replace(str(tmp_path / "out"), str(out)) == done.stdout
 
 
-def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
     flags = ["--small_lr=1e30", "--large_lr=1e30", "--epochs=2", "--num_seeds=1", f"--out_dir={tmp_path}"]
-    done = call(environment, STUDY, *TINY, *flags)
+    done = call(STUDY, *TINY, *flags)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (tmp_path / "loss_landscape").iterdir()
     assert {row["diverged"] for row in table(folder, "runs")} == {"1"} and "all lost" in done.stdout
@@ -343,13 +341,11 @@ REFUSED = [
 ]
 
 
-def test_bad_input_ends_in_one_line(environment, tmp_path):
-    commands = [["--preset=quick", f"--out_dir={tmp_path / 'out'}", *flags.split()] for flags, *_ in REFUSED]
-    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment, text=True,
-                          cwd=tmp_path, capture_output=True, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for (flags, *words), (code, out, err) in zip(REFUSED, json.loads(done.stdout), strict=True):
-        assert code == 2 and out == "" and err.count("\n") == 1 and err.startswith("error: "), (flags, err)
+def test_bad_input_ends_in_one_line(call, tmp_path):
+    for flags, *words in REFUSED:
+        done = call(STUDY, "--preset=quick", f"--out_dir={tmp_path / 'out'}", *flags.split(), cwd=tmp_path)
+        err = done.stderr
+        assert (done.returncode, done.stdout, err.count("\n")) == (2, "", 1) and err.startswith("error: "), (flags, err)
         for word in words:
             assert word in err, (flags, err)
     assert not list(tmp_path.iterdir())
@@ -422,11 +418,11 @@ def test_weights_carried_to_torch_give_the_same_outputs(tmp_path, monkeypatch):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
-def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(environment, tmp_path):
+def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(call, tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "bench.csv"
     flags = ["--cases=mlp8", "--samples=40", "--repeats=1", "--solves=1", "--epochs=1", "--pairs=2", f"--out={out}"]
-    done = call(environment, BENCH, *flags)
+    done = call(BENCH, *flags)
     assert done.returncode == 0, done.stderr
     rows = {(row["library"], row["what"]): row for row in records.read_table(out)}
     ours = [rows["ntkgen", what] for what in ("top, Lanczos", "top, power", "top 2, Lanczos")]
@@ -441,6 +437,6 @@ def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(environment, t
     ("flags", "words"),
     [("--cases=mlp", "--cases=mlp: expected mlp<width>"), ("--out=/proc/x.csv", "out: cannot write")],
 )
-def test_the_benchmark_refuses_bad_input(environment, flags, words):
-    done = call(environment, BENCH, flags)
+def test_the_benchmark_refuses_bad_input(call, flags, words):
+    done = call(BENCH, flags)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -1,8 +1,8 @@
 """The tangent-kernel study: its tables from made-up runs, and the script as a user runs it."""
 
 import dataclasses
+import functools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -447,16 +447,10 @@ UNTUNED = [flag for flag in TINY if not flag.startswith("--tuned")] + ["--notune
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    kept = {name: value for name, value in os.environ.items() if name not in ("NTKGEN_DATA_DIR", "TFDS_DATA_DIR")}
-    return {**kept, "PYTHONPATH": str(ROOT), "GIT_DIR": "/nonexistent",
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("jax")),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # fmt: skip
-
-
-def call(environment, out, *flags):
-    command = [sys.executable, STUDY, "--verbose", *flags, f"--out_dir={out}"]
-    return subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=300)
+def call(forks, environment):
+    """Run the study in a fork: call(out, *flags)."""
+    command = functools.partial(forks.run, STUDY, "--verbose", env=environment)
+    return lambda out, *flags: command(*flags, f"--out_dir={out}", cwd=out.parent)
 
 
 def files(folder):
@@ -466,7 +460,8 @@ def files(folder):
 @pytest.fixture(scope="module")
 def whole(environment, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "results"
-    done = call(environment, out, *TINY)
+    command = [sys.executable, STUDY, "--verbose", *TINY, f"--out_dir={out}"]  # in a process of its own
+    done = subprocess.run(command, env=environment, cwd=out.parent, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (out / "ntk_regime").iterdir()
     return folder, done.stdout
@@ -479,8 +474,8 @@ def whole(environment, tmp_path_factory):
         (["--loss=mse"], {"lazy_movement", "lazy_train_loss", "lazy_matched_mse"}),
     ],
 )
-def test_without_extras_the_main_arm_has_the_lazy_predictions_that_it_can_have(environment, tmp_path, flags, filled):
-    done = call(environment, tmp_path, *UNTUNED, "--noextras", *flags)
+def test_without_extras_the_main_arm_has_the_lazy_predictions_that_it_can_have(call, tmp_path, flags, filled):
+    done = call(tmp_path, *UNTUNED, "--noextras", *flags)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     (folder,) = (tmp_path / "ntk_regime").iterdir()
     rows = records.read_table(folder / "analytic.csv")
@@ -493,7 +488,7 @@ def test_a_run_writes_its_tables_and_figures(whole):
     assert sorted(files(folder)) == sorted([
         "accuracy.png", "analytic.csv", "comparison.csv", "config.json", "correct.csv", "drift.csv", "exponents.csv",
         "finished.json", "layers.png", "movement.png", "runs.csv", "summary.csv", "tests.csv", "tuned.csv",
-        "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
+        "report.txt", "tuned_summary.csv", "tuning.csv", "verdict.json"])  # fmt: skip
     rows = records.read_table(folder / "runs.csv")
     arms = {(row["loss"], row["limit"]) for row in rows}
     assert arms == {(loss, limit) for loss in LOSSES for limit in LIMITS}
@@ -560,7 +555,7 @@ def test_networks_of_one_seed_begin_as_one_function_in_both_kernel_limits(whole)
         assert len(starts) == 1
 
 
-def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tmp_path):
+def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, call, tmp_path):
     folder = whole[0]
     before = files(folder)
     for name in before:
@@ -570,15 +565,15 @@ def test_it_goes_on_where_it_was_killed_and_ends_the_same(whole, environment, tm
         part.unlink()
     changed = min((folder / "parts").glob("cross_entropy_fixed_*.json"))  # and somebody edited a number
     changed.write_text(re.sub(r"\.\d", ".0", changed.read_text(), count=20))
-    done = call(environment, folder.parent.parent, *TINY)
+    done = call(folder.parent.parent, *TINY)
     assert done.returncode == 0 and f"{changed} is damaged (its checksum does not match)" in done.stderr, done.stderr
     assert files(folder) == before
-    again = call(environment, folder.parent.parent, *TINY)
+    again = call(folder.parent.parent, *TINY)
     assert "is finished" in again.stderr and files(folder) == before
 
 
-def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(environment, tmp_path):
-    done = call(environment, tmp_path / "out", *TINY, "--noextras", "--lr=1e30", "--num_seeds=1")
+def test_a_study_that_diverges_ends_with_tables_and_figures_that_say_so(call, tmp_path):
+    done = call(tmp_path / "out", *TINY, "--noextras", "--lr=1e30", "--num_seeds=1")
     assert done.returncode == 0 and "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
     (folder,) = (tmp_path / "out" / "ntk_regime").iterdir()
     assert {row["diverged"] for row in records.read_table(folder / "runs.csv")} == {"1"}
@@ -614,39 +609,12 @@ REFUSED = [
     (["--batch_size=999"], "batch_size"),
     (["--preset=quick", "--dataset=mnist"], "--preset=quick"),
 ]
-DRIVER = """
-import json, os, runpy, sys, contextlib, io
-import absl.flags
-from ntkgen import data, ensemble, ntk, plotting, records
-script, found = sys.argv[1], []
-for argv in json.load(sys.stdin):
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(write, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = [script, *argv]
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stop:
-            os._exit(stop.code or 0)
-        except BaseException as error:
-            os.write(2, repr(error).encode())
-        os._exit(1)
-    os.close(write)
-    with os.fdopen(read) as file:
-        text = file.read()
-    found.append([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text])
-json.dump(found, sys.stdout)
-"""
 
 
-def test_bad_input_ends_in_one_line(environment, tmp_path):
+def test_bad_input_ends_in_one_line(forks, environment, tmp_path):
     base = ["--dataset=digits", "--depth=2", "--widths=8,16", "--num_train=200", f"--out_dir={tmp_path / 'out'}"]
-    commands = [[*base, *flags] for flags, _ in REFUSED]
-    done = subprocess.run([sys.executable, "-c", DRIVER, STUDY], input=json.dumps(commands), env=environment, text=True,
-                          capture_output=True, timeout=300, cwd=tmp_path)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    for (flags, word), (code, text) in zip(REFUSED, json.loads(done.stdout), strict=True):
-        assert code == 2 and text.startswith("error: ") and text.count("\n") == 1 and word in text, (flags, text)
+    for flags, word in REFUSED:
+        done = forks.run(STUDY, *base, *flags, env=environment, cwd=tmp_path)
+        text = done.stderr
+        assert done.returncode == 2 and text.startswith("error: ") and text.count("\n") == 1 and word in text, text
     assert not list(tmp_path.iterdir())

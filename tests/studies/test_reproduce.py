@@ -192,3 +192,8 @@ def test_the_papers_presets_follow_what_the_paper_fixes(part, tmp_path):
 
 def test_the_cost_of_every_data_set_is_known():
     assert set(_cost.IMAGES) == set(data.SOURCES)
+
+
+def test_the_answer_is_short(tiny):
+    lines = tiny[0].answer.splitlines()
+    assert len(lines) <= 10 and lines[2].startswith("claims undecided (") and "H3" in lines[2]

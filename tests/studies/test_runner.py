@@ -72,8 +72,8 @@ def test_results_say_what_there_is(first, out):
         f"Results({str(results.folder)!r}, tables: runs, correct, summary, comparison, epochs; "
         "figures: model_wise, epoch_wise)"
     )
-    assert results.text == said[0] and results.verdict[0]["verdict"] in results.text
-    assert said[1].split() == [str(results.folder), *map(str, results.figures.values())]
+    assert said[0] == runner.fitted(results.answer) and results.verdict[0]["verdict"] in results.text
+    assert said[1].strip() == f"tables, figures and report.txt: {results.folder}"
     assert all(path.parent == results.folder and path.stat().st_size > 10_000 for path in results.figures.values())
     for name, table in results.tables.items():
         rows = records.read_table(results.folder / f"{name}.csv")
@@ -182,9 +182,9 @@ def test_a_study_of_ones_own(tmp_path, capsys):
     )  # fmt: skip
     results = runner.run(study, count="4", out_dir=tmp_path)
     assert results.verdict == {"total": 14} and results.figures == {} and results.tables["nothing"] == []
-    assert capsys.readouterr().out == f"total 14\n\n{results.folder}\n"
+    assert capsys.readouterr().out == f"total 14\n\ntables and report.txt: {results.folder}\n"
     assert sorted(path.name for path in results.folder.iterdir() if path.name != ".lock") == [
-        "config.json", "finished.json", "numbers.csv", "total.csv", "verdict.json"]  # fmt: skip
+        "config.json", "finished.json", "numbers.csv", "report.txt", "total.csv", "verdict.json"]  # fmt: skip
     with pytest.raises(ValueError, match=r"^coutn: expected a setting of this study, got 4; did you mean count\?$"):
         runner.run(study, coutn=4, out_dir=tmp_path)
 

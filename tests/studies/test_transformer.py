@@ -17,8 +17,8 @@ RUNS = {
         measure_at=(50,), hessian_samples=20, matched_loss=2.0,
     ),
     "mechanisms": dict(
-        widths=(4,), depths=(1,), batch_sizes=(32, 64), rates=(0.05, 0.1), label_noise=(0.0,), replicates=1,
-        stop_loss=2.28, measures=("fit", "norms", "margins", "capacity"), calibrations=4,
+        widths=(4,), depths=(1,), batch_sizes=(32,), rates=(0.05, 0.07, 0.1, 0.15), label_noise=(0.0,), replicates=1,
+        stop_loss=2.28, measures=("fit", "norms", "margins"), calibrations=4,
     ),
     "implicit_regularization": dict(width=4, blocks=1, batch_sizes=(32, 64), reference=32, snapshots=1),
     "loss_landscape": dict(
