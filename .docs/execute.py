@@ -6,6 +6,7 @@ Each runs in a kernel of its own, in an empty folder. Progress is dropped, pictu
 import argparse
 import base64
 import io
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the caller draws with
 WIDTH, COLOURS = 640, 64  # of a picture
 
 
