@@ -10,6 +10,9 @@ Example:
 """
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "digits", "mnist1d")  # keys of `data.SOURCES`
+# As people write them, for titles.
+DATASET_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "mnist1d": "MNIST-1D"}
+DATASET_NAMES |= {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 PARAMETRIZATIONS = ("standard", "ntk", "mup")  # models
 OPTIMIZERS = ("sgd", "adam", "gd")  # train
 SCHEDULES = ("cosine", "constant")

@@ -19,7 +19,7 @@ from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
 
-SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache")
+SHARED = ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "figure_width", "compilation_cache")
 
 
 class _Parser(flags.ArgumentParser):
@@ -75,7 +75,12 @@ def define(study: base.Study, values: flags.FlagValues) -> None:
         values, module_name="data",
     )  # fmt: skip
     define_flag("force", options.SWITCH, False, "Repeat a run that is finished or begun.", values, "output")
-    define_flag("format", options.FORMATS, "png", "Formats of the figures.", values, "output")
+    words = "Formats of the figures; tex adds the summary and comparison tables for LaTeX (booktabs)."
+    define_flag("format", options.FORMATS, "png", words, values, "output")
+    words = (
+        "Widths of the figures: a screen's, or a column (3.3 in) or both columns (6.9 in) of a paper, without titles."
+    )
+    define_flag("figure_width", options.WIDTHS, "screen", words, values, "output")
     words = "Keep compiled programs in the cache folder, and load what earlier calls kept. Numbers are the same."
     define_flag("compilation_cache", options.SWITCH, True, words, values, "output")
     words = "Print the whole report (report.txt in the run folder), each figure's path, and what was compiled."

@@ -3,9 +3,10 @@
 * "vmap": all seeds in one batched step. Best for small dense layers, where it hides the cost of dispatch.
 * "sequential": `lax.map` over seeds inside the program. Best for convolutions, whose batched kernels become slow
   grouped convolutions, and on CPU for wide layers, whose single matmul already fills the cores.
-* "unrolled": the loop over steps is outside, and the seeds stand side by side in the program of each step. For GPUs,
-  where a small network's step is many short kernels; the program is as many times larger, and so is compilation.
-  Evaluation and probes go as in "sequential". `auto` does not choose it.
+* "unrolled": the loop over steps is outside, and the seeds stand side by side in the program of each step. For long
+  training of convolutions on a GPU, where kernels of several seeds may run at once (`programs.compiler_options`); the
+  program is as many times larger, and so is compilation. Evaluation and probes go as in "sequential". `auto` does not
+  choose it: see `choose_strategy`.
 
 Several local devices share the axis through `jax.sharding`; on each the strategy is the same.
 """
@@ -86,7 +87,9 @@ def choose_strategy(variables: PyTree, backend: str | None = None) -> str:
     """Choose between vmap and sequential from the shapes of one seed's kernels.
 
     A pure function of network and platform, so that a resumed run repeats the choice. Convolutions: sequential; five
-    seeds of the CNN of 32 channels took 360 ms an epoch so, and 514 ms by vmap (one H100, BUILD_NOTES.md). Other
+    seeds of the CNN of 32 channels took 360 ms an epoch so, and 514 ms by vmap (one H100, BUILD_NOTES.md). Unrolled
+    trains them faster on a GPU, 220 ms an epoch and not 340, but takes 16 s more to compile: it pays after about 130
+    epochs (10,000 images, one H200, figures/seed_axis_h200.csv), and `Options(strategy="unrolled")` asks for it. Other
     networks: vmap, but on CPU sequential for layers wider than `VMAP_MAX_WIDTH_CPU`.
 
     Example:

@@ -17,7 +17,8 @@ class Options:
       Options(strategy='vmap', chunk=None, start_epoch=0, evaluate_at=(1, 10))
 
     Attributes:
-      strategy: "auto" (see `ensemble.choose_strategy`), "vmap", "sequential" or "unrolled".
+      strategy: "auto" (see `ensemble.choose_strategy`), "vmap", "sequential" or "unrolled" (which pays for more than
+        about 130 epochs of convolutions on a GPU).
       chunk: seeds trained together; default as many as memory holds (see `ensemble.seeds_per_chunk`).
       start_epoch: epochs that `init` has behind it; training goes on with the orders and rates of those that follow,
         and fresh optimizer buffers (rewinding, Frankle et al. 2020). History before it is NaN.

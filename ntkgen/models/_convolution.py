@@ -233,7 +233,7 @@ def _bilinear(name: str, shape: Callable, which: int, xla: Pair, cpu: Pair) -> P
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("precision", "how")))
     primitive.def_abstract_eval(lambda a, b, precision, how: a.update(shape=shape(a, b)))
     for platform, ours in ((None, xla), ("cpu", cpu)):
-        rule = mlir.lower_fun(functools.partial(_compute, which, ours, platform == "cpu"), multiple_results=False)
+        rule = mlir.lower_fun(functools.partial(_compute, which, ours), multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
 
     def batch(args: Sequence[Array], dims: Sequence[int | None], precision: str | None, how: How) -> tuple[Array, int]:
@@ -263,11 +263,11 @@ def _bilinear(name: str, shape: Callable, which: int, xla: Pair, cpu: Pair) -> P
     return primitive
 
 
-def _compute(which: int, one: Pair, on_cpu: bool, a: Array, b: Array, precision: str | None, how: How) -> Array:
+def _compute(which: int, one: Pair, a: Array, b: Array, precision: str | None, how: How) -> Array:
     """Compute one seed's array, or with a leading seed axis all of them in the form that `how` names."""
     function, dtype = one, a.dtype
     if a.ndim == 5:
-        function = pair(how.form, one, one, on_cpu)[which]
+        function = pair(how.form, one, one)[which]
     if how.operands is not None:
         a, b = a.astype(how.operands), b.astype(how.operands)
     with contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision):

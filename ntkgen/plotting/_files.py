@@ -13,7 +13,8 @@ from ntkgen import io
 
 FORMATS = ("png", "svg", "pdf")
 # Names of parts of an SVG come from this text instead of a random one; letters are shapes, so any viewer has the font.
-DRAWN: dict = {"svg.hashsalt": "ntkgen", "svg.fonttype": "path"}
+# Fonts of a PDF are TrueType: publishers refuse Type 3.
+DRAWN: dict = {"svg.hashsalt": "ntkgen", "svg.fonttype": "path", "pdf.fonttype": 42}
 # What would tell two files apart: when, and with which version, they were written.
 UNSAID: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -58,8 +59,8 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def title(figure: Figure) -> str:
-    """Return the title of a figure in one line; without one, the titles of its axes."""
-    own = figure.get_suptitle()
+    """Return the title of a figure in one line, also of one for a paper; without one, the titles of its axes."""
+    own = getattr(figure, "about", "") or figure.get_suptitle()
     words = own or "; ".join(dict.fromkeys(text for ax in figure.axes if (text := ax.get_title())))
     return " ".join(words.replace("$", "").split())
 

@@ -1,22 +1,26 @@
-"""Figures of the loss landscape: eigenvalues and density, perturbation, lines, surfaces. Nothing is computed here."""
+"""Figures of the loss landscape: eigenvalues and density, perturbation, lines, surfaces. Nothing is computed here.
+
+The arms are those of the study, keys of `ARMS`: "small_batch" and "large_batch". Other names are refused.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, subplots
+from ntkgen.plotting._page import known, page, pt
+from ntkgen.plotting._style import COLOURS, Curve
+from ntkgen.plotting._ticks import log_axis, number
 
 # Okabe and Ito's, beside those of training and test.
 ARMS = {"small_batch": "#009E73", "large_batch": "#D55E00"}
 SPLITS: dict[str, Any] = {"train": "-", "test": "--"}
+OPEN: Any = {"markerfacecolor": "none", "color": "black"}  # published values
 SPLIT_NAMES = {"train": "training", "test": "test"}
 
 
@@ -26,6 +30,8 @@ def eigenvalues(
     labels: Mapping[str, str],
     title: str,
     published: Mapping[str, float] | None = None,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw top eigenvalues of every seed (left) and the spectral density (right).
 
@@ -43,53 +49,66 @@ def eigenvalues(
     Args:
       points: {what: {arm: (values (seeds,), one point with its interval)}}.
       densities: {arm: density against eigenvalue}.
-      labels: {arm: its name}.
+      labels: {arm of `ARMS`: its name}.
       title: of the figure.
       published: {arm: eigenvalue}, drawn beside the first of `points`.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, (left, right) = subplots(1, 2, figsize=(10.4, 4.3), width_ratios=(1.15, 1))
+    known([*labels, *densities, *(arm for by_arm in points.values() for arm in by_arm)], ARMS, "points")
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (1, 2, 10.4, 4.3), (2, 1, 4.6), (1, 2, 2.8),
+            width_ratios=(1,) if sheet.name == "column" else (1.15, 1),
+        )  # fmt: skip
+        left, right = grid.ravel()
         for place, by_arm in enumerate(points.values()):
             for side, (arm, (values, mean)) in zip((-0.15, 0.15), by_arm.items(), strict=True):
                 colour = ARMS[arm]
                 spread = np.linspace(-0.05, 0.05, len(values)) if len(values) > 1 else np.zeros(1)
-                left.plot(place + side + spread, values, "o", markersize=4, color=colour, alpha=0.55, zorder=3)
+                left.plot(place + side + spread, values, "o", markersize=pt(4), color=colour, alpha=0.55, zorder=3)
                 ends = np.array([np.asarray(mean.mean) - mean.low, np.asarray(mean.high) - mean.mean])
                 x = [place + side]
-                left.errorbar(x, mean.mean, ends, fmt="_", markersize=16, capsize=3, color=colour, zorder=4)
+                left.errorbar(x, mean.mean, ends, fmt="_", markersize=pt(16), capsize=pt(3), color=colour, zorder=4)
                 if published and place == 0:
-                    left.plot(x, [published[arm]], "D", markersize=7, markerfacecolor="none", color="black", zorder=5)
-        left.set_yscale("log")
-        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-        left.yaxis.set_major_formatter("{x:g}")
-        left.yaxis.set_minor_formatter(NullFormatter())
-        left.set_xticks(range(len(points)), list(points), fontsize=8.5)
+                    left.plot(x, [published[arm]], "D", markersize=pt(7), **OPEN, zorder=5)
+        log_axis(left.yaxis)
+        slope: Any = {"fontsize": 6.5, "rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        left.set_xticks(range(len(points)), list(points), **(slope if sheet.paper else {"fontsize": 8.5}))
         left.set_xlim(-0.5, len(points) - 0.5)
         left.grid(axis="x", visible=False)
-        left.set_ylabel("top eigenvalue of the Hessian")
+        left.set_ylabel("top Hessian eigenvalue\n(nats / weight²)")
         for arm, curve in densities.items():
             _band(right, curve, ARMS[arm], "-")
-        right.set_yscale("log")
+        log_axis(right.yaxis)
         heights = np.concatenate([np.asarray(curve.mean, float) for curve in densities.values()])
         if heights[np.isfinite(heights)].any():
             top = float(heights[np.isfinite(heights)].max())
             right.set_ylim(1e-6 * top, 3 * top)
-        right.set_xlabel("eigenvalue of the Hessian")
+        right.set_xlabel("Hessian eigenvalue (nats / weight²)")
         right.set_ylabel("spectral density")
-        handles = [Line2D([], [], color=ARMS[arm], marker="o", label=name) for arm, name in labels.items()]
+        handles = [Line2D([], [], color=ARMS[arm], marker="o", markersize=pt(5)) for arm in labels]
+        names = list(labels.values())
         if published:
-            mark: Any = dict(linestyle="none", marker="D", markersize=7, markerfacecolor="none", color="black")
-            handles.append(Line2D([], [], label="published", **mark))
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        figure.suptitle(title, fontsize=10.5)
+            handles.append(Line2D([], [], linestyle="none", marker="D", markersize=pt(7), **OPEN))
+            names.append("published")
+        sheet.letter([left, right])
+        sheet.legend(figure, (handles, names))
+        sheet.title(figure, title)
         return figure
 
 
 def perturbation(
-    panels: Mapping[str, Mapping[str, tuple[Curve, Curve]]], labels: Mapping[str, str], title: str
+    panels: Mapping[str, Mapping[str, tuple[Curve, Curve]]],
+    labels: Mapping[str, str],
+    title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw the training loss under random perturbation, a panel for each kind of noise.
 
@@ -103,26 +122,38 @@ def perturbation(
 
     Args:
       panels: {label of the strength: {arm: (loss against strength, loss without perturbation at the same points)}}.
-      labels: {arm: its name}.
+      labels: {arm of `ARMS`: its name}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = subplots(1, len(panels), figsize=(9, 4), sharey=True, squeeze=False)
-        for ax, (name, by_arm) in zip(axes[0], panels.items(), strict=True):
+    known([*labels, *(arm for by_arm in panels.values() for arm in by_arm)], ARMS, "panels")
+    count = len(panels)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (1, count, 9, 4), (count, 1, 0.5 + 1.9 * count), (1, count, 2.8),
+            sharey=sheet.name != "column",
+        )  # fmt: skip
+        axes = list(grid.ravel())
+        for ax, (name, by_arm) in zip(axes, panels.items(), strict=True):
             for arm, (curve, baseline) in by_arm.items():
                 _band(ax, curve, ARMS[arm], "-", marker="o")
                 _band(ax, baseline, ARMS[arm], ":")
-            ax.set_xscale("log")
-            ax.set_yscale("log")
+            log_axis(ax.xaxis)
+            log_axis(ax.yaxis)
             ax.set_xlabel(name)
-        axes[0, 0].set_ylabel("training loss (nats)")
-        handles = [Line2D([], [], color=ARMS[arm], marker="o", label=name) for arm, name in labels.items()]
-        handles.append(Line2D([], [], color="black", linestyle=":", label="unperturbed"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        figure.suptitle(title, fontsize=10.5)
+        for ax in grid[:, 0]:
+            ax.set_ylabel("training loss (nats)")
+        handles = [Line2D([], [], color=ARMS[arm], marker="o", markersize=pt(5)) for arm in labels]
+        handles.append(Line2D([], [], color="black", linestyle=":"))
+        sheet.letter(axes)
+        sheet.legend(figure, (handles, [*labels.values(), "unperturbed"]))
+        sheet.title(figure, title)
         return figure
 
 
@@ -131,6 +162,8 @@ def lines(
     around: Mapping[str, Mapping[str, tuple[Curve, Curve]]],
     labels: Mapping[str, str],
     title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw loss (above) and error (below) between two solutions (left) and along a direction from each (right).
 
@@ -146,14 +179,19 @@ def lines(
     Args:
       between: {"train" or "test": (loss, error in percent)} against the position, 0 the first arm, 1 the second.
       around: {arm: {"train" or "test": (loss, error)}} against the step.
-      labels: {arm: its name}.
+      labels: {arm of `ARMS`: its name}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = subplots(2, 2, figsize=(9.6, 6.2), sharex="col", sharey="row")
+    known([*labels, *around], ARMS, "around")
+    with page(width) as sheet:
+        figure, axes = sheet.subplots((2, 2, 9.6, 6.2), (2, 2, 3.9), (2, 2, 4.4), sharex="col", sharey="row")
         for row in range(2):
             for split, curves in between.items():
                 _band(axes[row, 0], curves[row], COLOURS[split], SPLITS[split])
@@ -162,30 +200,36 @@ def lines(
                     _band(axes[row, 1], curves[row], ARMS[arm], SPLITS[split])
         for position in (0, 1):
             for ax in axes[:, 0]:
-                ax.axvline(position, color=COLOURS["threshold"], linewidth=1, zorder=1)
-        axes[0, 0].set_yscale("log")
+                ax.axvline(position, color=COLOURS["threshold"], linewidth=pt(1), zorder=1)
+        log_axis(axes[0, 0].yaxis)
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("error (%)")
         axes[1, 0].set_ylim(0, min(100.0, axes[1, 0].get_ylim()[1]))
         names = list(labels.values())
-        axes[1, 0].set_xlabel(f"position on the way from {names[0]} (0) to {names[1]} (1)")
-        axes[1, 1].set_xlabel("step along a filter-normalised direction")
-        handles = [
-            Line2D([], [], color=COLOURS[split], linestyle=style, label=f"{SPLIT_NAMES[split]}, between")
-            for split, style in SPLITS.items()
-        ]
-        handles += [
-            Line2D([], [], color=ARMS[arm], linestyle=style, label=f"{SPLIT_NAMES[split]}, {name}")
-            for arm, name in labels.items()
-            for split, style in SPLITS.items()
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=3)
-        figure.suptitle(title, fontsize=10.5)
+        narrow = sheet.name == "column"
+        way = "position\n" if narrow else "position on the way "
+        axes[1, 0].set_xlabel(
+            f"{way}from {names[0]} (0) to {names[1]} (1)" if not narrow else f"{way}0: {names[0]}, 1: {names[1]}"
+        )
+        axes[1, 1].set_xlabel(
+            "step along a filter-\nnormalised direction" if narrow else "step along a filter-normalised direction"
+        )
+        handles = [Line2D([], [], color=COLOURS[split], linestyle=style) for split, style in SPLITS.items()]
+        words = [f"{SPLIT_NAMES[split]}, between" for split in SPLITS]
+        handles += [Line2D([], [], color=ARMS[arm], linestyle=style) for arm in labels for style in SPLITS.values()]
+        words += [f"{SPLIT_NAMES[split]}, {name}" for name in names for split in SPLITS]
+        sheet.letter(list(axes.ravel()))
+        sheet.legend(figure, (handles, words))
+        sheet.title(figure, title)
         return figure
 
 
 def surfaces(
-    surfaces: Mapping[str, tuple[Sequence[float], np.ndarray]], labels: Mapping[str, str], title: str
+    surfaces: Mapping[str, tuple[Sequence[float], np.ndarray]],
+    labels: Mapping[str, str],
+    title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw the loss over planes around two solutions side by side, on one logarithmic scale of colours.
 
@@ -200,37 +244,46 @@ def surfaces(
 
     Args:
       surfaces: {arm: (steps (k,), loss (k, k) in nats, first direction down)}.
-      labels: {arm: its name}.
+      labels: {arm of `ARMS`: its name}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
+    known([*labels, *surfaces], ARMS, "surfaces")
     finite = np.concatenate([values[np.isfinite(values) & (values > 0)] for _, values in surfaces.values()])
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.1, 1.0)
     levels = np.geomspace(low, max(high, 1.01 * low), 13)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = subplots(1, 2, figsize=(9.4, 4.2), sharex=True, sharey=True)
+    with page(width, axes_grid=False) as sheet:
+        figure, grid = sheet.subplots((1, 2, 9.4, 4.2), (2, 1, 5.2), (1, 2, 3.1), sharex=True, sharey=True)
+        axes = list(grid.ravel())
         norm = LogNorm(levels[0], levels[-1])
-        for ax, (arm, (steps, values)) in zip(axes, surfaces.items(), strict=True):
+        for ax, (steps, values) in zip(axes, surfaces.values(), strict=True):
             if np.isfinite(values).any():
                 shown = np.clip(np.ma.masked_invalid(values), levels[0], levels[-1])
                 ax.contourf(steps, steps, shown.T, levels=levels, norm=norm, cmap="viridis")
                 ax.contour(steps, steps, shown.T, levels=levels, norm=norm, colors="white", linewidths=0.4)
-                ax.plot([0], [0], "+", color="white", markersize=9)
+                ax.plot([0], [0], "+", color="white", markersize=pt(9))
             else:
                 ax.plot(steps, np.full(len(steps), np.nan))
-            ax.set_title(labels[arm])
             ax.set_aspect("equal")
+        for ax in grid[-1]:
             ax.set_xlabel("first direction (filter norms)")
-        axes[0].set_ylabel("second direction (filter norms)")
+        for ax in grid[:, 0]:
+            ax.set_ylabel("second direction (filter norms)")
         colours = ScalarMappable(norm, "viridis")
-        bar = figure.colorbar(colours, ax=axes, ticks=levels[::3], format="%.2g", label="training loss (nats)")
+        bar = figure.colorbar(colours, ax=axes, ticks=levels[::3], label="training loss (nats)")
+        bar.ax.yaxis.set_major_formatter(lambda x, _: number(float(f"{x:.2g}")))
         bar.minorticks_off()
-        figure.suptitle(title, fontsize=10.5)
+        sheet.letter(axes, [labels[arm] for arm in surfaces])
+        sheet.title(figure, title)
         return figure
 
 
 def _band(ax: Axes, curve: Curve, colour: Any, style: str, marker: str | None = None) -> None:
-    ax.plot(curve.x, curve.mean, color=colour, linestyle=style, marker=marker, markersize=4, linewidth=1.5, zorder=3)
+    ax.plot(curve.x, curve.mean, color=colour, linestyle=style, marker=marker, markersize=pt(4), zorder=3)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0, zorder=2)

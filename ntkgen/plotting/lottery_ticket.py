@@ -1,4 +1,7 @@
-"""Figures of the lottery-ticket study: nothing is computed here; an arm has one colour in all of them."""
+"""Figures of the lottery-ticket study: nothing is computed here; an arm has one colour in all of them.
+
+The arms are those of the study, keys of `ARMS`, "whole" among them. Other names are refused.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,9 +10,12 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.lines import Line2D
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, logarithmic, subplots
+from ntkgen.plotting._page import known, page, pt
+from ntkgen.plotting._style import COLOURS, Curve
+from ntkgen.plotting._ticket_rows import paler, rows_of, values
+from ntkgen.plotting._ticks import log_axis, logarithmic
 
 # Okabe and Ito's colours; markers and lines differ too, for readers without colour. A colour says where the values come
 # from, a marker and a line which mask: the ticket's, a random one with its counts in each layer, or a random one.
@@ -54,6 +60,8 @@ def accuracy(
     margin: float,
     published: tuple[Points, Points] = ({}, {}),
     published_for: str = "",
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw test accuracy (percent) against the percent of weights remaining, 100 at the left, a line for each arm.
 
@@ -69,7 +77,8 @@ def accuracy(
       3
 
     Args:
-      curves: {arm: accuracy against percent remaining}, intervals as bands; empty where every network diverged.
+      curves: {arm of `ARMS`: accuracy against percent remaining}, intervals as bands; empty where
+        every network diverged.
       differences: {arm: accuracy less that of the whole network, points}.
       groups: {title of a column: {arm: name in its legend}}; an arm may be in several.
       title: of the figure.
@@ -77,17 +86,23 @@ def accuracy(
       margin: differences that do not matter, a grey band.
       published: accuracies and differences, drawn as open markers.
       published_for: what the published values belong to.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
-      The figure: a row of accuracies, a row of differences, a row of legends.
+      The figure: a row of accuracies, a row of differences, and on a screen a row of legends.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, grid = subplots(
-            3, len(groups), figsize=(1.2 + 4.6 * len(groups), 8.4), height_ratios=(1, 1, 0.3), sharey="row",
-            squeeze=False,
+    known([*curves, *differences, *(arm for labels in groups.values() for arm in labels)], ARMS, "curves")
+    count = len(groups)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (3, count, 1.2 + 4.6 * count, 8.4), (2, count, 5.6), (2, count, 5.2),
+            height_ratios=(1, 1) if sheet.paper else (1, 1, 0.3), sharey="row",
         )  # fmt: skip
-        figure.suptitle(title, fontsize=10.5)
-        for (upper, lower, below), (heading, labels) in zip(grid.T, groups.items(), strict=True):
+        entries: dict[str, tuple[Any, str]] = {}
+        for (upper, lower, *below), labels in zip(grid.T, groups.values(), strict=True):
             own, apart = ({arm: each[arm] for arm in labels} for each in (curves, differences))
             percents = sorted({percent for curve in own.values() for percent in curve.x}, reverse=True)
             for index, (arm, curve) in enumerate(own.items()):
@@ -97,29 +112,40 @@ def accuracy(
             lower.axhspan(-margin, margin, color=COLOURS["threshold"], alpha=0.2, linewidth=0, zorder=0, label=label)
             for ax, points in zip((upper, lower), published, strict=True):
                 _published(ax, {arm: known for arm, known in points.items() if arm in labels}, published_for)
-                _remaining(ax, percents, 0.06)
+                _remaining(ax, percents, {"screen": 0.06, "double": 0.09, "column": 0.22}[sheet.name])
             if not percents:
                 upper.text(0.5, 0.5, "every network diverged", transform=upper.transAxes, ha="center")
-            upper.set_title(heading)
             lower.set_xlim(upper.get_xlim())
-            below.axis("off")
             handles = _handles((upper, lower))
-            below.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
+            named = {name: arm for arm, name in labels.items()}
+            for name, handle in handles.items():
+                entries.setdefault(named.get(name, name), (handle, name))  # an arm in two columns has one entry
+            for ax in below:
+                ax.axis("off")
+                ax.legend(list(handles.values()), list(handles), loc="upper center", ncols=2, fontsize=8.5)
+        if sheet.paper:
+            words = [name.replace(" (", "\n(") for _, name in entries.values()]
+            sheet.legend(figure, ([handle for handle, _ in entries.values()], words))
+        if sheet.name == "column":
+            for ax in grid.ravel():
+                ax.set_xlabel("weights kept (%)")
         grid[0, 0].set_ylabel("test accuracy (%)")
         low, high = grid[0, 0].get_ylim()
         grid[0, 0].set_ylim(max(low, -3), min(high, 103))  # an interval may leave 0 ... 100 %
         grid[1, 0].set_ylabel("difference to the whole network,\npaired by seed (points)")
         grid[1, 0].set_ylim(close_up)
+        sheet.letter(list(grid[:2].ravel()), [*groups, *([""] * count)])
+        sheet.title(figure, title)
         return figure
 
 
 def _published(ax: Axes, points: Points, published_for: str) -> None:
     """Draw published values as open markers in the colours of their arms, with one entry in the legend."""
-    for index, (arm, known) in enumerate(points.items()):
+    for index, (arm, points_of) in enumerate(points.items()):
         colour, marker, _ = ARMS[arm]
         ax.plot(
-            *known, color=colour, marker=marker, linestyle="none", markersize=10, markeredgewidth=1.6, zorder=20,
-            markerfacecolor="none", label="_" if index else f"open: published ({published_for})",
+            *points_of, color=colour, marker=marker, linestyle="none", markersize=pt(10), markeredgewidth=pt(1.6),
+            zorder=20, markerfacecolor="none", label="_" if index else f"open: published ({published_for})",
         )  # fmt: skip
 
 
@@ -127,6 +153,8 @@ def overlap(
     panels: Mapping[str, Mapping[str, tuple[Curve, Sequence[float]]]],
     profile: Mapping[str, Curve],
     title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw the overlap of tickets against the percent of weights remaining, and the share that each layer keeps.
 
@@ -142,14 +170,19 @@ def overlap(
         a curve are the lowest and highest pair.
       profile: {layer: percent of its weights kept against percent of all}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure, a panel for each kind and one for the profile.
     """
-    with matplotlib.rc_context(STYLE):
-        columns = -(-(len(panels) + 1) // 2)
-        figure, grid = subplots(2, columns, figsize=(3.5 * columns, 6.4), squeeze=False)
-        axes = list(grid.ravel())
+    count = len(panels) + 1
+    half = -(-count // 2)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (2, half, 3.5 * half, 6.4), (half, 2, 0.6 + 1.5 * half), (2, half, 3.9), count=count
+        )
+        axes = list(grid.ravel())[:count]
+        room = 0.18 if sheet.paper else 0.1
         colours = dict(
             zip(
                 profile,
@@ -157,78 +190,107 @@ def overlap(
                 strict=True,
             )
         )
-        for ax, (kind, layers) in zip(axes, panels.items(), strict=False):
+        for ax, layers in zip(axes, panels.values(), strict=False):
             for layer, (curve, chance) in layers.items():
-                ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=3.5, zorder=3)
+                ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=pt(3.5), zorder=3)
                 ax.fill_between(curve.x, curve.low, curve.high, color=colours[layer], alpha=0.2, linewidth=0)
                 ax.plot(curve.x, chance, color=colours[layer], linestyle=":", zorder=2)
-            _remaining(ax, next(iter(layers.values()))[0].x)
+            _remaining(ax, next(iter(layers.values()))[0].x, room)
             ax.set_ylim(0, 1)
             ax.set_ylabel("Jaccard index")
-            ax.set_title(kind)
         ax = axes[len(panels)]
         for layer, curve in profile.items():
-            ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=3.5, label=layer)
+            ax.plot(curve.x, curve.mean, color=colours[layer], marker="o", markersize=pt(3.5), label=layer)
         ends = sorted(next(iter(profile.values())).x)
         ax.plot(ends, ends, color=COLOURS["threshold"], linestyle="--", label="the same in all")
-        _remaining(ax, ends[::-1])
+        _remaining(ax, ends[::-1], room)
+        log_axis(ax.yaxis, plain=True)
         ax.set_yscale("log", nonpositive="mask")  # a layer may lose all
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_ylabel("weights kept in the layer (%)")
-        ax.set_title("profile of the tickets")
-        for empty in axes[len(panels) + 1 :]:
-            empty.set_visible(False)
-        figure.suptitle(title, fontsize=10.5)
+        log_axis(ax.yaxis, plain=True)
+        ax.set_ylabel("kept in the layer (%)")
         axes[0].plot([], [], color=COLOURS["threshold"], linestyle=":", label="chance")
-        figure.legend(loc="outside lower center", ncols=min(6, len(profile) + 2))
+        if sheet.name == "column":
+            for ax in axes:
+                ax.set_xlabel("weights kept (%)")
+        sheet.letter(axes, [*panels, "profile of the tickets"])
+        handles = _handles(axes)
+        sheet.legend(figure, (list(handles.values()), list(handles)), most=6)
+        sheet.title(figure, title)
         return figure
 
 
-def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str) -> Figure:
-    """Draw what was measured at chosen levels, with t-intervals as bars, a panel for each quantity, two rows.
+def measures(panels: Sequence[Panel], labels: Mapping[str, str], title: str, *, width: str | None = None) -> Figure:
+    """Draw what was measured at chosen levels, with t-intervals as bars: a panel for each quantity, a row for each arm.
+
+    Rows have the names of their arms; in one column of a paper they have numbers, and the names stand below. Arms
+    whose names begin alike stand under what they have in common. A marker is the paler the fewer weights remain.
 
     Example:
       >>> from ntkgen.plotting import Curve, lottery_ticket
       >>> sharpness = {"ticket": Curve([50], [3.0], [2.0], [4.0])}
       >>> panel = lottery_ticket.Panel("Sharpness", "eigenvalue", sharpness, logarithmic=True)
       >>> figure = lottery_ticket.measures([panel, panel], {"ticket": "winning ticket"}, "Measures")
-      >>> figure.axes[0].get_ylabel()
+      >>> figure.axes[0].get_xlabel()
       'eigenvalue'
 
     Args:
-      panels: row by row; what reaches below zero leaves a logarithmic axis.
-      labels: {arm: name in the legend}.
+      panels: row by row, of arms in `ARMS`; an interval that reaches below zero leaves a logarithmic axis by an arrow.
+      labels: {arm: name of its row}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: an arm that is not in `ARMS`.
     """
-    with matplotlib.rc_context(STYLE):
-        rows = 1 if len(panels) == 1 else 2
-        columns = -(-len(panels) // rows)
-        figure, grid = subplots(rows, columns, figsize=(3.7 * columns, 3.4 * rows + 1), squeeze=False)
-        axes = list(grid.ravel())
-        for ax, panel in zip(axes, panels, strict=False):
-            _bars(ax, panel.arms, labels)
-            _remaining(ax, sorted({percent for curve in panel.arms.values() for percent in curve.x}, reverse=True))
-            ax.margins(x=0.1)
-            if panel.logarithmic:
-                ax.set_yscale("log", nonpositive="clip")
-                low, high = ax.get_ylim()
-                # Fewer than two decades want ticks between the powers of ten.
-                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-                ax.yaxis.set_minor_formatter(NullFormatter())
-                ax.yaxis.set_major_formatter("{x:g}")
-            ax.set_ylabel(panel.axis)
-            ax.set_title(panel.title)
-        for empty in axes[len(panels) :]:
-            empty.set_visible(False)
-        figure.suptitle(title, fontsize=10.5)
-        handles = _handles(axes)
-        size = 8.5 if max(map(len, handles)) > 40 else None  # columns are as wide as their longest entry
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, 3), fontsize=size
-        )
+    known([arm for panel in panels for arm in panel.arms], ARMS, "panels")
+    places, names = rows_of({arm: name for arm, name in labels.items() if any(arm in panel.arms for panel in panels)})
+    levels = sorted({x for panel in panels for curve in panel.arms.values() for x in curve.x if x < 100})[::-1]
+    count, high = len(panels), 0.75 + max(0.12 * len(names), 0.75)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    narrow = -(-count // 2)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (rows, columns, 3 + 3.0 * columns, (0.8 + 0.2 * len(names)) * rows + 0.6),
+            (narrow, min(count, 2), (0.95 + max(0.095 * len(names), 0.6)) * narrow + 0.06 * len(names) + 0.7),
+            (rows, columns, high * rows + 0.3), count=count, sharey=True,
+        )  # fmt: skip
+        axes = list(grid.ravel())[:count]
+        left = False
+        for ax, panel in zip(axes, panels, strict=True):
+            left |= values(ax, panel.arms, panel.logarithmic, ARMS, places, levels)
+            ax.set_xlabel(sheet.wrapped(panel.axis, grid.shape[1], 0.2))
+            ax.grid(visible=False, axis="y")
+        numbers = {row: str(1 + index) for index, row in enumerate(places.values())}
+        shown = [numbers.get(row, "") for row in range(len(names))] if sheet.name == "column" else names
+        axes[0].set_yticks(range(len(names)), shown)
+        for ax in grid[:, 0]:
+            ax.tick_params(axis="y", labelsize=6.5 if sheet.paper else 8.5)
+        axes[0].set_ylim(len(names) - 0.4, -0.6)
+        sheet.letter(axes, [panel.title for panel in panels])
+        marker: Any = {"linestyle": "none", "marker": "o", "color": "#555555", "markersize": pt(5)}
+        handles = [
+            Line2D([], [], markerfacecolor=paler("#555555", i, len(levels)), **marker) for i in range(len(levels))
+        ]
+        remain = "remain" if sheet.name == "column" else "of the weights remain"
+        words = [f"{level:g} % {remain}" for level in levels]
+        if "whole" in places:
+            handles.append(Line2D([], [], color=COLOURS["threshold"], linestyle="--"))
+            words.append("whole network")
+        if left:
+            handles.append(Line2D([], [], linestyle="none", marker="<", color="#555555", markersize=pt(4)))
+            words.append("the interval reaches below zero")
+        if sheet.name == "column":  # too narrow for names: rows have numbers, and the names stand below
+            for row, name in enumerate(names):
+                arm = next((arm for arm, place in places.items() if place == row), None)
+                look: Any = {} if arm is None else {"color": ARMS[arm][0], "marker": ARMS[arm][1], "markersize": pt(5)}
+                handles.append(Line2D([], [], linestyle="none", **look))
+                words.append(name if arm is None else f"{numbers[row]}  {name}")
+        sheet.legend(figure, (handles, words), most=4, lines=sheet.name != "column")
+        sheet.title(figure, title)
         return figure
 
 
@@ -251,15 +313,15 @@ def _bars(ax: Axes, arms: Mapping[str, Curve], labels: Mapping[str, str], step: 
             [abs(end - mean) for end, mean in zip(ends, curve.mean, strict=True)] for ends in (curve.low, curve.high)
         )
         ax.errorbar(
-            x, curve.mean, (below, above), color=colour, marker=marker, linestyle=line, markersize=4, capsize=2,
-            linewidth=1, label=labels[arm],
+            x, curve.mean, (below, above), color=colour, marker=marker, linestyle=line, markersize=pt(4),
+            capsize=pt(2), linewidth=pt(1), label=labels[arm],
         )  # fmt: skip
 
 
 def _arm(ax: Axes, arm: str, curve: Curve, label: str, order: float) -> None:
     """Draw one arm; those of higher order lie above the others."""
     colour, marker, line = ARMS[arm]
-    style: Any = {"color": colour, "marker": marker, "linestyle": line, "markersize": 4.5}
+    style: Any = {"color": colour, "marker": marker, "linestyle": line, "markersize": pt(4.5)}
     ax.plot(curve.x, curve.mean, **style, label=label, zorder=2 + order)
     ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatterSciNotation, NullLocator
+from matplotlib.ticker import NullLocator
 
-from ntkgen.plotting._style import COLOURS, STYLE, Curve, band, subplots
+from ntkgen.plotting._page import known, page, pt
+from ntkgen.plotting._style import COLOURS, Curve, band
+from ntkgen.plotting._ticks import log_axis
 
 # Okabe and Ito's colours, as in `plotting`.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -35,14 +35,6 @@ LINE_STYLES = ("--", ":", "-.")
 LAYER_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, "#F0E442", COLOURS["threshold"])
 
 
-class _Plain(LogFormatterSciNotation):
-    """Labels the ticks that it would have, but as 0.06 and not as 6 x 10^-2."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """Write one tick's label."""
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
 class Line(NamedTuple):
     """A straight line in a log-log plot: ends x (k,) and y (k,), and what it is."""
 
@@ -65,9 +57,9 @@ class Dot(NamedTuple):
 
 def _points(ax: Axes, name: str, curve: Curve, label: str) -> None:
     colour, marker = QUANTITIES[name]
-    ax.plot(curve.x, curve.mean, marker=marker, markersize=5, linestyle="none", color=colour, label=label, zorder=3)
+    ax.plot(curve.x, curve.mean, marker=marker, markersize=pt(5), linestyle="none", color=colour, label=label, zorder=3)
     for x, low, high in zip(curve.x, curve.low, curve.high, strict=True):
-        ax.plot([x, x], [low, high], color=colour, linewidth=1.5, zorder=3)
+        ax.plot([x, x], [low, high], color=colour, linewidth=pt(1.5), zorder=3)
 
 
 def _widths_axis(ax: Axes, widths: Sequence[float]) -> None:
@@ -82,27 +74,28 @@ def _log_panel(ax: Axes, curves: Mapping[str, Curve], fits: Mapping[str, Line], 
         fit = fits.get(name)
         _points(ax, name, curve, name if fit is None else f"{name}: {fit.label}")
         if fit is not None:
-            ax.plot(fit.x, fit.y, color=QUANTITIES[name][0], linewidth=1, zorder=2)
+            ax.plot(fit.x, fit.y, color=QUANTITIES[name][0], linewidth=pt(1), zorder=2)
     for null, style in zip(nulls, LINE_STYLES, strict=False):
-        ax.plot(null.x, null.y, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=null.label, zorder=1)
-    _log_axis(ax)
+        ax.plot(
+            null.x, null.y, color=COLOURS["published"], linestyle=style, linewidth=pt(1.2), label=null.label, zorder=1
+        )
+    log_axis(ax.yaxis)
     _widths_axis(ax, next(iter(curves.values())).x)
 
 
 def _published(ax: Axes, points: tuple[Sequence[float], Sequence[float]], label: str) -> None:
     """Draw published values as rings that ours show through; nothing where there are none."""
     if len(points[0]):
-        look: dict[str, Any] = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
+        look: dict[str, Any] = {"marker": "o", "markersize": pt(10), "markerfacecolor": "none", "linestyle": "none"}
         ax.plot(*points, color=COLOURS["published"], label=label, zorder=4, **look)
 
 
-def _log_axis(ax: Axes) -> None:
-    """Make the vertical axis logarithmic, with ticks between the powers of ten where it spans less than two."""
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    if high / low < 100:
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(_Plain(labelOnlyBase=False, minor_thresholds=(2, 1)))
+def _entries(axes: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Return the legend entries of all panels, each once: a quantity looks the same in all of them."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        found |= dict(zip(*ax.get_legend_handles_labels()[::-1], strict=True))
+    return list(found.values()), list(found)
 
 
 def regime(
@@ -112,6 +105,8 @@ def regime(
     nulls: Sequence[Line],
     published: tuple[Sequence[float], Sequence[float]],
     title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw movement (left) and kernel drift (right) against width, log-log, with their power laws.
 
@@ -131,24 +126,32 @@ def regime(
       nulls: lines of theory, for relative movement.
       published: (widths, relative movements), may be empty.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: a name that is not in `QUANTITIES`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, (left, right) = subplots(1, 2, figsize=(10, 5.6))
+    known([*movement, *kernel], QUANTITIES, "movement, kernel")
+    with page(width) as sheet:
+        figure, grid = sheet.subplots((1, 2, 10, 5.6), (2, 1, 5.9), (1, 2, 3.7))
+        left, right = grid.ravel()
         _log_panel(left, movement, fits, nulls)
         _log_panel(right, kernel, fits, ())
         _published(left, published, "published relative movement")
-        left.set_ylabel("distance from the start, and norm there")
-        right.set_ylabel("change of the tangent kernel (dimensionless)")
-        for ax in (left, right):
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=9)
-        figure.suptitle(title, fontsize=10.5)
+        left.set_ylabel("distance from the start,\nand norm there")
+        right.set_ylabel("change of the tangent kernel")
+        sheet.letter([left, right])
+        sheet.legend(figure, _entries([left, right]), most=2)
+        sheet.title(figure, title)
         return figure
 
 
-def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: str) -> Figure:
+def layers(
+    absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: str, *, width: str | None = None
+) -> Figure:
     """Draw how far each layer moved against width, log-log: absolutely (left) and relative to its start (right).
 
     Example:
@@ -161,26 +164,33 @@ def layers(absolute: Mapping[str, Curve], relative: Mapping[str, Curve], title: 
       absolute: layer -> curve against width, at most eight.
       relative: likewise.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = subplots(1, 2, figsize=(9, 4.4))
+    with page(width) as sheet:
+        figure, grid = sheet.subplots((1, 2, 9, 4.4), (2, 1, 4.6), (1, 2, 2.9))
+        axes = list(grid.ravel())
         for ax, curves in zip(axes, (absolute, relative), strict=True):
             for (name, one), colour, marker in zip(curves.items(), LAYER_COLOURS, "os^Dv<>p", strict=False):
                 band(ax, one, colour, name, marker)
-            _log_axis(ax)
+            log_axis(ax.yaxis)
             _widths_axis(ax, next(iter(curves.values())).x)
-        axes[0].set_ylabel("distance from the initial parameters")
+        axes[0].set_ylabel("distance from the start")
         axes[1].set_ylabel("distance / initial norm")
-        figure.suptitle(title, fontsize=10.5)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        sheet.letter(axes)
+        sheet.legend(figure, axes[0].get_legend_handles_labels(), most=4)
+        sheet.title(figure, title)
         return figure
 
 
 def accuracy(
-    panels: Mapping[str, Mapping[str, Curve]], published: tuple[Sequence[float], Sequence[float]], title: str
+    panels: Mapping[str, Mapping[str, Curve]],
+    published: tuple[Sequence[float], Sequence[float]],
+    title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw test accuracy (percent) of network, linearised network and kernel regressions against width.
 
@@ -194,24 +204,31 @@ def accuracy(
       panels: title of a panel -> {name in `QUANTITIES`: curve against width, NaN where it was not measured}.
       published: (widths, accuracies) of the first panel's network, may be empty.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: a name that is not in `QUANTITIES`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = subplots(1, len(panels), figsize=(1 + 4.5 * len(panels), 5))
-        for ax, (about, curves) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+    known([name for curves in panels.values() for name in curves], QUANTITIES, "panels")
+    count = len(panels)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots((1, count, 1 + 4.5 * count, 5), (count, 1, 0.5 + 2.3 * count), (1, count, 3.0))
+        axes = list(grid.ravel())
+        for ax, curves in zip(axes, panels.values(), strict=True):
             for name, curve in curves.items():
                 colour, marker = QUANTITIES[name]
                 band(ax, curve, colour, name, marker)
-            if ax is np.atleast_1d(axes)[0]:
+            if ax is axes[0]:
                 _published(ax, published, "published, network")
             _widths_axis(ax, max((curve.x for curve in curves.values()), key=len))
             ax.set_ylabel("test accuracy (%)")
             ax.set_ylim(top=min(ax.get_ylim()[1], 100.5))  # t-intervals of few seeds know nothing of 100 %
-            ax.set_title(about)
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-        figure.suptitle(title, fontsize=10.5)
+        sheet.letter(axes, list(panels))
+        sheet.legend(figure, _entries(axes), most=4)
+        sheet.title(figure, title)
         return figure
 
 
@@ -220,6 +237,8 @@ def exponents(
     lines: Mapping[str, Mapping[str, float]],
     expected: Mapping[str, Mapping[tuple[str, str], float]],
     title: str,
+    *,
+    width: str | None = None,
 ) -> Figure:
     """Draw fitted exponents of the width with their intervals: a panel for each quantity, a row for each limit.
 
@@ -236,12 +255,23 @@ def exponents(
       lines: quantity -> {what it is: exponent}, drawn as vertical lines.
       expected: quantity -> {(arm, loss): exponent of the lazy prediction at these widths and this time}.
       title: of the figure.
+      width: "screen", "column" or "double". Default: that of `at_width`.
 
     Returns:
       The figure.
+
+    Raises:
+      ValueError: a loss that is not in `LOSS_COLOURS`.
     """
-    with matplotlib.rc_context(STYLE):
-        figure, axes = subplots(1, len(panels), figsize=(3.2 * len(panels), 4.4), sharey=True)
+    known([dot.loss for dots in panels.values() for dot in dots], LOSS_COLOURS, "panels")
+    count = len(panels)
+    half = -(-count // 2)
+    with page(width) as sheet:
+        figure, grid = sheet.subplots(
+            (1, count, 3.2 * count, 4.4), (half, min(count, 2), 0.9 + 1.9 * half), (1, count, 2.7), count=count,
+            sharey=True,
+        )  # fmt: skip
+        axes = list(grid.ravel())[:count]
         arms = list(dict.fromkeys(dot.arm for dots in panels.values() for dot in dots))
         height = {arm: len(arms) - i for i, arm in enumerate(arms)}
         losses = list(dict.fromkeys(dot.loss for dots in panels.values() for dot in dots))
@@ -249,10 +279,10 @@ def exponents(
         spans = [dot.widths for dots in panels.values() for dot in dots]
         usual = max(spans, key=spans.count)
         handles = {}
-        for ax, (name, dots) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for ax, (name, dots) in zip(axes, panels.items(), strict=True):
             for (what, value), style in zip(lines.get(name, {}).items(), LINE_STYLES, strict=False):
                 handles[what] = ax.axvline(
-                    value, color=COLOURS["published"], linestyle=style, linewidth=1.2, label=what, zorder=1
+                    value, color=COLOURS["published"], linestyle=style, linewidth=pt(1.2), label=what, zorder=1
                 )
             drawn = {(dot.arm, dot.loss) for dot in dots}
             for (arm, loss), value in expected.get(name, {}).items():
@@ -260,14 +290,14 @@ def exponents(
                     continue
                 y = height[arm] + offset[loss]
                 handles["lazy prediction"] = ax.plot(
-                    value, y, marker="|", markersize=16, markeredgewidth=2, linestyle="none",
+                    value, y, marker="|", markersize=pt(16), markeredgewidth=pt(2), linestyle="none",
                     color=ORANGE, label="lazy prediction at these widths, for this time or loss", zorder=2,
                 )[0]  # fmt: skip
             for dot in dots:
                 y, colour = height[dot.arm] + offset[dot.loss], LOSS_COLOURS[dot.loss]
-                ax.plot([dot.low, dot.high], [y, y], color=colour, linewidth=2, zorder=3)
+                ax.plot([dot.low, dot.high], [y, y], color=colour, linewidth=pt(2), zorder=3)
                 marker = "os"[losses.index(dot.loss) % 2]
-                look: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "none", "color": colour}
+                look: dict[str, Any] = {"marker": marker, "markersize": pt(6), "linestyle": "none", "color": colour}
                 ax.plot(dot.value, y, markerfacecolor="white" if dot.poor else colour, zorder=4, **look)
                 handles[dot.loss] = Line2D([], [], label=LOSS_NAMES[dot.loss], **look)
                 if dot.poor:
@@ -277,13 +307,12 @@ def exponents(
                     )  # fmt: skip
                 if dot.widths != usual:
                     ax.annotate(f"widths {dot.widths}", (dot.value, y), xytext=(0, 5), textcoords="offset points",
-                                ha="center", fontsize=8)  # fmt: skip
-            ax.set_title(name)
-            ax.set_xlabel(f"exponent of the width ({usual})")
+                                ha="center", fontsize=pt(8))  # fmt: skip
+            ax.set_xlabel(f"exponent\n(widths {usual})" if sheet.paper else f"exponent of the width ({usual})")
             ax.set_ylim(0.5, len(arms) + 0.5)
             ax.grid(visible=False, axis="y")
-        first = np.atleast_1d(axes)[0]
-        first.set_yticks(list(height.values()), list(height))
-        figure.suptitle(title, fontsize=10.5)
-        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3)
+        axes[0].set_yticks(list(height.values()), list(height))
+        sheet.letter(axes, list(panels))
+        sheet.legend(figure, (list(handles.values()), [str(handle.get_label()) for handle in handles.values()]))
+        sheet.title(figure, title)
         return figure

@@ -1,9 +1,11 @@
 """A report of a results folder: what was decided, published numbers beside ours, every study, and how it was made.
 
 Use `collect` to read a folder into `Contents`. Then `html` writes one self-contained page, `latex` a document with its
-tables for pdflatex, and `csv` flat tables. What is missing shows as a gap that says so. Nothing is measured here.
+tables for pdflatex, and `csv` flat tables. What is missing shows as a gap that says so. `booktabs` makes of rows one
+table for a paper. Nothing is measured here.
 """
 
+from ntkgen.report._booktabs import SUMMARIES, booktabs
 from ntkgen.report._collect import collect
 from ntkgen.report._contents import (
     Claim,
@@ -22,6 +24,7 @@ from ntkgen.report._html import html
 from ntkgen.report._latex import latex
 
 __all__ = [
+    "SUMMARIES",
     "Claim",
     "Contents",
     "Figure",
@@ -32,6 +35,7 @@ __all__ = [
     "Setting",
     "Statement",
     "Table",
+    "booktabs",
     "collect",
     "csv",
     "html",

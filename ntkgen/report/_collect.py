@@ -175,7 +175,10 @@ def _figures(folder: Path) -> tuple[Figure, ...]:
     for kind in plotting.FORMATS:
         for path in sorted(folder.glob(f"*.{kind}")):
             files.setdefault(path.stem, {})[kind] = path
-    return tuple(Figure(name, _title(files[name]), files[name]) for name in sorted(files))
+    # A figure drawn for a paper too is shown once, as for a screen: that one has a title.
+    ends = [f"_{width}" for width in plotting.WIDTHS if width != "screen"]
+    twice = [name for name in files for end in ends if name.endswith(end) and name.removesuffix(end) in files]
+    return tuple(Figure(name, _title(files[name]), files[name]) for name in sorted(files) if name not in twice)
 
 
 def _title(files: dict[str, Path]) -> str:

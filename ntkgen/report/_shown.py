@@ -45,31 +45,31 @@ class Shown(NamedTuple):
     left: tuple[str, ...]
 
 
-class _Column(NamedTuple):
+class Column(NamedTuple):
     heading: str
     parts: tuple[int, ...]  # the value; or value, low, high
 
 
 def shown(table: Table, most_rows: int = MOST_ROWS, most_cells: int = MOST_CELLS) -> Shown:
     """Return a table as it is printed."""
-    columns, left = _fold(table.columns)
+    columns, left = fold(table.columns)
     filled = [column for column in columns if any(row[column.parts[0]] for row in table.rows)] or columns
     left += tuple(column.heading for column in columns if column not in filled)
     columns = filled
     count = min(len(table.rows), most_rows, max(5, most_cells // max(1, len(columns))))
     rows = tuple(tuple(_cell([row[i] for i in column.parts]) for column in columns) for row in table.rows[:count])
-    numeric = tuple(_numeric([row[column.parts[0]] for row in table.rows[:count]]) for column in columns)
+    numeric = tuple(numeric_column([row[column.parts[0]] for row in table.rows[:count]]) for column in columns)
     return Shown(table.name, tuple(column.heading for column in columns), numeric, rows, len(table.rows), left)
 
 
-def _numeric(cells: Sequence[str]) -> bool:
+def numeric_column(cells: Sequence[str]) -> bool:
     known = [cell for cell in cells if cell not in ("", "nan", "inf", "-inf")]
     if set(known) & {"True", "False"}:
         return False
     return bool(known) and all(number(cell) is not None for cell in known)
 
 
-def _fold(names: Sequence[str]) -> tuple[list[_Column], tuple[str, ...]]:
+def fold(names: Sequence[str]) -> tuple[list[Column], tuple[str, ...]]:
     """Return the columns to print and the names that are left out."""
     at = {name: index for index, name in enumerate(names)}
     taken: dict[str, tuple[str, str]] = {}
@@ -92,7 +92,7 @@ def _fold(names: Sequence[str]) -> tuple[list[_Column], tuple[str, ...]]:
             continue
         heading = name.removesuffix("_mean") if name in taken else name
         parts = (at[name], *(at[end] for end in taken.get(name, ())))
-        columns.append(_Column(heading.replace("_", " "), parts))
+        columns.append(Column(heading.replace("_", " "), parts))
     return columns, tuple(left)
 
 

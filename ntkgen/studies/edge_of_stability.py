@@ -250,7 +250,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
       ['sharpness']
     """
     from ntkgen import plotting
-    from ntkgen.studies import tables
+    from ntkgen.studies import curves, tables
 
     config = prepared.config
     rows = tables.summarise(found["tracking"], ["loss", "rate", "epoch"], ["of_bound"])
@@ -267,7 +267,9 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         }
         for loss in config.losses
     }  # fmt: skip
-    title = f"Full-batch gradient descent, MLP {config.width} on {config.dataset}, {len(config.seeds)} seeds"
+    title = (
+        f"Full-batch gradient descent, MLP {config.width} on {curves.called(config.dataset)}, {len(config.seeds)} seeds"
+    )
     yield "sharpness", plotting.panels(parts, "epoch (one step each)", title, linear=True)
 
 

@@ -186,7 +186,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
       ['rates']
     """
     from ntkgen import plotting
-    from ntkgen.studies import tables
+    from ntkgen.studies import curves, tables
 
     config, summary = prepared.config, derived.tables["summary"]
 
@@ -198,9 +198,9 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     bounds = plotting.Curve(list(config.rates), bound, bound, bound)
     parts = {
         "accuracy (%)": {"test": curve("test_acc"), "training": curve("train_acc")},
-        "top eigenvalue of the Hessian": {"measured": curve("eigenvalue"), "2 / rate": bounds},
+        "eigenvalue (nats / weight²)": {"top Hessian eigenvalue": curve("eigenvalue"), "2 / learning rate": bounds},
     }
-    title = f"{config.network_name} on {config.dataset}, {len(config.seeds)} seeds, 95% t-intervals"
+    title = f"{config.network_name} on {curves.called(config.dataset)}, {len(config.seeds)} seeds, 95% t-intervals"
     yield "rates", plotting.panels(parts, "learning rate", title, log=list(parts)[1:])
 
 

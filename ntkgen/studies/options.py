@@ -240,7 +240,9 @@ PROBABILITY = Number(float, "a number in [0, 1)", lambda value: 0 <= value < 1)
 FRACTION = Number(float, "a number between 0 and 1", lambda value: 0 < value < 1)
 COUNTS = Numbers(COUNT)
 SWITCH = Switch()
-FORMATS = AtLeastOne(("png", "svg", "pdf"))  # of figures; code that measures does not import `plotting`
+# Of figures, and "tex" for tables beside them; code that measures does not import `plotting`.
+FORMATS = AtLeastOne(("png", "svg", "pdf", "tex"))
+WIDTHS = AtLeastOne(("screen", "column", "double"))  # of figures: keys of `plotting.WIDTHS`
 
 
 @dataclass(frozen=True)

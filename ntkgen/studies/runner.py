@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -51,7 +52,7 @@ class Results:
       verdict: what is decided.
       text: the whole report in words, as in report.txt.
       answer: the same in five to ten lines, as a terminal shows it.
-      figures: name -> file, in the first of the formats asked for.
+      figures: name -> file, in the first of the formats and widths asked for.
       failed: in one line, what went wrong in a part of the study; "" for nothing.
     """
 
@@ -77,6 +78,7 @@ class Opened:
     run: "records.Run"
     figures_dir: Path | None
     formats: tuple[str, ...] = ("png",)
+    widths: tuple[str, ...] = ("screen",)
 
 
 @contextlib.contextmanager
@@ -89,6 +91,7 @@ def opened(
     data_dir: str | os.PathLike | None = None,
     force: bool = False,
     format: Any = ("png",),
+    figure_width: Any = ("screen",),
     compilation_cache: bool = True,
     **given: Any,
 ) -> Iterator[Opened]:
@@ -111,12 +114,21 @@ def opened(
     values = options.checked(
         study.config,
         given,
-        ("preset", "out_dir", "figures_dir", "data_dir", "force", "format", "compilation_cache", "verbose", "say"),
+        (
+            "preset",
+            "out_dir",
+            "figures_dir",
+            "data_dir",
+            "force",
+            "format",
+            "figure_width",
+            "compilation_cache",
+            "verbose",
+            "say",
+        ),
     )
-    try:
-        formats = options.FORMATS.parse(format)
-    except ValueError as error:
-        raise ValueError(f"format: {error}, got {format!r}") from None
+    formats = _parsed(options.FORMATS, "format", format)
+    widths = _parsed(options.WIDTHS, "figure_width", figure_width)
     config = study.resolve(preset, values)
     for name, folder in (("out_dir", out_dir), ("figures_dir", figures_dir)):
         if folder is not None:
@@ -133,7 +145,15 @@ def opened(
             out_dir, study.name, config.dataset, prepared.record(), force=force, code=study.code, tables=written,
             command={"preset": preset, "given": typed},
         ) as run:  # fmt: skip
-            yield Opened(study, prepared, run, None if figures_dir is None else Path(figures_dir), formats)
+            figures = None if figures_dir is None else Path(figures_dir)
+            yield Opened(study, prepared, run, figures, formats, widths)
+
+
+def _parsed(check: options.Check, name: str, value: Any) -> tuple[str, ...]:
+    try:
+        return check.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}, got {value!r}") from None
 
 
 def work(opened: Opened, say: Callable[[str], None] = print, verbose: bool = False) -> Results:
@@ -211,10 +231,10 @@ def fitted(text: str, width: int | None = None) -> str:
 def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Path]:
     """Draw the figures into the run folder, or into the figures folder with the derived tables beside them.
 
-    A figure that is there in another format too is drawn anew in that as well, so that no file is older than the
-    tables.
+    A figure that is there in another format or width too is drawn anew in that as well, so that no file is older than
+    the tables. Figures for a paper have names that end in their width.
     """
-    from ntkgen import records
+    from ntkgen import plotting, records
 
     folder, prefix = opened.run.folder, ""
     if opened.figures_dir is not None:
@@ -223,8 +243,23 @@ def draw(opened: Opened, tables: base.Tables, derived: Derived) -> dict[str, Pat
         for name, rows in derived.tables.items():
             if rows:
                 records.write_table(folder / f"{prefix}{name}.csv", rows)
-    drawn = opened.study.figures(opened.prepared, tables, derived)
-    return {name: _save(figure, folder, f"{prefix}{name}", opened.formats) for name, figure in drawn}
+    if "tex" in opened.formats:
+        _write_tex(opened, derived, folder, prefix)
+    drawn: dict[str, Path] = {}
+    # Those asked for come first: they tell the names of the figures that may be there in other widths.
+    for width in sorted(plotting.WIDTHS, key=lambda each: each not in opened.widths):
+        end = "" if width == "screen" else f"_{width}"
+        formats = tuple(kind for kind in opened.formats if kind != "tex") or ("png",)
+        if width not in opened.widths:
+            formats = ()
+            there = [folder / f"{prefix}{name}{end}.{kind}" for name in drawn for kind in plotting.FORMATS]
+            if not any(path.exists() for path in there):
+                continue
+        with plotting.at_width(width):
+            for name, figure in opened.study.figures(opened.prepared, tables, derived):
+                path = _save(figure, folder, f"{prefix}{name}{end}", formats)
+                drawn.setdefault(name, path)
+    return drawn
 
 
 def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
@@ -234,7 +269,18 @@ def _save(figure: Any, folder: Path, name: str, formats: tuple[str, ...]) -> Pat
         path = folder / f"{name}.{kind}"
         if kind in formats or path.exists():
             plotting.save(figure, path)
-    return folder / f"{name}.{formats[0]}"
+    return folder / f"{name}.{formats[0] if formats else plotting.FORMATS[0]}"
+
+
+def _write_tex(opened: Opened, derived: Derived, folder: Path, prefix: str) -> None:
+    """Write the tables that sum up a study for LaTeX, beside their CSV files."""
+    from ntkgen import io, report
+
+    for name in report.SUMMARIES:
+        if rows := derived.tables.get(name):
+            caption = f"{name.replace('_', ' ').capitalize()} of {opened.study.name}, run {opened.run.folder.name}."
+            text = report.booktabs(rows, caption, f"tab:{opened.run.folder.name}-{name}")
+            io.atomic_write(folder / f"{prefix}{name}.tex", text.encode())
 
 
 def stem(opened: Opened) -> str:
@@ -254,7 +300,9 @@ def stem(opened: Opened) -> str:
     for name, value in prepared.given.items():
         if name not in ("dataset",):
             parts.append(f"{name}{_short(value)}")
-    return f"{'_'.join(parts)[:120]}_{opened.run.folder.name.rpartition('-')[2][:8]}"
+    # Letters that a file's name cannot have, such as those of a path, become hyphens.
+    words = re.sub(r"[^\w.+-]+", "-", "_".join(parts))[:120]
+    return f"{words}_{opened.run.folder.name.rpartition('-')[2][:8]}"
 
 
 def _short(value: Any) -> str:
@@ -283,7 +331,7 @@ def run(
       say: receives the answer as text, and then where everything is.
       verbose: the whole report is said, with the path of each figure and what was compiled.
       **given: settings of the study by name, such as `widths=(4, 8)`, and `out_dir`, `figures_dir`, `data_dir`,
-        `force`, `format`, `compilation_cache` as on the command line.
+        `force`, `format`, `figure_width`, `compilation_cache` as on the command line.
 
     Returns:
       Tables, verdict and figures.

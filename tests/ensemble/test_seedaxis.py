@@ -147,39 +147,62 @@ class Small(nn.Module):
         return nn.Dense(10)(nn.relu(models.conv3x3(x, kernel)).reshape(x.shape[0], -1))
 
 
-def epoch_of_small(layout, masked):
-    """The arguments of an epoch of three seeds: ten images, batches of four, so that a partial batch is left."""
+def program_of(model, num_train):
+    return train.Program.of(model, train.Config(epochs=1, batch_size=4), num_train=num_train)
+
+
+def given_to(model, program, num_train):
+    """What an epoch of two seeds takes besides layout and program: a state, masks, and a second seed that stays."""
     rng = np.random.default_rng(0)
-    data = train.Batch(jnp.asarray(rng.standard_normal((10, 8, 8, 2)), jnp.float32), jnp.arange(10))
-    program = train.Program.of(Small(), train.Config(epochs=1, batch_size=4), num_train=10)
-    keys = jax.vmap(train.run_keys)(jnp.arange(3))
-    variables = programs.init(layout, Small(), data.x[:1], keys.init)
-    masks = (
-        jax.tree.map(lambda leaf: jnp.asarray(rng.random(leaf.shape) < 0.5), variables["params"]) if masked else None
-    )
-    active = jnp.array([True, False, True]) if masked else None
-    state = programs.start(layout, program, variables, masks)
-    return layout, program, state, keys.order, jnp.array(0), jnp.array(0.1), data, masks, active
+    data = train.Batch(jnp.asarray(rng.standard_normal((num_train, 4, 4, 2)), jnp.float32), jnp.arange(num_train))
+    keys = jax.vmap(train.run_keys)(jnp.arange(2))
+    variables = programs.init(ensemble.Layout("sequential"), model, data.x[:1], keys.init)
+    masks = jax.tree.map(lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 3 > 0, variables["params"])
+    state = programs.start(ensemble.Layout("vmap"), program, variables, masks)
+    return state, keys.order, jnp.array(0), jnp.array(0.1), data, masks, jnp.array([True, False])
 
 
 def test_unrolled_trains_as_sequential_with_masks_and_a_stopped_seed():
-    each = [epoch_of_small(ensemble.Layout(strategy), masked=True) for strategy in ("sequential", "unrolled")]
-    start = jax.tree.map(np.asarray, each[0][2])
-    want, got = (programs.train_epoch(*given) for given in each)
+    model = models.MLP(3, depth=2)
+    program = program_of(model, num_train=8)  # partial batches: test_ensemble.py
+    state, *given = given_to(model, program, num_train=8)
+
+    def after(strategy):
+        copied = jax.tree.map(jnp.copy, state)  # an epoch gives its state's memory away
+        return programs.train_epoch(ensemble.Layout(strategy), program, copied, *given)
+
+    want, got = after("sequential"), after("unrolled")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
-    before, after = (np.asarray(state.variables["params"]["kernel"]) for state in (start, got))
-    moved = (before != after).any((1, 2, 3, 4)).tolist()
-    assert moved == [True, False, True]
+    kernels = [np.asarray(each.variables["params"]["dense0"]["kernel"]) for each in (state, got)]
+    assert (kernels[0] != kernels[1]).any((1, 2)).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("layout", "loops", "groups"), [
     (ensemble.Layout("sequential"), 2, "1"), (ensemble.Layout("unrolled"), 1, "1"),
-    (ensemble.Layout("vmap", form="grouped"), 1, "3"),
+    (ensemble.Layout("vmap", form="grouped"), 1, "2"),
 ])  # fmt: skip
 def test_where_the_loop_over_seeds_is(layout, loops, groups):
     """Sequential: over seeds, and over steps in it; unrolled and grouped convolutions: over steps alone."""
-    text = (
-        programs.train_epoch.trace(*epoch_of_small(layout, masked=False)).lower(lowering_platforms=("cuda",)).as_text()
-    )
+    program = program_of(Small(), num_train=8)
+    given = jax.eval_shape(lambda: given_to(Small(), program, num_train=8))  # nothing is computed
+    epoch = jax.jit(programs.train_epoch, static_argnums=(0, 1)).trace(layout, program, *given)
+    text = epoch.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("stablehlo.while") == loops
     assert f"feature_group_count = {groups} " in text
+
+
+def test_options_of_xla_are_for_unrolled_on_a_gpu_alone(monkeypatch):
+    def asked(strategy, backend):
+        given = []
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: backend)
+            patch.setattr(jax, "jit", lambda fn, **how: given.append(how["compiler_options"]) or fn)
+            assert programs._compiled(lambda layout, state: state)(ensemble.Layout(strategy), 7) == 7
+        (options,) = given
+        assert options == programs.compiler_options(ensemble.Layout(strategy), backend)
+        return options
+
+    pairs = [(strategy, backend) for strategy in ensemble.STRATEGIES for backend in ("cpu", "gpu", "tpu")]
+    assert [pair for pair in pairs if asked(*pair) is not None] == [("unrolled", "gpu")]
+    # XLA refuses a name or a value that it does not know, on every backend.
+    assert jax.jit(lambda x: x + 1, compiler_options=programs.UNROLLED_ON_GPU)(1) == 2

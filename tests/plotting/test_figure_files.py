@@ -79,7 +79,7 @@ def test_other_formats_are_refused(tmp_path, name):
 
 @pytest.mark.parametrize("given", ["none", "", "png,png", "gif", 5, ()])
 def test_a_study_refuses_other_formats(given):
-    with pytest.raises(ValueError, match=r"^format: expected a comma-separated list of png, svg, pdf, got "):
+    with pytest.raises(ValueError, match=r"^format: expected a comma-separated list of png, svg, pdf, tex, got "):
         double_descent.run("quick", format=given)
 
 
@@ -96,6 +96,30 @@ def test_a_study_draws_in_all_formats_asked_for_and_in_those_that_are_there(tmp_
     assert Path(tmp_path / "a.svg").read_text().startswith("<?xml")
 
 
+def test_a_study_draws_in_the_widths_asked_for_and_in_those_that_are_there_and_writes_tables(tmp_path):
+    study = type("Study", (), {"name": "study", "figures": staticmethod(lambda *_: iter([("a", figure())]))})
+    run = type("Run", (), {"folder": tmp_path})
+    derived = type("Derived", (), {"tables": {"summary": [{"width": 8}], "epochs": [{"epoch": 1}], "tests": []}})
+
+    def drawn(formats, widths):
+        return runner.draw(runner.Opened(study, None, run, None, formats, widths), {}, derived)
+
+    assert drawn(("pdf", "tex"), ("column", "double")) == {"a": tmp_path / "a_column.pdf"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a_column.pdf", "a_double.pdf", "summary.tex"]
+    (tmp_path / "a_double.pdf").write_text("of an earlier run")
+    assert drawn(("tex",), ("screen",)) == {"a": tmp_path / "a.png"}  # tables alone would leave a run without figures
+    assert (tmp_path / "a_double.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(BytesIO((tmp_path / "a.png").read_bytes())).size[0] == 960
+    assert "$8$" in (tmp_path / "summary.tex").read_text()
+
+
+@pytest.mark.parametrize("given", ["none", "wide", ("column", "column")])
+def test_a_study_refuses_other_widths(given):
+    with pytest.raises(ValueError, match=r"^figure_width: expected a comma-separated list of screen, "):
+        double_descent.run("quick", figure_width=given)
+
+
 def test_formats_are_parsed_from_text_and_lists():
-    assert options.FORMATS.choices == plotting.FORMATS
-    assert options.FORMATS.parse("pdf,png") == options.FORMATS.parse(["pdf", "png"]) == ("pdf", "png")
+    assert options.FORMATS.choices == (*plotting.FORMATS, "tex")
+    assert options.WIDTHS.choices == tuple(plotting.WIDTHS)
+    assert options.FORMATS.parse("pdf,png") == options.FORMATS.parse(["pdf", "png"]) == ("png", "pdf")

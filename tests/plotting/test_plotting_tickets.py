@@ -94,8 +94,16 @@ def test_measures_show_intervals_and_logarithms_where_asked(tmp_path):
     ]
     figure = plotting.lottery_ticket.measures(panels, {"whole": "whole", "ticket": "the ticket"}, "title")
     shown = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_yscale() for ax in shown] == ["log", "log", "linear"]
-    assert [ax.get_ylabel() for ax in shown] == ["eigenvalue", "eigenvalue", "barrier"]
+    assert [ax.get_xscale() for ax in shown] == ["log", "log", "linear"]
+    assert [ax.get_xlabel() for ax in shown] == ["eigenvalue", "eigenvalue", "barrier"]
     assert [ax.get_title() for ax in shown] == ["as trained", "matched", "between"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["whole", "the ticket"]
+    assert [tick.get_text() for tick in shown[0].get_yticklabels()] == ["whole", "the ticket"]
+    values = [line.get_xdata()[0] for line in shown[0].lines if line.get_marker() in ("o", "s")]
+    assert values == [2.0, 1.0, 0.5]  # a marker for each level
+    # The whole network's interval begins below zero: it ends in an arrow at the edge, and the legend says so.
+    (arrow,) = (line for line in shown[0].lines if line.get_marker() == "<")
+    assert arrow.get_xdata()[0] == pytest.approx(shown[0].get_xlim()[0]) and 0.3 < shown[0].get_xlim()[0] < 0.5
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["20 % of the weights remain", "5 % of the weights remain", "whole network",
+                    "the interval reaches below zero"]  # fmt: skip
     plotting.save(figure, tmp_path / "figure.png")

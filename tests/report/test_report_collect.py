@@ -210,10 +210,12 @@ def test_what_a_study_writes_is_read(tmp_path):
     command = {"preset": "small", "given": {"lr": 0.1, "tune": False}}
     with records.open_run(tmp_path, "double_descent", "digits", {"lr": 0.1}, command=command) as run:
         run.write_table("summary.csv", results_folder.SUMMARY)
-        plotting.save(results_folder.figure("a title"), run.folder / "a.png")
+        for name in ("a.png", "a_column.png", "b_double.png"):
+            plotting.save(results_folder.figure("a title"), run.folder / name)
         run.write_json("verdict.json", [])
         run.finish()
     (found,) = report.collect(tmp_path).runs
     assert found.finished and found.gaps == ()
+    assert [figure.name for figure in found.figures] == ["a", "b_double"]  # a is shown once, as for a screen
     assert found.command == f"ntkgen double_descent --preset=small --lr=0.1 --tune=false --out_dir={tmp_path}"
     assert json.loads((run.folder / "config.json").read_text())["command"] == command

@@ -11,6 +11,8 @@ from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import Table, judge, summarise
 
+SEEDS_AS_LINES = 5  # more would hide each other, and have quantiles that say something
+
 
 def derive(prepared: Prepared, found: Tables) -> Derived:
     """Make summary, comparison, the table by epoch and the verdict from runs.csv."""
@@ -27,17 +29,23 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
 
 
 def by_epoch(table: Table) -> Rows:
-    """Make the table behind the epoch-wise figure: mean errors in percent with t-intervals, by size and epoch."""
+    """Make the table behind the epoch-wise figure: mean errors in percent by size and epoch.
+
+    With t-intervals of the mean, and a tenth and nine tenths of the seeds.
+    """
     rows = []
     for c, count in enumerate(table.counts):
         for k, size in enumerate(table.sizes):
             errors = {split: curves.curve(table.epochs, table.error[split][c, k].T) for split in ("test", "train")}
+            seeds = {split: curves.quantiles(table.epochs, table.error[split][c, k].T) for split in errors}
             for e, epoch in enumerate(table.epochs):
-                row = {"num_train": count, "size": size, "epoch": epoch}
+                row: dict[str, Any] = {"num_train": count, "size": size, "epoch": epoch}
                 for split, values in errors.items():
                     row |= {
                         f"{split}_error_{end}": round(getattr(values, end)[e], 4) for end in ("mean", "low", "high")
                     }
+                    row |= {f"{split}_error_q10": round(seeds[split].low[e], 4)}
+                    row |= {f"{split}_error_q90": round(seeds[split].high[e], 4)}
                 rows.append(row)
     return rows
 
@@ -73,8 +81,11 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     config, table = prepared.config, Table(found["runs"])
     unit = "channels" if config.model == "cnn" else "width"
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    about = f"{config.network_name} on {config.dataset}{noise}, {config.schedule} rate, {len(table.seeds)} seeds"
-    about += ", 95% t-intervals" + tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
+    about = f"{config.network_name} on {curves.called(config.dataset)}{noise}, {config.schedule} rate"
+    about += f", {len(table.seeds)} seeds"
+    intervals = ", 95% t-intervals"
+    said = tables.diverged(lost(table), lambda row: f"{unit} {row['size']}")
+    noisy = config.label_noise > 0
     for c, count in enumerate(table.counts):
         suffix = f"_n{count}" if len(table.counts) > 1 else ""
         final = {split: curves.curve(table.params, error[c, :, :, -1]) for split, error in table.error.items()}
@@ -90,26 +101,46 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
                 final["train"],
                 table.sizes,
                 unit,
-                f"{about}\n{count:,} examples",
+                f"{about}{intervals}\n{count:,} examples{said}",
                 line,
                 published_points(table, published(config, count)),
+                noisy_labels=noisy,
             ),
         )
-        by_size = {
-            str(size): (
-                curves.curve(table.epochs, table.error["test"][c, k].T),
-                curves.curve(table.epochs, table.error["train"][c, k].T),
-            )
-            for k, size in enumerate(table.sizes)
-            if k in spread(len(table.sizes))
-        }
-        yield f"epoch_wise{suffix}", plotting.epoch_wise(by_size, f"{about}, {count:,} examples", unit)
+        by_size, seeds = along_training(table, c)
+        shown = "thin lines: seeds" if seeds else "bands: a tenth to nine tenths of the seeds"
+        yield (
+            f"epoch_wise{suffix}",
+            plotting.epoch_wise(
+                by_size, f"{about}, {count:,} examples; {shown}{said}", unit, seeds=seeds, noisy_labels=noisy
+            ),
+        )
     if len(table.counts) > 1:
         by_count = {
             str(size): curves.curve(table.counts, table.error["test"][:, k, :, -1])
             for k, size in enumerate(table.sizes)
         }
-        yield "sample_wise", plotting.sample_wise(by_count, about, unit)
+        yield "sample_wise", plotting.sample_wise(by_count, f"{about}{intervals}{said}", unit)
+
+
+def along_training(
+    table: Table, c: int
+) -> tuple[dict[str, tuple[plotting.Curve, plotting.Curve]], dict[str, tuple[np.ndarray, np.ndarray]] | None]:
+    """Return by size the errors against epochs, and those of the seeds where these are few enough for lines.
+
+    The bands of more seeds are their middle four fifths. An interval of the mean over three seeds is wider than all of
+    them together, so the intervals of several sizes would hide each other.
+    """
+    chosen = [k for k in range(len(table.sizes)) if k in spread(len(table.sizes))]
+    pairs = {
+        str(table.sizes[k]): tuple(
+            curves.quantiles(table.epochs, table.error[split][c, k].T) for split in ("test", "train")
+        )
+        for k in chosen
+    }
+    few = len(table.seeds) <= SEEDS_AS_LINES
+    lines = {str(table.sizes[k]): (table.error["test"][c, k], table.error["train"][c, k]) for k in chosen}
+    return pairs, lines if few else None  # type: ignore[return-value]
 
 
 def lost(table: Table) -> Rows:

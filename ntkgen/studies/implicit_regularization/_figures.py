@@ -7,7 +7,7 @@ import numpy as np
 
 from ntkgen import plotting
 from ntkgen.studies.base import Derived, Prepared, Tables
-from ntkgen.studies.curves import curve
+from ntkgen.studies.curves import called, curve
 from ntkgen.studies.implicit_regularization import _claims, _tables
 from ntkgen.studies.implicit_regularization._config import PRIMARY, PROTOCOL, SHARPNESS, SHOWN
 from ntkgen.studies.implicit_regularization._tables import ArmTables
@@ -43,7 +43,7 @@ def words(arm: str) -> str:
 def figures(prepared: Prepared, measured: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:
     """Draw accuracy and sharpness, the confounds, and sharpness along training."""
     config, sizes, found = prepared.config, prepared.more.sizes, ArmTables(prepared.config, measured)
-    about = f"{config.network_name} on {config.dataset}, {sizes.images:,} examples"
+    about = f"{config.network_name} on {called(config.dataset)}, {sizes.images:,} examples"
     about += f", {config.epochs} epochs, {len(found.seeds)} seeds, 95% t-intervals"
     about += diverged(found.runs, lambda row: words(row["arm"]))
     known = {name: row["test_acc"] for name, row in _tables.published(config, sizes).items()}

@@ -47,7 +47,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     config = prepared.config
     labels = {arm: f"batch {steps.batch_size}" for arm, steps in config.arms.items()}
     noise = f", {config.label_noise:.0%} label noise" if config.label_noise else ""
-    what = f"{config.network_name} {config.size} on {config.dataset}{noise}"
+    what = f"{config.network_name} {config.size} on {curves.called(config.dataset)}{noise}"
     lost = tables.diverged(found["runs"], lambda row: labels[row["arm"]])
     about = f"{what}, {config.num_seeds} seeds, 95% t-intervals{lost}"
     published: dict[str, Any] | None = None

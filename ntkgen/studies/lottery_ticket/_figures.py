@@ -16,10 +16,14 @@ from ntkgen.studies.lottery_ticket._tables import by_arm, finals
 
 # Column of the tables, title, label of the axis; as trained above, at equal loss below.
 MEASURES = (
-    ("eigenvalue", "as trained (unequal loss)", "top Hessian eigenvalue (kept weights)"),
+    ("eigenvalue", "as trained (unequal loss)", "top Hessian eigenvalue\n(kept weights, nats / weight²)"),
     ("sharpness", "as trained (unequal loss)", "adaptive sharpness (nats)"),
-    ("sample_loss", "as trained", "training loss of the sample (nats)"),
-    ("matched_eigenvalue", "logits matched to {} nats, if reached", "top Hessian eigenvalue (kept weights)"),
+    ("sample_loss", "as trained", "training loss (nats)"),
+    (
+        "matched_eigenvalue",
+        "logits matched to {} nats, if reached",
+        "top Hessian eigenvalue\n(kept weights, nats / weight²)",
+    ),
     ("matched_sharpness", "logits matched to {} nats, if reached", "adaptive sharpness (nats)"),
     ("excess", "between two batch orders", "error barrier (points)"),
 )
@@ -32,7 +36,8 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
     config, num_train = prepared.config, prepared.facts["num_train"]
     rows = finals(found["runs"], found["measures"], config.loss_threshold)
     network = f"{config.channels} channels" if config.model == "cnn" else f"width {config.width}"
-    about = f"{config.network_name} ({network}) on {config.dataset}, {num_train:,} examples, {config.num_seeds} seeds"
+    about = f"{config.network_name} ({network}) on {curves.called(config.dataset)}, {num_train:,} examples"
+    about += f", {config.num_seeds} seeds"
     labels = {arm: recipe.label for arm, recipe in ARMS.items()}
     lost_seeds = tables.diverged(rows, lambda row: f"{labels[row['arm']]} at {row['keep_percent']:g} %", most=2)
     intervals = f"{about}, 95% t-intervals{lost_seeds}"

@@ -8,6 +8,7 @@ import numpy as np
 from ntkgen import measure, plotting, stats
 from ntkgen.studies import _answers, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
+from ntkgen.studies.curves import called
 from ntkgen.studies.mechanisms import _analysis
 from ntkgen.studies.mechanisms._analysis import ALPHA, OVERALL, PARTIAL, PSI
 from ntkgen.studies.tables import number
@@ -192,7 +193,8 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
             significant = row["adjusted"] not in (None, "") and number(row["adjusted"]) <= ALPHA
             line.append((claims[name] * number(row["value"]), significant))
         cells.append(line)
-    about = f"{config.network_name} on {config.dataset}, {derived.verdict['num_reached']} networks at training loss"
+    about = f"{config.network_name} on {called(config.dataset)}, "
+    about += f"{derived.verdict['num_reached']} networks at training loss"
     title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
     yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
     rates: dict[str, plotting.Curve] = {}

@@ -7,7 +7,7 @@ import numpy as np
 
 from ntkgen import plotting
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
-from ntkgen.studies.curves import curve
+from ntkgen.studies.curves import called, curve
 from ntkgen.studies.ntk_regime._config import LIMITS, LOSSES, Config, WidthSeries
 from ntkgen.studies.ntk_regime._kernels import SEEDS_UP_TO
 from ntkgen.studies.ntk_regime._report import Findings, images_words
@@ -30,8 +30,8 @@ KERNELS = {
 KERNEL_NAMES = {"initial": "initial kernel", "final": "final kernel", "infinite": "infinite-width kernel"}
 LIMIT_NAMES = {"fixed": "standard,\nfixed rate", "over_width": "standard,\nrate / width", "ntk": "NTK", "mup": "muP"}
 ASYMPTOTES = {
-    "constant movement": "width^-1/2: constant movement / norm",
-    "lazy": "width^-1: lazy limit (squared loss)",
+    "constant movement": "width$^{-1/2}$: constant movement / norm",
+    "lazy": "width$^{-1}$: lazy limit (squared loss)",
 }
 
 
@@ -61,8 +61,8 @@ def figures_of(
       tuned: rows of tuned_summary.csv; none without tuning.
     """
     main, networks = config.main, found.networks
-    title = f"{config.network_name} on {config.dataset}, {images}, rate {config.lr:g}, {main.loss.replace('_', '-')}, "
-    title += f"{len(networks.axes(main)[0])} seeds, 95% t-intervals"
+    title = f"{config.network_name} on {called(config.dataset)}, {images}, rate {config.lr:g}, "
+    title += f"{main.loss.replace('_', '-')}, {len(networks.axes(main)[0])} seeds, 95% t-intervals"
     title += diverged([row for row in networks.rows if series_of(row) == main], lambda row: f"width {row['width']}")
     yield "movement", movement_figure(main, found, title)
     yield "layers", layers_figure(main, networks, title)
@@ -72,7 +72,7 @@ def figures_of(
     yield "accuracy", accuracy_figure(main, found, analytic, tuned, tested, title)
     if config.extras:
         exponents = exponents_figure(
-            found, max(config.extra_widths), f"{config.network_name} on {config.dataset}, {images}", main
+            found, max(config.extra_widths), f"{config.network_name} on {called(config.dataset)}, {images}", main
         )
         if exponents is not None:
             yield "exponents", exponents
@@ -88,7 +88,7 @@ def movement_figure(main: WidthSeries, found: Findings, title: str) -> Any:
         if own and own[0]["exponent"] is not None:  # the first is over all widths
             x = [float(own[0][end]) for end in ("smallest", "largest")]
             y = [own[0]["prefactor"] * each ** own[0]["exponent"] for each in x]
-            words = f"width^{own[0]['exponent']:.2f} [{own[0]['low']:.2f}, {own[0]['high']:.2f}]"
+            words = f"width$^{{{own[0]['exponent']:.2f}}}$ [{own[0]['low']:.2f}, {own[0]['high']:.2f}]"
             words += f", r² {own[0]['r2']:.2f}"
             lines[name] = plotting.ntk_regime.Line(x, y, words)
     relative = curves["relative movement"]
