@@ -5,7 +5,9 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 import ntkgen
 
@@ -24,6 +26,7 @@ nb_execution_mode = "off"  # the notebooks keep their outputs; tests/test_docs.p
 autodoc_typehints_format = "short"
 autodoc_member_order = "groupwise"
 autodoc_preserve_defaults = True
+maximum_signature_line_length = 90
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 napoleon_attr_annotations = False  # the signature has the types
@@ -66,6 +69,14 @@ def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def short_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write ArrayLike by its name, where Python gives all that it stands for."""
+    long = stringify_annotation(ArrayLike, "smart")
+    return signature and signature.replace(long, "ArrayLike"), returned and returned.replace(long, "ArrayLike")
+
+
 def math_inline(writer: Any, node: nodes.math) -> None:
     """Write a formula as MathML, which browsers show without scripts or a network."""
     writer.body.append(str(tex2mathml(node.astext())))
@@ -83,3 +94,4 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (math_inline, None), (math_block, None))
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-signature", short_signature)
