@@ -17,7 +17,7 @@ SCRIPTS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "e
 # A package or module imports only from those before it. Some of these are still to come.
 ORDER = (
     "typing choices tree io memory stats paper functions roles models data linearize train ensemble "
-    "curvature spectrum landscape ntk kernels pruning measure records plotting report studies sweep cli __main__"
+    "curvature spectrum landscape ntk kernels pruning measure records plotting report studies cli __main__"
 ).split()
 # They take functions and pytrees, so that they serve any network.
 INSTRUMENTS = ("linearize", "curvature", "spectrum", "landscape", "ntk", "kernels", "pruning")
@@ -35,7 +35,6 @@ OWNERS = {
     "sklearn": {"data"},
     "mnist1d": {"data"},
     "jinja2": {"report"},
-    "ray": {"sweep"},
     "absl": {"cli"},
     "torch": set(),  # tests/ and experiments/ only
     "tensorflow": set(),

@@ -2,6 +2,8 @@
 
 A network is f(params, x) -> outputs (n, k) with params. The functions of one seed are carried over the axis by
 `measure.each_seed`; `track` does so itself.
+
+Longer than 350 lines for its docstrings and examples, a third of it.
 """
 
 from collections.abc import Callable, Sequence

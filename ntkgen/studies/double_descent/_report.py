@@ -222,7 +222,7 @@ def words(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
 
 def answer(config: Config, summary: Rows, verdicts: list[dict[str, Any]]) -> str:
     """Write the verdicts, and with one number of examples the numbers behind them, in at most ten lines."""
-    unit, lines = "width" if config.model == "mlp" else "channels", []
+    unit, lines = "channels" if config.model == "cnn" else "width", []
     for verdict in verdicts:
         which = f"{verdict['num_train']:,} examples: " if len(verdicts) > 1 else "verdict: "
         lines.append(f"{which}{verdict['verdict']}")

@@ -39,8 +39,8 @@ class ArmTables:
         names = ("sgd", "steps", "tuned")
         groups = {name: [arm for arm, row in self.arms.items() if row["group"] == name] for name in names}
         self.sweep = sorted(groups["sgd"], key=self.batch)
-        base = f"sgd{config.reference}"  # not among some arms of a study
-        updates = sorted([*([base] if base in self.arms else []), *groups["steps"]], key=self.batch)
+        reference = f"sgd{config.reference}"  # absent where --only trains some of the arms
+        updates = sorted([*([reference] if reference in self.arms else []), *groups["steps"]], key=self.batch)
         sweeps = {"epochs": self.sweep, "updates": updates}
         sweeps["epochs, tuned rates"] = sorted(groups["tuned"], key=self.batch)
         self.sweeps = {name: arms for name, arms in sweeps.items() if len(arms) > 1}
