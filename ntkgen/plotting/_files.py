@@ -12,9 +12,9 @@ from PIL import Image
 from ntkgen import io
 
 FORMATS = ("png", "svg", "pdf")
-# Names of parts of an SVG come from this text instead of a random one; letters are shapes, so any viewer has the font.
+# Names of parts of an SVG come from this text instead of a random one. Its letters are text: half the size of shapes.
 # Fonts of a PDF are TrueType: publishers refuse Type 3.
-DRAWN: dict = {"svg.hashsalt": "ntkgen", "svg.fonttype": "path", "pdf.fonttype": 42}
+DRAWN: dict = {"svg.hashsalt": "ntkgen", "svg.fonttype": "none", "pdf.fonttype": 42}
 # What would tell two files apart: when, and with which version, they were written.
 UNSAID: dict[str, dict[str, None]] = {
     "png": {"Software": None},

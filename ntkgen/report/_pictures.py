@@ -11,11 +11,15 @@ from ntkgen import plotting
 from ntkgen.report import _protocol
 from ntkgen.report._contents import Figure, Run
 
-MOST_SVG = 250_000  # bytes; beyond that a PNG is smaller, and quicker to draw
+MOST_SVG = 150_000  # bytes; beyond that a PNG is smaller, and quicker to draw
 DRAWS = {
     "svg", "g", "defs", "use", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text", "tspan",
     "image", "clipPath", "pattern", "linearGradient", "radialGradient", "stop", "marker", "symbol", "mask",
 }  # fmt: skip
+# Lengths are points on a page: two decimals are finer than a printer. Glyphs are scaled by `transform`, which stays.
+PLACES = ("d", "points", "x", "y", "cx", "cy", "x1", "y1", "x2", "y2")
+LONG = re.compile(r"(\d+\.\d\d)\d+")
+FONTS = re.compile(r"(font-family: )[^;]*")  # matplotlib names eleven, at every text
 OWN = re.compile(r"url\(\s*['\"]?#([^)'\"]+)['\"]?\s*\)")
 
 
@@ -91,10 +95,16 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
             if OWN.sub("", value).count("url("):
                 continue
             value = OWN.sub(rf"url(#{prefix}\1)", value)
-        kept[name] = value
+        if name in PLACES:
+            value = " ".join(LONG.sub(r"\1", value).split())
+        kept[name] = FONTS.sub(r"\1'DejaVu Sans', sans-serif", value) if name == "style" else value
     element.attrib.clear()
     element.attrib.update(kept)
+    if element.text and not element.text.strip():
+        element.text = None
     for child in list(element):
+        if child.tail and not child.tail.strip():
+            child.tail = None
         if _local(child.tag) in DRAWS:
             _clean(child, prefix)
         else:
