@@ -108,6 +108,7 @@ class AtImport(MetaPathFinder):
         if name == self.name:
             interrupt()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
 when, *arguments = sys.argv[1:]
 if when in ("absl.app", "jax", "flax"):
     sys.meta_path.insert(0, AtImport(when))

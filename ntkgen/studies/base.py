@@ -265,7 +265,7 @@ def choose_preset(
     dataset = choose_dataset(preset, given)
     model = choose_model(dataset, given)
     values = dict(presets[preset, model])
-    values["num_train"] = datasets.choose_num_train(dataset, preset, values["num_train"])
+    values["num_train"] = datasets.choose_num_train(dataset, preset, values.get("num_train"))
     options.refuse(given, foreign_to_network(model, sizes))
     options.refuse(given, foreign_to_optimizer(given.get("optimizer")))
     values = overlay(values, given) | {"dataset": dataset, "model": model}

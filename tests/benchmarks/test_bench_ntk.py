@@ -23,6 +23,7 @@ def bench(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_all_ways_take_turns_and_agree(tmp_path):
     pytest.importorskip("torch")
     done = bench(tmp_path, "--cases=mlp8n6,mlp8n9trace", "--repeats=2")
@@ -39,6 +40,7 @@ def test_all_ways_take_turns_and_agree(tmp_path):
     assert "DISAGREES" not in done.stdout and len(done.stdout.splitlines()) == 7
 
 
+@pytest.mark.slow
 def test_who_would_take_too_long_sits_out(tmp_path):
     done = bench(tmp_path, "--cases=mlp8n6", "--repeats=1", "--limit=1e-9", "--out=table.csv")
     assert done.returncode == 0, done.stderr

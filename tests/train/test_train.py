@@ -43,7 +43,7 @@ def run_epoch(config, variables, data, *, epoch=0, mask=None, update=None):
 BAD = {
     "epochs": [0, -1, 10**8, 2.0, 1.5, np.nan, None, "3", True, [3]],
     "batch_size": [0, -1, 128.0, np.nan, None, "128", True],
-    "learning_rate": [0, 0.0, -0.1, 10**400, np.nan, np.inf, None, "0.1", True, [0.1]],
+    "learning_rate": [0, 0.0, -0.1, 10**400, np.nan, np.inf, "0.1", True, [0.1]],
     "optimizer": ["rmsprop", "SGD", "", None, 0, ["sgd"]],
     "momentum": [-0.1, 1, 1.5, np.nan, np.inf, "0.9", False, [0.9]],
     "schedule": ["step", "Cosine", None, 1],
