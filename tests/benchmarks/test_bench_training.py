@@ -27,6 +27,7 @@ def test_every_compilation_is_counted_and_nothing_else():
     assert training.compilations() > after
 
 
+@pytest.mark.slow
 def test_a_new_level_compiles_nothing_where_the_first_did(monkeypatch):
     monkeypatch.setitem(training.EXAMPLES, "mlp", 300)
     ours = training.Ours("mlp", 4, "vmap", 2, keep=training.KEEP)

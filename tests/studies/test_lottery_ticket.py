@@ -801,6 +801,7 @@ def test_a_killed_run_ends_as_if_it_never_was(call, whole, tmp_path):
     assert len(saved) == len(whole[2]) + 1  # nothing was done twice but what was lost
 
 
+@pytest.mark.slow
 def test_a_cnn_runs(call, tmp_path):
     flags = ["--dataset=digits", "--model=cnn", "--channels=1", "--num_seeds=2", "--num_train=64", "--batch_size=32",
              "--epochs=1", "--keep=100,20", "--measure_at=100", "--hessian_samples=32", "--barrier_arms=ticket",
