@@ -94,7 +94,7 @@ def small_network(name):
     return f, params, x, y, loss, oracle.hessian(loss, params)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_our_networks_against_their_dense_hessian(name, x64):
     f, params, x, y, loss, matrix = small_network(name)
     scale = np.linalg.norm(matrix)
@@ -126,7 +126,7 @@ def test_eigenpairs_against_finite_differences_of_the_gradient(name, x64):
         np.testing.assert_allclose(difference, found.value[i] * flat(vector), rtol=0, atol=1e-6 * float(found.value[0]))
 
 
-@pytest.mark.parametrize("name", ["mlp5", "cnn2", "cnn2-affine"])
+@pytest.mark.parametrize("name", ["mlp5", pytest.param("cnn2", marks=pytest.mark.slow), "cnn2-affine"])
 def test_hvp_against_torch_double_backward(name, x64):
     torch = pytest.importorskip("torch")
     import parity_cases

@@ -660,7 +660,7 @@ def on_four_devices(kind):
     assert [ensemble.plan("vmap", shapes, n).num_devices for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 3, 4, 4, 4]
 
 
-@pytest.mark.parametrize("kind", ["vmap", "sequential", "cnn"])
+@pytest.mark.parametrize("kind", ["vmap", "sequential", pytest.param("cnn", marks=pytest.mark.slow)])
 def test_four_devices_do_what_one_does(forks, kind):
     here = Path(__file__).parent, Path(reference.__file__).parent
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"

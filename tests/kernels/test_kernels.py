@@ -225,7 +225,7 @@ class Scaled(nn.Module):
 WIDTHS, GROUPS, SEEDS = (64, 256, 1024, 4096), 4, 5
 
 
-@pytest.fixture(scope="module", params=["standard", "ntk"])
+@pytest.fixture(scope="module", params=["standard", pytest.param("ntk", marks=pytest.mark.slow)])
 def wide(request):
     """Return (parametrisation, inputs, trace kernels (groups, seeds, widths, n, n))."""
     x = jax.random.normal(jax.random.key(9), (6, 784))

@@ -418,6 +418,7 @@ def test_weights_carried_to_torch_give_the_same_outputs(tmp_path, monkeypatch):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_the_same_eigenvalue_on_both_sides(call, tmp_path):
     pytest.importorskip("torch")
     out = tmp_path / "bench.csv"
