@@ -3,7 +3,7 @@
 A network is f(params, x) -> outputs (n, k) with params. The functions of one seed are carried over the axis by
 `measure.each_seed`; `track` does so itself.
 
-Longer than 350 lines for its docstrings and examples, a third of it.
+Longer than 350 lines for its docstrings and examples, 48 % of it.
 """
 
 from collections.abc import Callable, Sequence

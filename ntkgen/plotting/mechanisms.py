@@ -111,7 +111,7 @@ def over_noise(panels: Mapping[str, Curve], title: str, *, width: str | None = N
       2
 
     Args:
-      panels: measure -> its mean and interval against the random labels in percent.
+      panels: measure -> its mean and interval against the wrong training labels in percent.
       title: of the figure.
       width: "screen", "column" or "double". Default: that of `at_width`.
     """
@@ -129,6 +129,6 @@ def over_noise(panels: Mapping[str, Curve], title: str, *, width: str | None = N
         for ax in axes[-grid.shape[1] :]:
             ax.tick_params(labelbottom=True)
         sheet.letter(axes, list(panels))
-        figure.supxlabel("random labels (%)", fontsize=8 if sheet.paper else 10)
+        figure.supxlabel("wrong training labels (%)", fontsize=8 if sheet.paper else 10)
         sheet.title(figure, title)
         return figure

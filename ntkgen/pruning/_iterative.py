@@ -3,7 +3,7 @@
 `iterative_pruning` is the loop of Frankle & Carbin (2019), with rewinding to epoch k as in Frankle et al. (2020);
 `rewinding` makes its training function of `ntkgen.ensemble.fit`.
 
-Longer than 350 lines for its docstrings and examples, a third of it.
+Longer than 350 lines for its docstrings and examples, 37 % of it.
 """
 
 import hashlib

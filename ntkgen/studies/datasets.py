@@ -85,6 +85,29 @@ def choose_num_train(dataset: Any, preset: str, value: Any) -> Any:
     return (wanted,) if several else wanted
 
 
+def load(config: Any, data_dir: Any, **other: Any) -> "data.Dataset":
+    """Return the data set of a study's settings.
+
+    Example:
+      >>> from ntkgen.studies import base, datasets
+      >>> config = base.Config(dataset="digits", num_train=100, label_noise=0.0)
+      >>> datasets.load(config, None).num_train, datasets.load(config, None, num_train=50).num_train
+      (100, 50)
+
+    Args:
+      config: with `dataset`, `num_train`, `label_noise` and `data_seed`.
+      data_dir: where files are looked for; None for the usual places.
+      **other: arguments of `data.load` in the place of the config's, or beside them.
+
+    Raises:
+      ValueError: the data set cannot be had, or a setting does not fit it.
+    """
+    from ntkgen import data
+
+    own = {"num_train": config.num_train, "label_noise": config.label_noise, "seed": config.data_seed}
+    return data.load(config.dataset, data_dir=data_dir, **{**own, **other})
+
+
 def source_facts(dataset: "data.Dataset") -> dict[str, Any]:
     """Return what a record says of a data set beside its digest: the format of its files, where they are not TFDS's.
 

@@ -86,12 +86,9 @@ def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, 
       >>> facts["num_train"], model.width
       (1297, 4)
     """
-    from ntkgen import data, models, train
+    from ntkgen import models, train
 
-    dataset = data.load(
-        config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
-        seed=config.data_seed,
-    )  # fmt: skip
+    dataset = datasets.load(config, data_dir)
     model = models.MLP(config.width, config.depth, dataset.num_classes)
     for loss, rate in arms(config):
         train.Program.of(model, training(config, loss, rate), dataset.num_train)

@@ -73,12 +73,9 @@ def prepare(config: Config, data_dir: Any) -> "tuple[dict[str, Any], tuple[Any, 
       >>> facts["num_train"], model.width
       (1297, 4)
     """
-    from ntkgen import data, train
+    from ntkgen import train
 
-    dataset = data.load(
-        config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
-        seed=config.data_seed,
-    )  # fmt: skip
+    dataset = datasets.load(config, data_dir)
     model = base.network(config, config.width, num_classes=dataset.num_classes)
     for rate in config.rates:
         train.Program.of(model, training(config, rate), dataset.num_train)

@@ -6,7 +6,7 @@ from ntkgen import data, ensemble, models, records, train
 from ntkgen.measure import correct
 from ntkgen.studies import base, tables
 from ntkgen.studies.base import Prepared, Rows
-from ntkgen.studies.datasets import source_facts
+from ntkgen.studies.datasets import load, source_facts
 from ntkgen.studies.double_descent._config import Config
 from ntkgen.studies.double_descent._tables import arm_name
 
@@ -26,12 +26,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Sweep]:
       ValueError: a setting does not fit the data or the machine.
     """
     training = base.training(config)
-    loaded = [
-        data.load(
-            config.dataset, data_dir=data_dir, num_train=count, label_noise=config.label_noise, seed=config.data_seed
-        )
-        for count in config.num_train or (None,)
-    ]
+    loaded = [load(config, data_dir, num_train=count) for count in config.num_train or (None,)]
     datasets = {dataset.num_train: dataset for dataset in sorted(loaded, key=lambda each: each.num_train)}
     params = {}
     for size in config.sizes:

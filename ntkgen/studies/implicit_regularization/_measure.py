@@ -28,13 +28,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], BatchSizeSwe
     Raises:
       ValueError: a setting does not fit the data or the machine.
     """
-    dataset = data.load(
-        config.dataset,
-        data_dir=data_dir,
-        num_train=config.num_train,
-        label_noise=config.label_noise,
-        seed=config.data_seed,
-    )
+    dataset = datasets.load(config, data_dir)
     sizes = _arms.sizes(config, dataset.num_train)
     size = "channels" if config.model == "cnn" else "width"
     network = base.network(config, getattr(config, size), num_classes=dataset.num_classes)

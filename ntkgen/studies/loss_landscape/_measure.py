@@ -32,13 +32,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], TwoArms]:
     Raises:
       ValueError: a setting does not fit the data or the machine.
     """
-    dataset = data.load(
-        config.dataset,
-        data_dir=data_dir,
-        num_train=config.num_train,
-        label_noise=config.label_noise,
-        seed=config.data_seed,
-    )
+    dataset = datasets.load(config, data_dir)
     model = base.network(config, config.size, num_classes=dataset.num_classes)
     num_params = models.num_params(model, dataset.train.x.shape[1:])
     ensemble.check_fits(num_params, f"{config.size_name}: {config.model} {config.size}")

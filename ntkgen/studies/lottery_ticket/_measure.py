@@ -41,10 +41,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Ingredients]
       ValueError: a setting does not fit the data or the machine.
     """
     training = base.training(config)
-    dataset = data.load(
-        config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=config.label_noise,
-        seed=config.data_seed,
-    )  # fmt: skip
+    dataset = datasets.load(config, data_dir)
     guessing = math.log(dataset.num_classes)
     if config.matched_loss >= guessing:
         raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ntkgen import data, ensemble, measure, models, records, train
 from ntkgen.studies import base
 from ntkgen.studies.base import Prepared, Rows
-from ntkgen.studies.datasets import source_facts
+from ntkgen.studies.datasets import load, source_facts
 from ntkgen.studies.mechanisms._config import Arm, Config
 
 
@@ -30,10 +30,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Population]:
       ValueError: a setting does not fit the data or the machine.
     """
     datasets = {
-        (replicate, noise): data.load(
-            config.dataset, data_dir=data_dir, num_train=config.num_train, label_noise=noise,
-            seed=config.data_seed + replicate,
-        )
+        (replicate, noise): load(config, data_dir, label_noise=noise, seed=config.data_seed + replicate)
         for replicate in range(config.replicates)
         for noise in config.label_noise
     }  # fmt: skip

@@ -31,7 +31,6 @@ NAMES = {
     "weight_decay": "weight decay", "label_noise": "label noise",
 }  # fmt: skip
 LEVELS = 3  # of label noise, from which on measures are drawn against it
-RANDOM = 0.9  # probability of a wrong label where all labels are uniform over ten classes
 UNCHANGED = 0.01  # relative change under rescaling that counts as none
 
 
@@ -212,13 +211,8 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
 
 
 def _over_noise(config: Any, networks: list[dict[str, str]]) -> dict[str, plotting.Curve]:
-    """Return label -> the mean over networks that reached the loss, with a t-interval, against random labels.
-
-    A label that is drawn at random is right once in as many times as there are classes: noise of 0.9 with ten classes
-    is 100 % random.
-    """
+    """Return label -> mean and t-interval over networks that reached the loss, against wrong labels in percent."""
     levels = sorted(config.label_noise)
-    random = [100 * level / RANDOM for level in levels]
     panels = {}
     for column, label in {"gap": "generalization gap (points)", "epochs": "epochs to the loss", **SHOWN}.items():
         if column not in networks[0] or column == "log10_params":  # the grid's, not the training's
@@ -231,5 +225,5 @@ def _over_noise(config: Any, networks: list[dict[str, str]]) -> dict[str, plotti
         if any(map(len, kept)):
             ends = [tables.columns("x", own) if len(own) > 1 else {} for own in kept]
             curves = ([number(one.get(f"x_{end}")) for one in ends] for end in ("mean", "t_low", "t_high"))
-            panels[label] = plotting.Curve(random, *curves)
+            panels[label] = plotting.Curve([100 * level for level in levels], *curves)
     return panels

@@ -99,14 +99,7 @@ def prepare(config: Config, data_dir: Any) -> tuple[dict[str, Any], Materials]:
     Raises:
       ValueError: a setting does not fit the data or the machine.
     """
-    dataset = data.load(
-        config.dataset,
-        data_dir=data_dir,
-        num_train=config.num_train,
-        label_noise=config.label_noise,
-        seed=config.data_seed,
-        subset=config.subset,  # type: ignore[arg-type]
-    )
+    dataset = datasets.load(config, data_dir, subset=config.subset)
     probes, tests = (
         draw_test(dataset, count, config.data_seed, stream)
         for stream, count in enumerate((config.probe_images, config.kernel_test))
