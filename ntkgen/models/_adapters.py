@@ -6,14 +6,14 @@ network keeps its numbers; everything else sees collections of nested dicts, as 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import flax.errors
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from ntkgen import functions
 from ntkgen.typing import Array
@@ -80,17 +80,6 @@ def training_key(rngs: Mapping[str, Array] | None) -> Array:
     if not rngs or STREAM not in rngs:
         raise flax.errors.InvalidRngError(f'the network needs PRNG for "{STREAM}"')
     return rngs[STREAM]
-
-
-def nested(leaves: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
-    """Return leaves by path as nested dicts."""
-    found: dict[str, Any] = {}
-    for path, leaf in leaves:
-        place = found
-        for part in path[:-1]:
-            place = place.setdefault(part, {})
-        place[path[-1]] = leaf
-    return found
 
 
 def leaf_at(tree: Any, path: tuple[str, ...]) -> Any:
@@ -202,7 +191,7 @@ class NNX:
         for path, leaf in nnx.to_flat_state(state):
             if not issubclass(leaf.type, nnx.RngState):
                 by_name.setdefault(_collection(leaf.type), []).append((tuple(map(str, path)), leaf.get_value()))
-        return {name: nested(leaves) for name, leaves in by_name.items()}
+        return {name: traverse_util.unflatten_dict(dict(leaves)) for name, leaves in by_name.items()}
 
     def apply(
         self, variables: Mapping[str, Any], x: Any, train: bool = False, rngs: Any = None, mutable: Any = False
@@ -249,7 +238,7 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> NNX:
     `eval()` mode; batch norm, dropout and the training switches of its call follow.
 
     Example:
-      >>> from flax import nnx
+      >>> from flax import nnx, traverse_util
       >>> from ntkgen import models
       >>> model = models.from_nnx(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
       >>> models.num_params(model, (3,))

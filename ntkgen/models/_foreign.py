@@ -10,9 +10,10 @@ from typing import Any
 import flax.errors
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from ntkgen import functions
-from ntkgen.models._adapters import leaf_at, nested, outputs_of, training_key
+from ntkgen.models._adapters import leaf_at, outputs_of, training_key
 from ntkgen.roles import tree_name
 from ntkgen.typing import Array
 
@@ -64,7 +65,7 @@ class Equinox:
         found: dict[str, Any] = {"params": {}}
         for name in dict.fromkeys(kind for kind in kinds if kind):
             own = [(path, leaf) for path, kind, leaf in zip(paths, kinds, leaves, strict=True) if kind == name]
-            found[name] = nested(own)
+            found[name] = traverse_util.unflatten_dict(dict(own))
         return found
 
     def init(self, key: Array, x: Any) -> dict[str, Any]:
