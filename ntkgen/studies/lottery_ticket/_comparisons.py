@@ -109,6 +109,11 @@ def changed_alone(change: str, pair: Pair) -> Relation:
     return _relation(f"{change} alone", "test_acc", pair[0].label, pair[1].label)
 
 
+def mask_alone(keep: float) -> Relation:
+    """Return the comparison of the ticket's mask with a random one of its layer counts, the values the same."""
+    return changed_alone("mask", alone_at("mask", keep)[0])
+
+
 def mask_less_values(mask_alone: Pair, values_alone: Pair) -> Relation:
     """Return the comparison of the two effects on test accuracy, of the mask alone and of the values alone."""
     return _relation("the mask against the values", "test_acc", _effect(mask_alone), _effect(values_alone))

@@ -111,10 +111,8 @@ def claim_of(answer: dict[str, Any], by: dict[tuple[str, str], dict[str, str]], 
     controls += [changes[answer["rescaling_changes_it"]]] if answer["rescaling_changes_it"] is not None else []
     for null in found["calibration"]:
         if null["kind"] == PSI and number(null["planted"]) == 0:
-            word = "no more" if null["holds"] == "1" else "more"
-            controls.append(
-                f"with permuted gaps {number(null['rate']):.1%} false positives, {word} than the 5 % claimed"
-            )
+            level = "" if null["holds"] == "1" else ", too many"
+            controls.append(f"with permuted gaps {number(null['rate']):.1%} are seen at a level of {ALPHA:.0%}{level}")
     return {
         "claim": f"{SHOWN.get(name, name)} goes with the gap as claimed, all else fixed",
         "decision": answer[f"{PSI}: decision"],
@@ -146,8 +144,10 @@ def curvature_and_width(found: Tables) -> list[dict[str, Any]]:
             effect, low, high, p = (_known(one[name]) for name in ("effect", "low", "high", "adjusted"))
             asked = "average adaptive sharpness falls too, which rescaled layers do not change"
             control = relations.control(asked, str(_effect(one, -1)), effect, low, high, one["scale"], p)
-        decision = {"decision": str(_effect(row, -1)), "unit": row["scale"], "control": control}
-        claims.append({name: number(row[name]) for name in names} | decision)
+        ends = {name: number(row[name]) for name in names}
+        words = f"the top Hessian eigenvalue falls from width {ends['from']:g} to {ends['to']:g}, all else fixed"
+        said = {"claim": words, "decision": str(_effect(row, -1)), "unit": row["scale"], "control": control}
+        claims.append(ends | said)
     return claims
 
 

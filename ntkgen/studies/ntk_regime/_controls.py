@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ntkgen.studies import relations
-from ntkgen.studies.ntk_regime._claims import EQUAL, LAZY_HERE, TUNED, WidthClaim
+from ntkgen.studies.ntk_regime._claims import EQUAL, TUNED, WidthClaim
 from ntkgen.studies.ntk_regime._kernels import KINDS, arm_name
 from ntkgen.studies.ntk_regime._tables import decisive
 from ntkgen.studies.relations import NO_CONTROL
@@ -20,7 +20,7 @@ def of_claim(claim: WidthClaim, tested: Tested) -> str:
 
     Of a regression at the given rate and ridge it is the comparison after tuning, and the other way round. Of equal
     accuracy of the linearised network it is whether the kernel stayed. An exponent at the end of training has the one
-    at equal loss, and there a line of theory has that of a lazy network of these very widths.
+    at equal loss, and there a line has the other lines, one of them that of a lazy network of these very widths.
     """
     if (kind := kernel_of(claim)) is not None:
         others = [one for one in tested if kernel_of(one) == kind and (one.at == TUNED) != (claim.at == TUNED)]
@@ -34,8 +34,7 @@ def of_claim(claim: WidthClaim, tested: Tested) -> str:
     if claim.at == "end" != decisive(claim.series):
         others = [one for one in fits if one.at != "end" and one.claim == claim.claim]
     else:
-        lazy = claim.sign == EQUAL and claim.line not in LAZY_HERE.values()
-        others = [one for one in fits if lazy and one.at == claim.at and one.line in LAZY_HERE.values()]
+        others = [one for one in fits if claim.line and one.line and one.at == claim.at]
     return _gave(others, tested, "in this study")
 
 
@@ -58,5 +57,6 @@ def _gave(others: list[WidthClaim], tested: Tested, absent: str) -> str:
         row = tested[one]
         effect, low, high = (row[name] for name in ("difference", "low", "high"))
         p = row["equivalence_adjusted" if one.sign == EQUAL and row.get("equivalent") else "paired_adjusted"]
-        words.append(relations.control(f"{one.claim}, {one.at}", row["decision"], effect, low, high, p=p))
+        asked = one.claim if one.at in ("end", TUNED) else f"{one.claim}, at {one.at}"
+        words.append(relations.control(asked, row["decision"], effect, low, high, p=p))
     return "; ".join(words) or f"{NO_CONTROL} {absent}"
