@@ -141,6 +141,13 @@ def test_long_tables_are_cut_and_named(path, page):
     assert len(page.all("tr")) < 500 and len(text) < 2e6
 
 
+def test_what_is_behind_more_is_not_cut(tmp_path):
+    words = "words " * 40 + "of 0.123456789 and the end"
+    run = results_folder.write_run(tmp_path, "study", "digits-a", verdict={"a": {"decision": "seen", "note": words}})
+    text = report.html(report.collect(run.parents[1]), tmp_path / "report.html").read_text()
+    assert f"<dd>{'words ' * 40}of 0.1235 and the end</dd>" in text
+
+
 def test_many_runs_make_no_large_page(tmp_path):
     wide = [{f"measure_{column}": row * column / 7 for column in range(30)} for row in range(200)]
     for index in range(12):
