@@ -471,6 +471,7 @@ def test_a_run_writes_verdicts_and_figures(whole):
     assert read(folder, "tests.csv") and read(folder, "trends.csv") and (folder / "finished.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
     """Some arms are trained first, with --only: they are part of the same run, and tune nothing."""
     some = call(tmp_path, *TINY, "--only=gd_plain,gd")
