@@ -11,6 +11,7 @@ from ntkgen import plotting
 
 BEND = 0.3  # change of the slope from which a curve is said to bend
 NEAR = 0.15  # slopes that differ by less count as equal
+FLAT = 1.2  # largest over smallest memory of a curve that is called flat
 FAST = 0.5  # of a large matrix product's speed, from which products are said to dominate
 AXES = {
     "seeds": ("Seeds", "seeds", "weights of all seeds"),
@@ -65,11 +66,14 @@ class Points:
         return Slope(slope_of(self.x[own], self.seconds[own]), min(found), max(found))
 
     def pieces(self) -> list[Piece]:
-        """Return the curve in one piece, or in two where it bends."""
+        """Return the curve in one piece, or in two where it bends by more than the turns differ."""
         last = len(self.x) - 1
         bend = bend_of(self.x, self.seconds)
-        ends = [(0, last)] if bend is None else [(0, bend), (bend, last)]
-        return [Piece(*end, self.slope(*end)) for end in ends]
+        if bend is not None:
+            before, after = self.slope(0, bend), self.slope(bend, last)
+            if before.high < after.low or after.high < before.low:
+                return [Piece(0, bend, before), Piece(bend, last, after)]
+        return [Piece(0, last, self.slope(0, last))]
 
 
 def slope_of(x: np.ndarray, y: np.ndarray) -> float:
@@ -94,7 +98,7 @@ def why(points: Points, piece: Piece) -> str:
     """Return what a piece's slope comes from, by its arithmetic's slope and speed."""
     own = slice(piece.first, piece.last + 1)
     arithmetic, share = slope_of(points.x[own], points.gflop[own]), points.share[own]
-    speed = f"at {share[0]:.0%} to {share[-1]:.0%} of a large matrix product's speed"
+    speed = f"at {100 * share[0]:.0f} to {100 * share[-1]:.0f} % of a large matrix product's speed"
     if share.min() >= FAST:
         return f"matrix products dominate (slope of the arithmetic {arithmetic:.1f}, {speed})"
     if piece.slope.value < arithmetic - NEAR:
@@ -114,25 +118,30 @@ def slope_text(slope: Slope) -> str:
 
 def sentences(axis: str, name: str, points: Points) -> list[str]:
     """Return a sentence for each piece of a curve, and one on its memory."""
-    if len(points.x) < 2:
-        return []
-    found = []
-    for piece in points.pieces():
-        span = f"from {points.x[piece.first]:g} to {points.x[piece.last]:g} {AXES[axis][1]}"
-        text = f"{name}, {span}: slope {slope_text(piece.slope)}; {why(points, piece)}."
-        found.append(text if axis != "width" else text.replace(f"{span}:", f"{span.removesuffix(' width')}:"))
+    unit = "" if axis == "width" else f" {AXES[axis][1]}"
+    name = f"{name[0].upper()}{name[1:]}"
+    found = [
+        f"{name}, {AXES[axis][1]} {points.x[piece.first]:g} to {points.x[piece.last]:g}: "
+        f"slope {slope_text(piece.slope)}; {why(points, piece)}."
+        for piece in points.pieces()
+    ]
+    return [*found, f"{name}, memory: {memory_text(points, unit, AXES[axis][2])}."]
+
+
+def memory_text(points: Points, unit: str, counted: str) -> str:
+    """Return what peak memory consists of, and where its curve bends."""
     added = points.memory - points.before
+    text = f"{points.before:.2f} GiB before the computation, which adds {added.min():.2f} to {added.max():.2f} GiB"
+    if points.memory.max() < FLAT * points.memory.min():
+        return f"{text}; the curve is nearly flat, since what grows is small beside that"
+    slopes = np.diff(np.log(points.memory)) / np.diff(np.log(points.x))
+    text += f"; the slope goes from {slopes[0]:.1f} to {slopes[-1]:.1f}"
     over = np.flatnonzero(added > points.before)
-    where = f"they outgrow it at {points.x[over[0]]:g}" if len(over) else "they never outgrow it here"
-    found.append(
-        f"{name}, memory: the process holds {points.before:.2f} GiB before; temporaries and results take "
-        f"{added[0]:.2f} to {added[-1]:.2f} GiB, at the end {added[-1] / points.counted[-1]:.1f} times the "
-        f"{AXES[axis][2]} ({points.counted[-1]:.2g} GiB); {where}, which is where that curve bends."
-        if len(over)
-        else f"{name}, memory: the process holds {points.before:.2f} GiB before, and all sizes add "
-        f"{added.min():.2f} to {added.max():.2f} GiB to it, so the curve is nearly flat."
-    )
-    return found
+    if len(over):
+        text += f", since from {points.x[over[0]]:g}{unit} on more is added than was there"
+    else:
+        text += ", since what was there is the larger part everywhere"
+    return f"{text}; at the end {added[-1] / points.counted[-1]:.1f} times the {counted} ({points.counted[-1]:.2g} GiB)"
 
 
 def curves(rows: Iterable[Row], axis: str) -> dict[str, Points]:

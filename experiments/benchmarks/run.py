@@ -2,12 +2,13 @@
 
     python experiments/benchmarks/run.py                              # figures/speed.md, about 20 minutes on two cores
     python experiments/benchmarks/run.py --only=ntk,growth            # the other sections stay as they are
-    python experiments/benchmarks/run.py --quick --out=/tmp/speed.md  # tiny cases, to see that all works
+    python experiments/benchmarks/run.py --quick  # tiny cases, to see that all works
 
-Every benchmark is a process of its own and leaves its rows in a table beside the page (`speed_training.csv` ...);
-machine, versions, commit and date of each are in `speed_runs.csv`. The page is made from these tables alone. The section
-on GPUs comes from `seed_axis_h200.csv` where that is beside the page or in `figures/`. A library to compare with that is
-not installed is listed as such. Images are MNIST and CIFAR-10 where they are at hand ($NTKGEN_DATA_DIR), else random.
+Every benchmark is a process of its own and leaves its rows in a table beside the page (`speed_training.csv` ...).
+Machine, versions, commit and date of each are in `speed_runs.csv`. The page is made from these tables alone, and
+--only=none just does that. The section on GPUs comes from `seed_axis_h200.csv`, beside the page or in `figures/`.
+Libraries to compare with that are not installed are listed as such. Images are MNIST and CIFAR-10 where they are at
+hand ($NTKGEN_DATA_DIR), else random.
 """
 
 import datetime
@@ -32,6 +33,7 @@ from ntkgen.studies import options
 
 FLAGS = flags.FLAGS
 HERE = Path(__file__).resolve().parent
+PAGES = ("figures/speed.md", "speed_quick.md")  # by whether the run is a quick one
 GPU_TABLE = "seed_axis_h200.csv"
 PEERS = {"pytorch": "torch", "pyhessian": "pyhessian", "hessian-eigenthings": "hessian-eigenthings",
          "neural-tangents": "neural-tangents"}  # fmt: skip
@@ -48,19 +50,21 @@ class Part(NamedTuple):
     minutes: float
 
 
-# Repeats are such that all parts together take about 20 minutes on two cores. A CNN's seeds go one after another in both
-# libraries, so that two seeds of the largest tell as much as five.
+# Repeats are such that all parts together take about 20 minutes on two cores. A CNN's seeds go one after another in
+# both libraries, so that two seeds of the largest tell as much as five.
 FULL = (
-    Part("training", "small MLPs", ("--cases=mlp16,mlp64,mlp256", "--masked=mlp64,mlp256", "--repeats=5"), 1.5),
-    Part("training", "MLP 1024", ("--cases=mlp1024", "--masked=none", "--repeats=3"), 2.0),
+    Part("training", "small MLPs", ("--cases=mlp16,mlp64,mlp256", "--masked=mlp64,mlp256", "--repeats=5"), 1.4),
+    Part("training", "MLP 1024", ("--cases=mlp1024", "--masked=none", "--strategies=sequential", "--repeats=3"), 1.4),
     Part("training", "CNN 8 and 16",
          ("--cases=cnn8,cnn16", "--masked=none", "--strategies=sequential", "--repeats=3"), 2.5),
-    Part("training", "CNN 32", ("--cases=cnn32", "--masked=none", "--strategies=sequential", "--num_seeds=2",
-                                "--repeats=3"), 1.7),
+    Part("training", "CNN 32",
+         ("--cases=cnn32", "--masked=none", "--strategies=sequential", "--num_seeds=2", "--repeats=3"), 1.5),
     Part("curvature", "MLP 256", ("--cases=mlp256", "--repeats=7", "--solves=3"), 1.0),
     Part("curvature", "CNN 16", ("--cases=cnn16", "--samples=64", "--repeats=5", "--solves=2", "--max_iters=300"), 3.0),
-    Part("ntk", "kernels", ("--repeats=3", "--limit=20"), 3.5),
-    Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.5),
+    Part("ntk", "against others", ("--cases=mlp256n200,cnn16n200", "--repeats=3", "--limit=20"), 2.2),
+    Part("ntk", "ours alone", ("--cases=mlp1024n200,mlp64n1000,mlp256n1000,mlp1024n1000,mlp4096n1000,mlp1024n5000trace",
+                               "--against=none", "--repeats=3"), 2.0),
+    Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.0),
 )  # fmt: skip
 SMALL = (
     Part("training", "MLP 4", ("--cases=mlp4", "--masked=mlp4", "--num_seeds=2", "--repeats=2"), 0.3),
@@ -76,12 +80,15 @@ def command(part: Part, out: Path, peers: Row, repeats: int | None) -> list[str]
     """Return the command of a part; where PyTorch is not installed, without it."""
     words = [sys.executable, str(HERE / f"{part.section}.py"), *part.flags, f"--out={out}"]
     if peers["pytorch"] == speed_page.ABSENT:
-        words += {"ntk": ["--against=jacobian"], "growth": []}.get(part.section, ["--notorch"])
+        if part.section in ("training", "curvature"):
+            words.append("--notorch")
+        elif part.section == "ntk" and "--against=none" not in part.flags:
+            words.append("--against=jacobian")
     return words if repeats is None else [*words, f"--repeats={repeats}"]
 
 
 def machine() -> Row:
-    """Return CPU, cores, memory and accelerator of this machine, versions, and the commit."""
+    """Return date and commit, CPU, cores, memory and accelerator of this machine, and versions."""
     import jax
 
     cpu = platform.processor() or platform.machine()
@@ -91,8 +98,14 @@ def machine() -> Row:
         cpu = models[0].strip() if models else cpu
     device = jax.local_devices()[0]
     versions = records.versions()
-    found: Row = {"cpu": cpu, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}
-    found |= {"memory_gib": memory.total() / 2**30, "device": "" if device.platform == "cpu" else device.device_kind}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    commit = records.commit() or ""  # before any table is written: with those the checkout differs
+    found: Row = {"date": datetime.date.today().isoformat(), "commit": commit[:12] + commit[40:], "cpu": cpu}
+    found |= {
+        "cores": cores,
+        "memory_gib": memory.total() / 2**30,
+        "device": "" if device.platform == "cpu" else device.device_kind,
+    }
     found |= {name: versions[name] for name in ("python", "jax", "numpy")}
     return found | installed()
 
@@ -128,7 +141,8 @@ class Progress:
     def __init__(self, parts: Sequence[Part]) -> None:
         """Say how long all parts take."""
         self.parts, self.begun = list(parts), time.perf_counter()
-        print(f"{len(parts)} parts, about {sum(part.minutes for part in parts):.0f} minutes on two quiet cores", flush=True)
+        minutes = sum(part.minutes for part in parts)
+        print(f"{len(parts)} parts, about {minutes:.0f} minutes on two quiet cores", flush=True)
 
     def say(self, part: Part) -> None:
         """Print the line of a part."""
@@ -150,46 +164,61 @@ def write(out: Path) -> None:
     for axis in growth_laws.AXES:
         if growth_laws.curves(tables.get("growth", []), axis):
             growth_laws.draw(tables["growth"], axis, out.with_name(f"{out.stem}_growth_{axis}.png"))
-    gpu = next((path for path in (out.with_name(GPU_TABLE), HERE.parents[1] / "figures" / GPU_TABLE) if path.exists()), None)
+    gpu = next(
+        (path for path in (out.with_name(GPU_TABLE), HERE.parents[1] / "figures" / GPU_TABLE) if path.exists()), None
+    )
     about = records.read_table(beside(out, "runs"))
     io.atomic_write(out, speed_page.page(tables, about, records.read_table(gpu) if gpu else [], out.stem).encode())
 
 
 def main() -> None:
     """Run the benchmarks."""
-    out = Path(FLAGS.out)
+    out = Path(PAGES[FLAGS.quick] if FLAGS.out is None else FLAGS.out)
     with cli.user_errors(FLAGS):
-        timing.check_out(FLAGS.out)
+        timing.check_out(str(out) if FLAGS.out is None else FLAGS.out)
         if out.suffix != ".md":
             raise ValueError(f"out: expected a name that ends in .md, got {FLAGS.out!r}")
-        for name in FLAGS.only:
+        for name in (*FLAGS.only, "runs"):
             timing.check_out(str(beside(out, name)))
+        if not FLAGS.only and not beside(out, "runs").exists():
+            raise ValueError(
+                f"only: expected some of {', '.join(speed_page.SECTIONS)}: there is no {beside(out, 'runs')}"
+            )
     # This process and those that it starts share an accelerator.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if FLAGS.only:
+        run(out)
+    else:
+        write(out)
+    print(f"\n{out}; README quotes its first table:\n")
+    print(out.read_text().partition("## In short\n\n")[2].partition("\n\n")[0])
+
+
+def run(out: Path) -> None:
+    """Run the benchmarks of --only, and write tables, figures and page after each: a later failure loses nothing."""
     parts = [part for part in (SMALL if FLAGS.quick else FULL) if part.section in FLAGS.only]
     about = machine()
     print(f"{about['cpu']}, {about['cores']} cores, {about['device'] or 'no accelerator'}, jax {about['jax']}")
     progress = Progress(parts)
     for section in FLAGS.only:
-        begun, commit = time.perf_counter(), records.commit()
+        begun = time.perf_counter()
         rows = measure(section, [part for part in parts if part.section == section], about, progress)
         records.write_table(beside(out, section), rows)
-        row = {"section": section, "quick": int(FLAGS.quick), "commit": commit and commit[:12] + commit[40:]}
-        row |= {"date": datetime.date.today().isoformat(), "minutes": round((time.perf_counter() - begun) / 60, 1)}
+        minutes = round((time.perf_counter() - begun) / 60, 1)
         others = records.read_table(beside(out, "runs")) if beside(out, "runs").exists() else []
-        rows_of_runs = {**{other["section"]: other for other in others}, section: row | about}
-        records.write_table(beside(out, "runs"), [rows_of_runs[name] for name in speed_page.SECTIONS if name in rows_of_runs])
-        write(out)  # after each, so that a later failure loses nothing
-    print(f"\n{out}; README quotes its first table:\n")
-    print(out.read_text().partition("## In short\n\n")[2].partition("\n\n")[0])
+        runs: dict[str, Row] = {other["section"]: dict(other) for other in others}
+        runs[section] = {"section": section, "quick": int(FLAGS.quick), "minutes": minutes, **about}
+        records.write_table(beside(out, "runs"), [runs[name] for name in speed_page.SECTIONS if name in runs])
+        write(out)
 
 
 def define_flags() -> None:
     """Define the flags; other benchmarks have some of the same names, and tests import them all."""
-    cli.define_flag("only", options.AtLeastOne(speed_page.SECTIONS), speed_page.SECTIONS, "Benchmarks to run.")
+    cli.define_flag("only", options.Choices(speed_page.SECTIONS), speed_page.SECTIONS, "Benchmarks to run.")
     cli.define_flag("quick", options.SWITCH, False, "Tiny cases, which show that everything works.")
     cli.define_flag("repeats", options.COUNT, None, "Turns of each. Default: what each benchmark can afford.")
-    flags.DEFINE_string("out", "figures/speed.md", "The page; its tables and figures go beside it.")
+    words = f"The page; its tables and figures go beside it. Default: {PAGES[0]}, with --quick {PAGES[1]}."
+    flags.DEFINE_string("out", None, words)
 
 
 if __name__ == "__main__":

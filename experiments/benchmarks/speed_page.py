@@ -1,4 +1,4 @@
-"""The page `figures/speed.md`, made from rows alone: those of the benchmarks, of the machines, and of the GPU's tries."""
+"""The page `figures/speed.md`, made from rows alone: of the benchmarks, of the machines, and of the tries on a GPU."""
 
 import re
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ def speed(row: Row, peak: str = "peak_gflops") -> str:
     """Return the GFLOP/s of a row, and their share of a large matrix product's."""
     if row.get("gflops") in ("", None):
         return ""
-    return f"{float(row['gflops']):.0f} ({float(row['gflops']) / float(row[peak]):.0%})"
+    return f"{float(row['gflops']):.0f} ({100 * float(row['gflops']) / float(row[peak]):.0f} %)"
 
 
 def bold(text: str, missed: bool) -> str:
@@ -128,7 +128,9 @@ def machines(about: Sequence[Row]) -> str:
         where += f", {row['device']}" if row["device"] else ""
         peers = ", ".join(f"{name} {row[name.lower()]}" for name in
                           ("PyTorch", "PyHessian", "hessian-eigenthings", "neural-tangents"))  # fmt: skip
-        with_ = f"Python {row['python']}, JAX {row['jax']}, NumPy {row['numpy']}; {peers}; commit {row['commit'] or '?'}"
+        with_ = (
+            f"Python {row['python']}, JAX {row['jax']}, NumPy {row['numpy']}; {peers}; commit {row['commit'] or '?'}"
+        )
         runs.setdefault((f"{where}; {with_}", row["date"]), []).append(f"{row['section']} {row['minutes']} min")
     return "\n".join(f"* {text}; {date}: {', '.join(names)}." for (text, date), names in runs.items())
 
@@ -137,40 +139,43 @@ def machines(about: Sequence[Row]) -> str:
 
 
 def in_short(tables: dict[str, list[Row]], known: dict[str, Row]) -> str:
-    """Return the rows that README quotes."""
-    rows = []
+    """Return the table that README quotes."""
+    compared: list[tuple[str, Row | None, Row | None, str]] = []
     for case, words in (("mlp256", "an MLP of width 256"), ("cnn16", "a CNN of 16 channels")):
         ours, theirs = trained(tables.get("training", []), case)
         peer = f"PyTorch {known['training']['pytorch'].partition('+')[0]} eager" if "training" in known else "PyTorch"
-        rows.append((f"train {words}, an epoch and seed", ours, theirs, peer))
+        compared.append((f"train {words}, an epoch and seed", ours, theirs, peer))
     for case in ("mlp256", "cnn16"):
         own = [row for row in tables.get("curvature", []) if row["case"] == case]
         by = {(row["library"], row["what"]): row for row in own}
-        peer = next((name for name, what in by if name != "ntkgen" and what == "top, power"), "PyHessian")
-        words = f"top Hessian eigenvalue, {case_name(case)}" + f", {own[0]['samples']} samples" * bool(own)
-        rows.append((words, by.get(("ntkgen", "top, Lanczos")), by.get((peer, "top, power")), peer))
-    by = {row["way"]: row for row in tables.get("ntk", []) if row["case"] == "mlp256n200"}
-    rows.append((f"exact tangent kernel, {case_name('mlp256n200')}, all 10 x 10 outputs", by.get("ours"),
-                 by.get("torch.func"), "torch.func"))  # fmt: skip
+        peer = next((library for library, what in by if library != "ntkgen" and what == "top, power"), "PyHessian")
+        words = f"top Hessian eigenvalue, {case_name(case)}" + "".join(f", {row['samples']} samples" for row in own[:1])
+        says = peer if peer == "PyHessian" else f"double backward; PyHessian {ABSENT}"
+        compared.append((words, by.get(("ntkgen", "top, Lanczos")), by.get((peer, "top, power")), says))
+    kernels = {row["way"]: row for row in tables.get("ntk", []) if row["case"] == "mlp256n200"}
+    words = f"exact tangent kernel, {case_name('mlp256n200')}, all 10 x 10 outputs"
+    compared.append((words, kernels.get("ours"), kernels.get("torch.func"), "torch.func"))
     cells = []
-    for words, ours, theirs, peer in rows:
-        own, other = (
-            "not measured" if row is None or row["seconds"] in ("", None) else digits(row["seconds"], " s")
-            + (digits(row.get("peak_gib"), " GiB") and f", {digits(row['peak_gib'], ' GiB')}")
-            for row in (ours, theirs)
-        )  # fmt: skip
-        faster = ours is not None and theirs is not None and bool(theirs["seconds"])
-        slower = faster and float(theirs["seconds"]) < float(ours["seconds"])
-        cells.append((words, own, f"{bold(other, slower)} ({peer})"))
+    for words, ours, theirs, peer in compared:
+        faster = False
+        if ours is not None and theirs is not None and ours["seconds"] and theirs["seconds"]:
+            faster = float(theirs["seconds"]) < float(ours["seconds"])
+        cells.append((words, cost(ours), f"{bold(cost(theirs), faster)} ({peer})"))
     return table(("", "ntkgen", "others, in turn"), cells)
+
+
+def cost(row: Row | None) -> str:
+    """Return a row's seconds, and its peak memory if it has that."""
+    if row is None or row["seconds"] in ("", None):
+        return "not measured"
+    return ", ".join(filter(None, (digits(row["seconds"], " s"), digits(row.get("peak_gib"), " GiB"))))
 
 
 def trained(rows: Sequence[Row], case: str, masked: str = "0") -> tuple[Row | None, Row | None]:
     """Return the rows of ours, by the strategy that `fit` chooses, and of PyTorch's faster setting."""
     own = [row for row in rows if row["case"] == case and str(row["masked"]) == masked and int(row["chosen"])]
-    ours = [row for row in own if not row["way"].startswith("torch")]
-    theirs = [row for row in own if row["way"].startswith("torch")]
-    return (ours or [None])[0], (theirs or [None])[0]
+    ours = next((row for row in own if not row["way"].startswith("torch")), None)
+    return ours, next((row for row in own if row["way"].startswith("torch")), None)
 
 
 def training(rows: Sequence[Row], about: Row) -> str:
@@ -193,8 +198,9 @@ def training(rows: Sequence[Row], about: Row) -> str:
     sources = ", ".join(dict.fromkeys(row["source"] for row in rows))
     return f"""## Training
 
-`training.py`: SGD with momentum, batch 128, training alone, on {sources}; against the faster of PyTorch's two OpenMP settings, in
-the same turns. Pruned: a fifth of the weights kept, against `torch.nn.utils.prune`; "the other way" is then without masks.
+`training.py`: SGD with momentum, batch 128, training alone, on {sources}; against the faster of PyTorch's two OpenMP
+settings, in the same turns. Pruned: a fifth of the weights kept, against `torch.nn.utils.prune`; "the other way" is
+then without masks.
 
 """ + table(header, cells)
 
@@ -213,14 +219,16 @@ def curvature(rows: Sequence[Row], about: Row) -> str:
         ]  # fmt: skip
         cells += [(name, "", ABSENT, *[""] * 4) for name in ("PyTorch", "PyHessian", "hessian-eigenthings")
                   if about[name.lower()] == ABSENT]  # fmt: skip
-        parts.append(f"{case_name(case)}, {own[0]['samples']} samples, {own[0]['source']}:\n\n" + table(header, cells, 2))
+        parts.append(
+            f"{case_name(case)}, {own[0]['samples']} samples, {own[0]['source']}:\n\n" + table(header, cells, 2)
+        )
     return "\n\n".join(parts)
 
 
 def ntk(rows: Sequence[Row], about: Row) -> str:
     """Return the section on tangent kernels."""
     missed = {(one.case, one.target.what) for one in targets.outcomes("ntk", rows) if one.missed}
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in rows:
         lost = row["way"] == "ours"
         cells.append((
@@ -239,17 +247,21 @@ def ntk(rows: Sequence[Row], about: Row) -> str:
               "peak memory", "ours faster by")  # fmt: skip
     return """## Exact tangent kernels
 
-`ntk.py`: the full K x K kernel of 784-w-w-w-10 or of a CNN on 32x32x3 images, float32, each way in a process of its own. Every
-kernel of ours is certified against `vjp` before it is returned. "jacobian" is our own slow oracle.
+`ntk.py`: the full K x K kernel of 784-w-w-w-10 or of a CNN on 32x32x3 images, float32, each way in a process of its
+own. Every kernel of ours is certified against `vjp` before it is returned. "jacobian" is our own slow oracle.
 
 """ + table(header, cells, 2)
 
 
 def growth(rows: Sequence[Row], stem: str) -> str:
     """Return the section on how cost grows; its figures are beside the page."""
-    parts = ["## How cost grows\n\n`growth.py`: each point in a process of its own, networks on 2,000 made-up images of "
-             "MNIST's shape. Slopes are those of log time on log size, median [range over the turns]; a curve is in two "
-             f"pieces where its slope changes by more than {growth_laws.BEND:g}."]  # fmt: skip
+    parts = [
+        f"""## How cost grows
+
+`growth.py`: each point in a process of its own; training is an epoch on 2,000 made-up images of MNIST's shape. Slopes
+are those of log time on log size, median [range over the turns]; a curve is in two pieces where its slope changes by
+{growth_laws.BEND:g} or more."""
+    ]
     for axis, (title, words, _) in growth_laws.AXES.items():
         own = [row for row in rows if row["axis"] == axis]
         if not own:
@@ -277,12 +289,13 @@ def seed_axis(rows: Sequence[Row]) -> str:
     one, many = last["sequential"], last["unrolled+nhwc+concurrent"]
     saved = (float(one["ms"]) - float(many["ms"])) / 1e3
     pays = (float(many["compile_seconds"]) - float(one["compile_seconds"])) / saved
+    about = f"{one['seeds']} CNNs of {one['channels']} channels, {int(one['num_train']):,} images, batch "
+    about += f"{one['batch_size']}, one {one['device']}, jax {one['jax']}; medians of {one['turns']} turns"
     return f"""## The seed axis of a CNN on a GPU
 
-`seed_axis.py`: {one['seeds']} CNNs of {one['channels']} channels, {int(one['num_train']):,} images, batch {one['batch_size']}, one \
-{one['device']}, jax {one['jax']}; medians of {one['turns']} turns, training alone. All tries: `seed_axis_h200.csv`. This table is not
-measured anew by `run.py`.
+`seed_axis.py`: {about}, training alone.
+All tries: `seed_axis_h200.csv`. `run.py` does not measure this anew.
 
 {table(("way", "ms an epoch", "times one seed", "compilation, s"), cells)}
 
-Unrolled pays after about {pays:.2g} epochs of this size."""
+Unrolled pays after about {round(pays, -1):.0f} epochs of this size."""

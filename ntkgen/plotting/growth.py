@@ -96,7 +96,7 @@ def _slopes(ax: Axes, own: Cost, colour: Any, above: bool) -> None:
         middle = (x[index] * x[index + 1]) ** 0.5, (y[index] * y[index + 1]) ** 0.5
         ax.annotate(
             f"{slope:.1f}", middle, xytext=(-pt(5), pt(5)) if above else (pt(6), -pt(6)), textcoords="offset points",
-            ha="right" if above else "left", va="bottom" if above else "top", fontsize=pt(8.5), color=colour,
+            ha="right" if above else "left", va="bottom" if above else "top", fontsize=pt(9), color=colour,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, zorder=2,
         )  # fmt: skip
 
