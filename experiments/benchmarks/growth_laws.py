@@ -60,10 +60,10 @@ class Points:
         return self.gflop / self.seconds / self.speed
 
     def slope(self, first: int, last: int) -> Slope:
-        """Return the slope of the seconds between two points, fitted to each turn."""
+        """Return the slope of the seconds between two points (both included), fitted to each turn."""
         own = slice(first, last + 1)
         found = [slope_of(self.x[own], turn[own]) for turn in self.turns]
-        return Slope(slope_of(self.x[own], self.seconds[own]), min(found), max(found))
+        return Slope(statistics.median(found), min(found), max(found))
 
     def pieces(self) -> list[Piece]:
         """Return the curve in one piece, or in two where it bends by more than the turns differ."""

@@ -188,7 +188,7 @@ def training(rows: Sequence[Row], about: Row) -> str:
         others = [row for row in rows if row["case"] == case and str(row["masked"]) == masked and not int(row["chosen"])
                   and not row["way"].startswith("torch")]  # fmt: skip
         cells.append((
-            case_name(case) + ", pruned" * (masked == "1"), ours["seeds"], spread(ours),
+            case_name(case) + ", pruned" * (masked == "1"), str(ours["seeds"]), spread(ours),
             ABSENT if about["pytorch"] == ABSENT else spread(theirs) if theirs else "",
             bold(spread(ours, "speedup", "x"), case in missed and masked == "0"), speed(ours),
             "; ".join(f"{row['way']} {digits(row['seconds'])}" for row in others), digits(ours["compile_seconds"]),

@@ -16,7 +16,8 @@ from ntkgen import plotting, records
 
 ABOUT = {"date": "2026-11-27", "commit": "abc", "cpu": "A CPU", "cores": 2, "memory_gib": 23.5, "device": "",
          "python": "3.11", "jax": "0.10", "numpy": "2.4", "pytorch": "2.13.0", "pyhessian": "not installed",
-         "hessian-eigenthings": "not installed", "neural-tangents": "not installed", "quick": 0, "minutes": 1.5}  # fmt: skip
+         "hessian-eigenthings": "not installed", "neural-tangents": "not installed", "quick": 0,
+         "minutes": 1.5}  # fmt: skip
 
 
 def seconds(value):
@@ -76,6 +77,7 @@ def test_the_page_is_made_from_tables_and_a_missed_target_is_bold(tmp_path):
         "0.166 [0.149, 0.182]",
         "**1.59x [1.59, 1.59]**",
     ]
+    assert cells(text, "| MLP 256 | 5")[4] == "**1.59x [1.59, 1.59]**"
     assert cells(text, "| CNN 16 | 5")[4] == "1.02x [1.02, 1.02]"
     assert cells(text, "| MLP 256 | times")[2:] == ["at least 1.7", "1.59", "**missed**"]
     assert cells(text, "| CNN 16 | times")[-1] == "met" and cells(text, "| CNN 32 | times")[-1] == "not measured"
@@ -174,7 +176,11 @@ def test_memory_says_where_it_bends_and_a_point_that_sat_out_is_no_point():
     assert "from 0.8 samples on more is added" in text and "2.0 times the kernel" in text
 
 
-@pytest.mark.parametrize("series", [growth.SERIES[0]._replace(size=3), growth.SERIES[4]._replace(size=3)])
+@pytest.mark.parametrize(
+    "series",
+    [pytest.param(growth.SERIES[0]._replace(size=3), marks=pytest.mark.slow), growth.SERIES[4]._replace(size=3)],
+    ids=["training", "kernel"],
+)
 def test_a_point_is_counted_and_timed(series, monkeypatch):
     monkeypatch.setattr(growth_point, "IMAGES", 128)
     make = growth_point.training if series.axis == "seeds" else growth_point.kernel
