@@ -60,11 +60,11 @@ FULL = (
     Part("training", "CNN 32",
          ("--cases=cnn32", "--masked=none", "--strategies=sequential", "--num_seeds=2", "--repeats=3"), 1.5),
     Part("curvature", "MLP 256", ("--cases=mlp256", "--repeats=7", "--solves=3"), 1.0),
-    Part("curvature", "CNN 16", ("--cases=cnn16", "--samples=64", "--repeats=5", "--solves=2", "--max_iters=300"), 3.0),
-    Part("ntk", "against others", ("--cases=mlp256n200,cnn16n200", "--repeats=3", "--limit=20"), 2.2),
+    Part("curvature", "CNN 16", ("--cases=cnn16", "--samples=64", "--repeats=5", "--solves=2", "--max_iters=300"), 2.5),
+    Part("ntk", "against others", ("--cases=mlp256n200,cnn16n200", "--repeats=3", "--limit=20"), 2.1),
     Part("ntk", "ours alone", ("--cases=mlp1024n200,mlp64n1000,mlp256n1000,mlp1024n1000,mlp4096n1000,mlp1024n5000trace",
                                "--against=none", "--repeats=3"), 2.0),
-    Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.0),
+    Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.4),
 )  # fmt: skip
 SMALL = (
     Part("training", "MLP 4", ("--cases=mlp4", "--masked=mlp4", "--num_seeds=2", "--repeats=2"), 0.3),

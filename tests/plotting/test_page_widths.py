@@ -120,7 +120,7 @@ def test_a_figure_for_a_paper(tmp_path, draw, width, inches):
     lettered = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
     if len(lettered) > 1:
         assert [title[:3] for title in lettered] == [f"({chr(97 + i)})" for i in range(len(lettered))]
-    assert (len(lettered) > 1) == (draw in (against_batch, confounds, measures, epoch_wise, movement))
+    assert (len(lettered) > 1) == (draw in (against_batch, confounds, measures, epoch_wise, movement, cost))
 
 
 def test_a_screen_has_titles_and_no_letters():
