@@ -331,7 +331,7 @@ def _dropout_rate(layer: Any) -> float:
 
 def _needs(model: Any) -> str:
     found = functions.switches(model, True)
-    return f"it has {', '.join(found)}" if found else f"give it {_SWITCH}"
+    return f"it has {', '.join(found)}" if found else f"give it {_SWITCH}; or use models.from_functions"
 
 
 def _shapes(tree: PyTree) -> Any:

@@ -167,8 +167,9 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
     Raises:
       ValueError: not even one batch, or a statistic that is no running average (where traced: NaN instead).
     """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
+    num = len(jax.tree.leaves(x)[0])
+    if not 1 <= batch_size <= num:
+        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {num}")
     params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
     if "batch_stats" not in state:
         return variables
@@ -176,8 +177,9 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
     structure: Any
     leaves, structure = jax.tree.flatten(state["batch_stats"])
     floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
-    names, _, _ = trace_training(model, variables, batches[0])
+    whole = num // batch_size * batch_size
+    batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, batch_size, *leaf.shape[1:]), x)
+    names, _, _ = trace_training(model, variables, jax.tree.map(lambda leaf: leaf[0], batches))
 
     def one(numbered: tuple[Array, Array]) -> Any:
         index, batch = numbered
@@ -193,7 +195,7 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
         old = [leaves[i] for i in floats]
         return jax.jvp(step, (jax.tree.map(jnp.zeros_like, old),), (jax.tree.map(jnp.ones_like, old),))
 
-    fed, kept = jax.lax.map(one, (jnp.arange(len(batches)), batches))
+    fed, kept = jax.lax.map(one, (jnp.arange(num // batch_size), batches))
     for i, total, keep in zip(floats, fed, kept, strict=True):
         averaged = jnp.all((keep >= 0) & (keep <= 1) & (keep == keep[:1]))
         if not isinstance(averaged, jax.core.Tracer) and not averaged:
