@@ -209,12 +209,15 @@ def test_several_inputs_and_a_named_axis():
     refitted = models.refit_statistics(named, variables, x, 12)["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(refitted["mean"], hidden.mean(0), atol=1e-5)
 
+    features = models.features_fn(named, variables)(variables["params"], x)
+    np.testing.assert_allclose(features, np.maximum(hidden / np.sqrt(1 + 1e-5), 0), atol=1e-5)  # fresh statistics
     f, rows = models.apply_fn(named, variables), jax.tree.map(lambda leaf: leaf[:4], x)
     found, oracle = (
         ntk.empirical_ntk(f, variables["params"], rows, method=method) for method in ("layerwise", "jacobian")
     )
     np.testing.assert_allclose(found, oracle, rtol=1e-4, atol=1e-4)
-    assert ntk.plan(f, variables["params"], rows).handled
+    layers = ntk.plan(f, variables["params"], rows, method="layerwise").layers
+    assert "own Jacobian" not in {how for name, how in layers if "Dense" in name}
 
 
 class Pair(nn.Module):
