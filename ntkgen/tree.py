@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -122,6 +122,50 @@ def ravel(tree: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
       ([1.0, 2.0, 3.0], [3.0])
     """
     return ravel_pytree(tree)
+
+
+def partition(tree: PyTree, only: str | Sequence[str]) -> tuple[PyTree, PyTree]:
+    """Return some leaves of a tree, and the others: two trees of its structure with None where the other has a leaf.
+
+    Example:
+      >>> from ntkgen import tree
+      >>> params = {"dense0": {"kernel": 1.0, "bias": 2.0}, "dense1": {"kernel": 3.0}}
+      >>> part, rest = tree.partition(params, "dense0/kernel")
+      >>> part
+      {'dense0': {'bias': None, 'kernel': 1.0}, 'dense1': {'kernel': None}}
+      >>> tree.combine(part, rest) == params
+      True
+
+    Args:
+      tree: nested dicts, lists, or any pytree.
+      only: the path of a leaf, such as "dense0/kernel", or of a subtree, such as "dense0"; or several of them.
+
+    Raises:
+      ValueError: no path, or a path without leaves.
+    """
+    names = [only] if isinstance(only, str) else list(only)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)]
+    taken = [[path == name or path.startswith(f"{name}/") for name in names] for path in paths]
+    unknown = [name for i, name in enumerate(names) if not any(row[i] for row in taken)]
+    if unknown or not names:
+        tops = list(dict.fromkeys(path.split("/")[0] for path in paths))
+        raise ValueError(f"only: expected paths of leaves or subtrees, such as {', '.join(tops)}, got {only!r}")
+    leaves: list[Any] = jax.tree.leaves(tree)
+    structure: Any = jax.tree.structure(tree)
+    part = [leaf if any(row) else None for leaf, row in zip(leaves, taken, strict=True)]
+    rest = [None if any(row) else leaf for leaf, row in zip(leaves, taken, strict=True)]
+    return structure.unflatten(part), structure.unflatten(rest)
+
+
+def combine(part: PyTree, rest: PyTree) -> PyTree:
+    """Return the tree that `partition` took apart.
+
+    Example:
+      >>> from ntkgen import tree
+      >>> tree.combine({"a": 1.0, "b": None}, {"a": None, "b": 2.0})
+      {'a': 1.0, 'b': 2.0}
+    """
+    return jax.tree.map(lambda a, b: b if a is None else a, part, rest, is_leaf=lambda leaf: leaf is None)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:

@@ -94,3 +94,21 @@ def test_notebook_is_small_and_names_no_folder(notebook):
     assert len(text) < 60_000
     assert not re.search(r"/(home|root|work|tmp|Users)/", text)
     assert any(cell.get("outputs") for cell in json.loads(text)["cells"])
+
+
+@pytest.mark.slow
+def test_two_networks_in_forty_lines(tmp_path, monkeypatch):
+    """With two seeds, two epochs and a tenth of the images."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "examples" / "two_networks.py").read_text()
+    for old, new in (("= 10, train.Config(20,", "= 2, train.Config(2,"), (":1200", ":120"), ("1200:", "1200:1300")):
+        assert old in text
+        text = text.replace(old, new)
+    exec(compile(text, "two_networks.py", "exec"), {"__name__": "__main__"})
+    assert Path("networks.tex").read_text().count("\\pm") + Path("networks.tex").read_text().count("[") >= 8
+    assert Path("tickets.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_forty_lines_are_forty():
+    text = (DOCS / "examples" / "two_networks.py").read_text()
+    assert sum(bool(line.strip()) for line in text.splitlines()) <= 40

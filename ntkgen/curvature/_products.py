@@ -10,7 +10,8 @@ With f(params, x) -> outputs (n, k), J its Jacobian and l a loss per example, me
 `*_vp` computes one product. `*_matvec` fixes all but the vector. What it returns is compiled, may be called inside
 `jit` and `vmap` (over params and data, too), and is a pytree: programs that take it as an argument compile once for
 all networks with the same f. Arrays that f or the loss read from outside are those of the moment when the product is
-made (`functions.freeze`). Examples are taken in chunks: memory grows with the chunk, the result does not depend on it.
+made (`functions.freeze`). `only` takes the block of one layer or of several; `functions.restrict` does the same for
+all instruments. Examples are taken in chunks: memory grows with the chunk, the result does not depend on it.
 So f must treat examples independently, which is checked where there is more than one chunk; batch norm does so with
 frozen statistics. All matrix products run at the highest precision; float64 params (under `jax_enable_x64`) give
 float64 products.
@@ -19,7 +20,7 @@ Over 350 lines, a third of them documentation: all products share one way of chu
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ from jax.tree_util import Partial
 from ntkgen import functions, tree
 from ntkgen.functions import jvp
 from ntkgen.typing import Apply, Array, Loss, Matvec, PyTree
+
+Only = str | Sequence[str] | None  # paths of leaves or subtrees of params
 
 
 def highest_precision(function: Callable) -> Callable:
@@ -103,7 +106,9 @@ def stability_threshold(learning_rate: float, momentum: float = 0.0) -> float:
 # --- Products
 
 
-def hessian_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def hessian_vp(
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, *, only: Only = None
+) -> PyTree:
     """Multiply the Hessian of the mean loss with v; arguments as in `hessian_matvec`.
 
     Example:
@@ -114,10 +119,12 @@ def hessian_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, 
       >>> curvature.hessian_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()  # X^T X v / n
       [[2.0], [3.0]]
     """
-    return hessian_matvec(f, loss, params, x, y, chunk)(v)
+    return hessian_matvec(f, loss, params, x, y, chunk, only=only)(v)
 
 
-def ggn_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def ggn_vp(
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, *, only: Only = None
+) -> PyTree:
     """Multiply the Gauss-Newton matrix of the mean loss with v; arguments as in `hessian_matvec`.
 
     Example:
@@ -128,10 +135,10 @@ def ggn_vp(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chun
       >>> curvature.ggn_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()  # X^T X v / n
       [[2.0], [3.0]]
     """
-    return ggn_matvec(f, loss, params, x, y, chunk)(v)
+    return ggn_matvec(f, loss, params, x, y, chunk, only=only)(v)
 
 
-def fisher_vp(f: Apply, params: PyTree, x: Any, v: PyTree, chunk: int | None = None) -> PyTree:
+def fisher_vp(f: Apply, params: PyTree, x: Any, v: PyTree, chunk: int | None = None, *, only: Only = None) -> PyTree:
     """Multiply the Fisher matrix of softmax outputs with v; arguments as in `hessian_matvec`.
 
     Example:
@@ -141,11 +148,20 @@ def fisher_vp(f: Apply, params: PyTree, x: Any, v: PyTree, chunk: int | None = N
       >>> curvature.fisher_vp(lambda w, x: x @ w, w, x, jnp.array([[1.0, -1.0]])).tolist()
       [[2.5, -2.5]]
     """
-    return fisher_matvec(f, params, x, chunk)(v)
+    return fisher_matvec(f, params, x, chunk, only=only)(v)
 
 
 def gradient_covariance_vp(
-    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, v: PyTree, chunk: int | None = None, centred: bool = True
+    f: Apply,
+    loss: Loss,
+    params: PyTree,
+    x: Any,
+    y: Any,
+    v: PyTree,
+    chunk: int | None = None,
+    centred: bool = True,
+    *,
+    only: Only = None,
 ) -> PyTree:
     """Multiply the covariance of the examples' gradients with v; arguments as in `gradient_covariance_matvec`.
 
@@ -157,11 +173,19 @@ def gradient_covariance_vp(
       >>> curvature.gradient_covariance_vp(lambda w, x: x @ w, train.squared_error, w, x, y, v).tolist()
       [[1.0]]
     """
-    return gradient_covariance_matvec(f, loss, params, x, y, chunk, centred)(v)
+    return gradient_covariance_matvec(f, loss, params, x, y, chunk, centred, only=only)(v)
 
 
 def hessian_matvec(
-    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, linearize: bool = False
+    f: Apply,
+    loss: Loss,
+    params: PyTree,
+    x: Any,
+    y: Any,
+    chunk: int | None = None,
+    linearize: bool = False,
+    *,
+    only: Only = None,
 ) -> Matvec:
     """Make v -> H v for the Hessian H of the mean of loss(f(params, x), y).
 
@@ -172,6 +196,12 @@ def hessian_matvec(
       >>> matvec = curvature.hessian_matvec(lambda w, x: x @ w, train.squared_error, jnp.ones((2, 1)), x, y)
       >>> matvec(jnp.array([[1.0], [0.0]])).tolist()  # the first column of X^T X / n
       [[1.0], [1.0]]
+      >>> def f(params, x):
+      ...     return x @ params["first"] @ params["last"]
+      >>> params = {"first": jnp.ones((2, 1)), "last": jnp.ones((1, 1))}
+      >>> matvec = curvature.hessian_matvec(f, train.squared_error, params, x, y, only="last")
+      >>> matvec({"first": None, "last": jnp.ones((1, 1))})["last"].tolist()
+      [[5.0]]
 
     Args:
       f: (params, x) -> outputs (n, ...), floating arrays, each example for itself. One that is a
@@ -184,22 +214,27 @@ def hessian_matvec(
       chunk: examples taken at once; None takes all.
       linearize: differentiate the gradient once, here, and keep what it needs: products are cheaper by a quarter
         (see BUILD_NOTES.md), memory grows with n whatever the chunk.
+      only: the paths of a layer or of several, such as "dense0": the product is then with that block of the matrix,
+        and v is like `tree.partition(params, only)[0]`. None takes all params.
 
     Returns:
       The product, v and result like params.
 
     Raises:
       ValueError: no examples, x and y of different length, chunk below 1, params not finite, outputs that are none,
-        outputs or losses without one entry an example, outputs that depend on other examples where chunk is below n;
+        outputs or losses without one entry an example, outputs that depend on other examples where chunk is below n,
+        a path without params in `only`;
         at a product: v not like params, or arrays of f replaced before the first product was compiled.
     """
-    arguments = _prepared(_hessian, f, loss, params, (x, y), chunk)
+    arguments = _prepared(_hessian, f, loss, params, (x, y), chunk, only)
     if not linearize:
         return Partial(_call, *arguments)
     return Partial(_call_linear, _linearized(*arguments), arguments[3])
 
 
-def ggn_matvec(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None) -> Matvec:
+def ggn_matvec(
+    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, *, only: Only = None
+) -> Matvec:
     """Make v -> G v for the Gauss-Newton matrix; arguments, result and errors as in `hessian_matvec`.
 
     Example:
@@ -210,10 +245,10 @@ def ggn_matvec(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int 
       >>> matvec(jnp.array([[1.0], [0.0]])).tolist()  # the Hessian's, since this network is linear
       [[1.0], [1.0]]
     """
-    return Partial(_call, *_prepared(_ggn, f, loss, params, (x, y), chunk))
+    return Partial(_call, *_prepared(_ggn, f, loss, params, (x, y), chunk, only))
 
 
-def fisher_matvec(f: Apply, params: PyTree, x: Any, chunk: int | None = None) -> Matvec:
+def fisher_matvec(f: Apply, params: PyTree, x: Any, chunk: int | None = None, *, only: Only = None) -> Matvec:
     """Make v -> F v for the Fisher matrix of a softmax classifier, exact expectation over the classes.
 
     Labels are the model's own: no y. The classes are the last axis of the outputs. Arguments, result and errors as in
@@ -226,11 +261,19 @@ def fisher_matvec(f: Apply, params: PyTree, x: Any, chunk: int | None = None) ->
       >>> matvec(jnp.array([[1.0, -1.0]])).tolist()
       [[2.5, -2.5]]
     """
-    return Partial(_call, *_prepared(_fisher, f, None, params, (x,), chunk))
+    return Partial(_call, *_prepared(_fisher, f, None, params, (x,), chunk, only))
 
 
 def gradient_covariance_matvec(
-    f: Apply, loss: Loss, params: PyTree, x: Any, y: Any, chunk: int | None = None, centred: bool = True
+    f: Apply,
+    loss: Loss,
+    params: PyTree,
+    x: Any,
+    y: Any,
+    chunk: int | None = None,
+    centred: bool = True,
+    *,
+    only: Only = None,
 ) -> Matvec:
     """Make v -> C v for the covariance of the gradients of single examples, divided by n.
 
@@ -252,6 +295,7 @@ def gradient_covariance_matvec(
       y: as in `hessian_matvec`.
       chunk: as in `hessian_matvec`.
       centred: subtract the mean gradient; without, this is the second moment ("empirical Fisher").
+      only: as in `hessian_matvec`.
 
     Returns:
       The product.
@@ -260,7 +304,7 @@ def gradient_covariance_matvec(
       ValueError: as in `hessian_matvec`.
     """
     product = _covariance if centred else _second_moment
-    return Partial(_call, *_prepared(product, f, loss, params, (x, y), chunk))
+    return Partial(_call, *_prepared(product, f, loss, params, (x, y), chunk, only))
 
 
 def derivative_mode(f: Apply, loss: Loss, params: PyTree, x: Any, y: Any) -> str:
@@ -490,7 +534,9 @@ def _checked_params(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.asarray, params)
 
 
-def _prepared(product: Callable, f: Apply, loss: Any, params: PyTree, batch: tuple, chunk: int | None) -> tuple:
+def _prepared(
+    product: Callable, f: Apply, loss: Any, params: PyTree, batch: tuple, chunk: int | None, only: Only = None
+) -> tuple:
     """Check everything, and return what a compiled product takes before v: f, loss, static choices, params, batch."""
     if not callable(f):
         raise ValueError(f"f: expected a function (params, x) -> outputs (n, ...), got {type(f).__name__}")
@@ -505,6 +551,8 @@ def _prepared(product: Callable, f: Apply, loss: Any, params: PyTree, batch: tup
         raise ValueError("x: expected at least one example, got none")
     if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk: expected a whole number of at least 1, got {chunk!r}")
+    if only is not None:
+        f, params = functions.restrict(f, params, only)
     params, x, chunk = _checked_params(params), batch[0], min(chunk or num, num)
     f = functions.freeze(f, params, x)
     function: functions.Function = f.func  # type: ignore[assignment]

@@ -13,13 +13,20 @@ def digits(data_dir: Any) -> tuple[Raw, str]:
     """scikit-learn's 1,797 digits of 8 x 8; the test set is the first 500 of a permutation fixed for ever."""
     del data_dir  # embedded
     with needs("digits", "scikit-learn"):
-        from sklearn.datasets import load_digits
-    bunch = load_digits()
-    # The source has no split, and other people wrote its end than its beginning, so it is shuffled.
-    # RandomState, since its stream is frozen (NEP 19); default_rng's is not.
-    order = np.random.RandomState(0).permutation(len(bunch.target))
-    x, y = bunch.images.astype(np.uint8)[order, :, :, None], bunch.target[order]
-    return Raw(x[500:], y[500:], x[:500], y[:500]), "sklearn-" + importlib.metadata.version("scikit-learn")
+        version = importlib.metadata.version("scikit-learn")
+
+    def shuffled() -> Raw:
+        with needs("digits", "scikit-learn"):
+            from sklearn.datasets import load_digits
+        bunch = load_digits()
+        # The source has no split, and other people wrote its end than its beginning, so it is shuffled.
+        # RandomState, since its stream is frozen (NEP 19); default_rng's is not.
+        order = np.random.RandomState(0).permutation(len(bunch.target))
+        x, y = bunch.images.astype(np.uint8)[order, :, :, None], bunch.target[order]
+        return Raw(x[500:], y[500:], x[:500], y[:500])
+
+    # Kept, since importing scikit-learn takes as long as importing JAX.
+    return cached(f"digits-{version}", shuffled), f"sklearn-{version}"
 
 
 def mnist1d(data_dir: Any) -> tuple[Raw, str]:

@@ -353,6 +353,8 @@ def targets(name: str, y: Any, outputs: PyTree, loss: str | Loss) -> Any:
     Raises:
       ValueError: labels outside 0 ... k - 1, a shape or a dtype that does not fit the outputs.
     """
+    if isinstance(loss, train.WeightedCrossEntropy):
+        loss = "cross_entropy"
     if callable(loss):
         return y
     if not hasattr(y, "dtype"):

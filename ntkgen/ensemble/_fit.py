@@ -154,6 +154,12 @@ def _probe(
     return over_seeds(layout, one, (0, 0, 0, None, None))(params, state, initial, epoch, rate)
 
 
+@jax.jit
+def _copy(tree: PyTree) -> PyTree:
+    """Copy all arrays, by one program and not by one for each shape."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def _num_arguments(fn: Callable) -> int:
     """Count the positional arguments that a function accepts, up to two."""
     parameters = inspect.signature(fn).parameters.values()
@@ -348,7 +354,7 @@ def _fit_chunk(
     )
     state = programs.start(layout, program, variables, masks)
     initial = state.variables
-    state = jax.tree.map(jnp.copy, state)  # epochs donate the state; `initial` and the caller's `init` stay
+    state = _copy(state)  # epochs donate the state; `initial` and the caller's `init` stay
 
     def measure(fn: Callable, epoch: int) -> PyTree:
         rest = {name: value for name, value in state.variables.items() if name != "params"}

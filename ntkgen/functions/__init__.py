@@ -1,9 +1,9 @@
 """A network as a function: how any module is called, and what compiled programs need to know of it.
 
 The other packages build on these. Use `freeze` before you give a function to a compiled program, so that the program
-never returns values of an earlier call. Use `jvp` for a directional derivative of any network, `switches` to call a
-module in training or evaluation mode, and `require_independence` where a sample's outputs must not depend on other
-samples.
+never returns values of an earlier call. Use `restrict` to measure one layer alone, `jvp` for a directional derivative
+of any network, `switches` to call a module in training or evaluation mode, and `require_independence` where a sample's
+outputs must not depend on other samples.
 """
 
 from ntkgen.functions._calls import SWITCHES, bare, hashable, needed, parameters, spread, switches
@@ -29,6 +29,7 @@ from ntkgen.functions._modules import (
     whole,
 )
 from ntkgen.functions._networks import check_network
+from ntkgen.functions._restrict import restrict
 
 __all__ = [
     "SWITCHES",
@@ -51,6 +52,7 @@ __all__ = [
     "refit_statistics",
     "refuse_replaced",
     "require_independence",
+    "restrict",
     "rounding_tolerance",
     "short",
     "spread",

@@ -1,12 +1,12 @@
 """Measurements of trained networks over a leading seed axis, as trained and at equal loss.
 
-Use `take` with the entries of `MEASUREMENTS` to measure everything that the package knows on the same networks.
+Use `take_all` to measure everything that the package knows on the same networks, `take` for one of `MEASUREMENTS`.
 `rescaled` makes other weights of the same function, to see which measures depend on them. Use `flatness` for the
 sharpness of trained networks and `track` along training. Use `at_loss` or `matching_temperature` to compare networks at
 equal loss, and `noise_scale` for gradient noise. `each_seed` lifts a measurement of one network over all seeds.
 """
 
-from ntkgen.measure._battery import MEASUREMENTS
+from ntkgen.measure._battery import MEASUREMENTS, take_all
 from ntkgen.measure._equal_loss import (
     Matched,
     Passage,
@@ -72,6 +72,7 @@ __all__ = [
     "sharpness_at",
     "spectral",
     "take",
+    "take_all",
     "tempered",
     "track",
     "warm_start",

@@ -1,7 +1,7 @@
 """What a measurement is, and how it is taken of all seeds of an arm."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,6 +30,13 @@ class Trained(NamedTuple):
     initial: PyTree
     keys: Array
     loss: Loss = train.cross_entropy
+
+    @classmethod
+    def of(cls, model: Any, result: Any, seeds: int | Sequence[int], loss: Loss = train.cross_entropy) -> "Trained":
+        """Return the networks of a result of `ensemble.fit`, given the same model and seeds."""
+        seeds = range(seeds) if isinstance(seeds, int) else seeds
+        keys = jax.vmap(train.measurement_key)(jnp.asarray(list(seeds)))
+        return cls(model, result.variables, result.initial, keys, loss)
 
 
 class Network(NamedTuple):

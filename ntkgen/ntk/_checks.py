@@ -106,7 +106,7 @@ def checked(f: Apply, params: PyTree, x1: PyTree, x2: PyTree | None) -> tuple[Pa
     x1 = _inputs("x1", x1)
     x2 = None if x2 is None else _inputs("x2", x2)
     if x2 is not None and _samples(x2) != _samples(x1):
-        raise ValueError(f"x2: expected samples {_samples(x1)} as in x1, got {_samples(x2)}")
+        raise ValueError(f"x2: expected {_samples(x1)} as in x1, got {_samples(x2)}")
     if not finite(leaves):
         raise ValueError("params: expected finite numbers, got infinities or NaN")
     network = _frozen(f, params, x1)
@@ -123,7 +123,7 @@ def length(x: PyTree) -> int:
 
 def _samples(x: PyTree) -> Any:
     """Return dtype and shape of one sample, in words."""
-    return jax.tree.map(lambda leaf: f"{leaf.dtype} {leaf.shape[1:]}", x)
+    return jax.tree.map(lambda leaf: f"{leaf.dtype} samples {leaf.shape[1:]}", x)
 
 
 def _inputs(name: str, x: PyTree) -> Any:

@@ -23,7 +23,7 @@ UNSAID: dict[str, dict[str, None]] = {
 }
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure in the format that the suffix names, and return the path.
 
     Two runs write the same bytes: neither time nor version is in the file. The figure's title is (`title_of`). Axes
@@ -45,6 +45,7 @@ def save(figure: Figure, path: Path) -> Path:
     Raises:
       ValueError: another suffix.
     """
+    path = Path(path)
     kind = path.suffix.removeprefix(".").lower()
     if kind not in FORMATS:
         raise ValueError(f"path: expected a name in {', '.join(f'.{each}' for each in FORMATS)}, got {path.name!r}")

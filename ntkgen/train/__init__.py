@@ -6,6 +6,7 @@ Use `Config` to say how to train; `ensemble.fit` then trains many seeds. The los
 
 from ntkgen.train._losses import (
     LOSSES,
+    WeightedCrossEntropy,
     correct,
     cross_entropy,
     is_classification,
@@ -45,6 +46,7 @@ __all__ = [
     "Program",
     "TrainState",
     "Update",
+    "WeightedCrossEntropy",
     "batch_order",
     "correct",
     "cross_entropy",

@@ -4,10 +4,13 @@ Targets are class labels (integers, one for each vector of outputs) or real numb
 several labels an example (tokens, pixels) its loss and its accuracy are the means over them.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ntkgen.typing import Array, Loss
 
@@ -37,13 +40,71 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
       logits: (n, ..., k).
       labels: integers (n, ...) from 0 to k - 1, or probabilities (n, ..., k).
     """
+    return _cross_entropy(logits, labels, None)
+
+
+def _cross_entropy(logits: Array, labels: Array, weights: Array | None) -> Array:
     # Not optax's logsumexp - logit: at interpolation that difference of large numbers keeps none of the loss's digits.
     log_p = jax.nn.log_softmax(logits)
+    if weights is not None:
+        log_p *= jnp.broadcast_to(weights, log_p.shape)
     if is_integer(labels):
         _check_shape(labels, logits.shape[:-1])
         return _mean_over_labels(-jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0])
     _check_shape(labels, logits.shape)
     return _mean_over_labels(-jnp.sum(labels * log_p, -1))
+
+
+@dataclass(frozen=True)
+class WeightedCrossEntropy:
+    """The cross-entropy with a weight for each class: -sum over c of w_c y_c log p_c, in nats.
+
+    The mean over a batch is not divided by its weights, unlike PyTorch's `CrossEntropyLoss(weight)`: weights of mean 1
+    over the examples, as `balanced` gives them, keep the size of the loss.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ntkgen import train
+      >>> loss = train.WeightedCrossEntropy((0.5, 2.0))
+      >>> [round(float(value), 3) for value in loss(jnp.zeros((2, 2)), jnp.array([0, 1]))]  # log 2, weighted
+      [0.347, 1.386]
+      >>> config = train.Config(epochs=1, loss=train.WeightedCrossEntropy.balanced([0, 0, 0, 1]))
+      >>> [round(weight, 3) for weight in config.loss.weights]
+      [0.667, 2.0]
+
+    Attributes:
+      weights: one for each class, at least 0.
+
+    Raises:
+      ValueError: fewer than two weights, one that is negative or not finite, none above zero; at a call: outputs of
+        another number of classes.
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        try:
+            weights = tuple(float(weight) for weight in self.weights)
+        except (TypeError, ValueError):
+            raise ValueError(f"weights: expected a number for each class, got {self.weights!r}") from None
+        if len(weights) < 2 or not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+            raise ValueError(f"weights: expected a number of at least 0 for each class, got {self.weights!r}")
+        object.__setattr__(self, "weights", weights)
+
+    @classmethod
+    def balanced(cls, labels: Any) -> "WeightedCrossEntropy":
+        """Return the loss in which all classes weigh the same: w_c = n / (k n_c) for n labels of k classes."""
+        counts = np.bincount(np.asarray(labels).reshape(-1))
+        if not counts.all():
+            raise ValueError(f"labels: expected examples of every class 0 ... {len(counts) - 1}, got {counts.tolist()}")
+        return cls(tuple(counts.sum() / (len(counts) * counts)))
+
+    def __call__(self, logits: Array, labels: Array) -> Array:
+        """Return the loss of each example (n,); logits (n, ..., k), labels as in `cross_entropy`."""
+        if logits.shape[-1] != len(self.weights):
+            raise ValueError(f"weights: expected {logits.shape[-1]}, one for each output, got {len(self.weights)}")
+        return _cross_entropy(logits, labels, jnp.asarray(self.weights, logits.dtype))
 
 
 def squared_error(outputs: Array, targets: Array) -> Array:

@@ -39,8 +39,7 @@ def trained(seeds=SEEDS):
     """An ensemble of MLPs, nearly fitted."""
     config = train.Config(epochs=25, batch_size=10, learning_rate=0.2)
     result = ensemble.fit(MLP, dataset(), config, list(range(seeds)))
-    keys = jax.vmap(train.measurement_key)(jnp.arange(seeds))
-    return measure.Trained(MLP, result.variables, result.initial, keys)
+    return measure.Trained.of(MLP, result, seeds)
 
 
 @cache

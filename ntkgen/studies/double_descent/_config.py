@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ntkgen import choices, paper
 from ntkgen.studies import base, options
 from ntkgen.studies.options import setting
+
+# Of the curves along training. Evaluation on as many test as training images takes two thirds of an epoch.
+FEWEST_POINTS, EPOCHS_A_POINT = 12, 7
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,21 @@ class Config(base.Config):
     criterion: float = setting(
         options.FRACTION, "Training error that counts as interpolating.", default=0.01, group="measurement"
     )
+    evaluate: str = setting(
+        options.Choice(("some", "all")),
+        "Epochs after which errors are measured: all, or some, evenly spaced in their logarithm. All may take 40 % of "
+        "the time, some less than 10 %.",
+        default="some", group="measurement",
+    )  # fmt: skip
     strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
+
+    @property
+    def evaluate_at(self) -> list[int]:
+        """Return the epochs (1, ...) after which errors are measured; the last is one of them."""
+        if self.evaluate == "all":
+            return list(range(1, self.epochs + 1))
+        points = np.geomspace(1, self.epochs, max(FEWEST_POINTS, self.epochs // EPOCHS_A_POINT))
+        return np.unique(np.round(points).astype(int)).tolist()
 
     @property
     def sizes(self) -> tuple[int, ...]:

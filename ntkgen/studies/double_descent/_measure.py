@@ -67,7 +67,7 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
                 dataset,
                 sweep.training,
                 config.seeds,
-                options=ensemble.Options(config.strategy),
+                options=ensemble.Options(config.strategy, evaluate_at=config.evaluate_at),
                 progress=progress.part(index, f"{config.model} {size}, {count} examples"),
             )
             layouts[name] = result.strategy
@@ -75,18 +75,18 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
             hits = correct(f, result.variables["params"], dataset.test.x, dataset.test.y)
             right += tables.correct_rows(arm_name(count, size), config.seeds, hits, result.diverged)
             about = {"num_train": count, "size": size, "num_params": sweep.num_params[size]}
-            rows += _rows(about, config.seeds, result)
+            rows += _rows(about, config, result)
     run.write_json("layout.json", layouts)
     return {"runs": rows, "correct": right}
 
 
-def _rows(about: dict[str, Any], seeds: list[int], result: ensemble.Result) -> Rows:
-    """Make the rows of one size, by seed and epoch."""
-    history, rows = result.history, []
-    for s, seed in enumerate(seeds):
-        for epoch in range(history["train_loss"].shape[1]):
-            at = {name: float(values[s, epoch]) for name, values in history.items()}
-            row = about | {"seed": seed, "epoch": epoch + 1, "learning_rate": at["learning_rate"]}
+def _rows(about: dict[str, Any], config: Config, result: ensemble.Result) -> Rows:
+    """Make the rows of one size, by seed and measured epoch."""
+    rows = []
+    for s, seed in enumerate(config.seeds):
+        for epoch in config.evaluate_at:
+            at = {name: float(values[s, epoch - 1]) for name, values in result.history.items()}
+            row = about | {"seed": seed, "epoch": epoch, "learning_rate": at["learning_rate"]}
             for split in ("train", "test"):
                 row |= {f"{split}_loss": at[f"{split}_loss"], f"{split}_acc": 100 * at[f"{split}_accuracy"]}
             rows.append(row | {"diverged": int(result.diverged[s])})

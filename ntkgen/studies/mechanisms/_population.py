@@ -89,8 +89,7 @@ def measured(
     seeds: list[int],
 ) -> dict[str, list[float]]:
     """Return all measurements of one arm's networks, column -> (seeds,)."""
-    keys = jax.vmap(train.measurement_key)(jnp.asarray(seeds))
-    trained = measure.Trained(model, result.variables, result.initial, keys)
+    trained = measure.Trained.of(model, result, seeds)
     found: dict[str, list[float]] = {}
     for each in (measure.MEASUREMENTS[one] for one in config.measures):
 

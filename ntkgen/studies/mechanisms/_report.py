@@ -193,8 +193,8 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
             line.append((claims[name] * number(row["value"]), significant))
         cells.append(line)
     about = f"{config.network_name} on {called(config.dataset)}, "
-    about += f"{derived.verdict['num_reached']} networks at training loss"
-    title = f"Does it predict the generalization gap as claimed?\n{about} {config.stop_loss:g}"
+    about += f"{derived.verdict['num_reached']} networks at training loss {config.stop_loss:g}"
+    title = f"Does it predict the generalization gap as claimed?\n{about}"
     yield "answer", plotting.mechanisms.answer([SHOWN[name] for name in order], list(columns.values()), cells, 2, title)
     rates: dict[str, plotting.Curve] = {}
     for kind, label in summaries:
@@ -207,6 +207,7 @@ def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tup
         plotting.mechanisms.calibration(rates, 100 * ALPHA, f"{config.calibrations} permutations of arms"),
     )
     if len(config.label_noise) >= LEVELS:
+        about += f"; means of {config.replicates * config.num_seeds}, 95% t-intervals"
         yield "over_noise", plotting.mechanisms.over_noise(_over_noise(config, found["networks"]), about)
 
 
