@@ -125,7 +125,11 @@ main()
 """
 
 
-@pytest.mark.parametrize("when", ["absl.app", "jax", "compilation", "garbage collection"])
+def slow(name: str):
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("when", [slow("absl.app"), "jax", "compilation", slow("garbage collection")])
 def test_an_interrupt_is_one_line_whenever_it_comes(when, tmp_path):
     command = [sys.executable, "-c", INTERRUPTED, when, "double_descent", "--preset=quick", f"--out_dir={tmp_path}"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,

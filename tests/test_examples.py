@@ -32,6 +32,7 @@ SHOWN_BY = {
     "models": {"Affine": "effective_layers"},
     "ntk": {"Plan": "plan"},
     "paper": {"PublishedNumber": "published_numbers"},
+    "plotting.growth": {"Cost": "cost"},
     "plotting.lottery_ticket": {"Panel": "measures"},
     "plotting.ntk_regime": {"Dot": "exponents", "Line": "regime"},
     "plotting.reproduce": {"Against": "against_published"},

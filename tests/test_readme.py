@@ -59,6 +59,14 @@ def test_number_of_measurements():
     assert len(measure.MEASUREMENTS) == 14 and "fourteen measurements" in README
 
 
+def test_speeds_are_those_of_their_page():
+    page = (ROOT / "figures" / "speed.md").read_text()
+    table = re.findall(r"^\| .*\|$", README.partition("\n## Speed\n")[2].partition("\n## ")[0], re.MULTILINE)
+    numbers = [number for row in table for number in re.findall(r"([\d.]+) (?:s|GiB)\b", row)]
+    assert len(numbers) >= 10
+    assert not [number for number in numbers if not re.search(rf"(?<![\d.]){re.escape(number)}(?![\d.]*\d)", page)]
+
+
 def test_findings_are_those_of_their_pages():
     rows = [line for line in README.splitlines() if re.match(r"\| H\d \|", line)]
     assert len(rows) == 5

@@ -26,6 +26,7 @@ from typing import Any
 import curvature_torch
 import jax
 import numpy as np
+import targets
 import timing
 from absl import flags
 from cases import NETWORKS, network_of
@@ -68,7 +69,7 @@ def time_case(kind: str, size: int, workers: dict[str, timing.Worker], folder: P
     rows += time_solvers(problem, workers, rows, has)
     for row in rows:
         row |= {"case": f"{kind}{size}", "samples": FLAGS.samples, "source": problem.source}
-    judge(rows)
+    targets.say("curvature", rows)
     return rows
 
 
@@ -151,41 +152,15 @@ def time_solvers(
 def new_row(library: str, what: str, values: list[float]) -> Row:
     """Return a row of the table with its times."""
     row: Row = {"case": None, "source": None, "samples": None, "library": library, "what": what}
-    row |= {"seconds": statistics.median(values), "low": min(values), "high": max(values), "turns": len(values)}
+    row |= timing.columns(values)
     names = ("gradients", "compile_seconds", "gflops", "peak_gflops", "matvecs", "residual", "error")
     return row | dict.fromkeys(names)
-
-
-def judge(rows: list[Row]) -> None:
-    """Print what was aimed at, beside what came out."""
-    found = {(row["library"], row["what"]): row for row in rows}
-    theirs = [row for row in rows if row["library"].startswith(("PyHessian", "double backward"))]
-    ours, power = found["ntkgen", "top, Lanczos"], found["ntkgen", "top, power"]
-    reached = "" if power["residual"] <= TOLERANCE else " (power iteration gave up)"
-    print(f"products, Lanczos / power: {ours['matvecs'] / power['matvecs']:.2f}{reached}; target at most 0.5")
-    for row in theirs:
-        if row["what"] == "top, power":
-            ratio = row["seconds"] / ours["seconds"]
-            reached = "" if row["residual"] <= TOLERANCE else " (gave up)"
-            print(f"top eigenvalue, {row['library']} / ours: {ratio:.2f}{reached}; target at least 1.5")
-        else:
-            (many,) = (
-                own
-                for (library, what), own in found.items()
-                if library == "ntkgen" and what == f"top {FLAGS.pairs}, Lanczos"
-            )
-            ratio = row["seconds"] / many["seconds"]
-            print(f"{many['what']}: {row['library']}'s three / ours: {ratio:.2f}; target more than 1")
-    plain, linear = (found["ntkgen", name]["gradients"] for name in ("hvp", "hvp, linearised"))
-    target = "1.7 linearised" if ours["case"].startswith("mlp") else "2"
-    print(f"product: {plain:.2f} gradients, {linear:.2f} linearised; target at most {target}", flush=True)
 
 
 def main() -> None:
     """Run the benchmark."""
     with cli.user_errors(FLAGS):
-        if FLAGS.out is not None:
-            records.check_writable(Path(FLAGS.out).parent, "out")
+        timing.check_out(FLAGS.out)
         if FLAGS.torch:
             timing.check_torch("torch")
     device = jax.local_devices()[0]

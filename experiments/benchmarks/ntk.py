@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import ntk_ways
 import numpy as np
+import targets
 import timing
 from absl import flags
 from cases import SHAPES, Names
@@ -39,22 +40,15 @@ from ntkgen.studies import options
 
 FLAGS = flags.FLAGS
 WAYS = ("ours", "jacobian", "torch.func")
-TARGETS: dict[str, tuple[float | None, float]] = {  # seconds, GiB
-    "mlp256n200": (0.06, 0.36),
-    "mlp1024n200": (0.30, 0.48),
-    "mlp64n1000": (0.7, 0.74),
-    "mlp256n1000": (1.3, 0.82),
-    "mlp1024n1000": (4.6, 0.96),
-    "mlp4096n1000": (None, 3.0),
-    "mlp1024n5000trace": (None, 4.0),
-    "cnn16n200": (None, 2.0),
-}
-FASTER = {"cnn16n200": 3.0}  # than the oracle
+DEFAULT = (
+    "mlp256n200", "mlp1024n200", "mlp64n1000", "mlp256n1000", "mlp1024n1000", "mlp4096n1000", "mlp1024n5000trace",
+    "cnn16n200",
+)  # fmt: skip
 AGREEMENT = 1e-3  # relative; float32 sums over millions of terms differ by far less, mistakes by far more
 MEMORY_SHARE = 0.4  # of the machine's, that torch's Jacobian may take; temporaries come on top
 
 CASES = Names(ntk_ways.CASE, "mlp<width>n<samples> or cnn<channels>n<samples>[trace], with commas between", least=1)
-cli.define_flag("cases", CASES, tuple(TARGETS), "Kernels to time.")
+cli.define_flag("cases", CASES, DEFAULT, "Kernels to time.")
 OTHERS = Names("|".join(map(re.escape, WAYS[1:])), f"some of {', '.join(WAYS[1:])}, or none")
 cli.define_flag("against", OTHERS, WAYS[1:], "Whom to compare with.")
 cli.define_flag("repeats", options.COUNT, 5, "Turns of each.")
@@ -107,18 +101,14 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
         worker.close()
     peak = statistics.median(seconds.pop("peak"))
     own = first["ours"]
-    target = TARGETS.get(case.name, (None, None))
     rows = []
     for way in ways:
         row: dict[str, Any] = {"case": case.name, "way": way, "absent": absent[way], "matmul_gflops": peak}
         if way in workers:
             middle, flops = statistics.median(seconds[way]), first[way].get("flops")
             scale = max(map(abs, own["entries"]))
+            row |= timing.columns(seconds[way])
             row |= {
-                "turns": len(seconds[way]),
-                "seconds": middle,
-                "seconds_min": min(seconds[way]),
-                "seconds_max": max(seconds[way]),
                 "compile_seconds": first[way]["seconds"] - middle,
                 "gflop": flops and flops / 1e9,
                 "gflops": flops and flops / 1e9 / middle,
@@ -128,9 +118,7 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
                 / scale,
                 "plan": f"{first[way]['method']}, tiles of {first[way]['tile'][0]}" if flops else None,
             }
-            row["speedup"] = statistics.median(a / b for a, b in zip(seconds[way], seconds["ours"], strict=False))
-        row |= dict(zip(("target_seconds", "target_gib"), target if way == "ours" else (None, None), strict=True))
-        row["target_speedup"] = FASTER.get(case.name) if way == "jacobian" else None
+            row |= timing.ratio("speedup", seconds[way], seconds["ours"])
         rows.append(row)
         print(line(row, seconds.get(way, [])), flush=True)
     return rows
@@ -149,22 +137,17 @@ def line(row: dict[str, Any], seconds: list[float]) -> str:
     text += f"{row['peak_gib']:.2f} GiB ({row['added_gib']:.2f} added)"
     if row["way"] != "ours":
         text += f"; ours is {row['speedup']:.3g} times faster"
-        if row["target_speedup"]:
-            text += f" (target {row['target_speedup']:g})"
         if not row["difference"] <= AGREEMENT:
             text += f"; DISAGREES by {row['difference']:.1e}"
-    wanted = [f"{row[key]:g} {unit}" for key, unit in (("target_seconds", "s"), ("target_gib", "GiB")) if row[key]]
-    return text + (f"; target {', '.join(wanted)}" if wanted else "")
+    return text
 
 
 def main() -> None:
     """Run the benchmark."""
-    out = Path(FLAGS.out)
     with cli.user_errors(FLAGS):
         if "torch.func" in FLAGS.against:
             timing.check_torch("against")
-        if out.is_dir() or not out.parent.is_dir():
-            raise ValueError(f"out: expected a file in a folder that exists, got {FLAGS.out!r}")
+        timing.check_out(FLAGS.out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
         f"{jax.local_devices()[0].device_kind}, {cores} cores, jax {jax.__version__}; float32; "
@@ -177,7 +160,8 @@ def main() -> None:
                 rows += time_case(ntk_ways.parse(name), ["ours", *FLAGS.against], Path(folder))
             except timing.Ended as error:
                 cli.fail(f"{name}: a process ended ({error}); see the line above", 1)
-    records.write_table(out, rows)
+    targets.say("ntk", rows)
+    records.write_table(Path(FLAGS.out), rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Both, since with all cores busy OpenMP's default spinning can cost a factor of ten, and waiting costs a little always.
@@ -70,6 +71,21 @@ def check_torch(flag: str) -> None:
         raise ValueError(f"{flag}: expected PyTorch to be installed (pip install 'ntkgen[bench]')")
 
 
+def check_out(out: str | None, flag: str = "out") -> None:
+    """Check that a file can be written; None is no file.
+
+    Raises:
+      ValueError: it is a folder, or its folder does not exist or takes no files.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if not out or path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"{flag}: expected a file in a folder that exists, got {out!r}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{flag}: expected a file that can be written, got {out!r}")
+
+
 def torch_workers(script: str, cuda: bool) -> dict[str, Worker]:
     """Return processes that run a script of PyTorch's side, by their setting: one on a GPU, two on CPU."""
     settings = {"torch": TORCH_SETTINGS["torch"]} if cuda else TORCH_SETTINGS
@@ -97,6 +113,23 @@ def interleaved(turns: dict[str, Callable[[], float]], repeats: int, limit: floa
             values[name].append(turn())
             spent[name] += time.perf_counter() - begun
     return values
+
+
+def columns(values: Sequence[float]) -> dict[str, Any]:
+    """Return the columns of a table that hold some turns: how many, median and range in seconds."""
+    return {
+        "turns": len(values),
+        "seconds": statistics.median(values),
+        "seconds_min": min(values),
+        "seconds_max": max(values),
+    }
+
+
+def ratio(name: str, first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
+    """Return the columns of a ratio, turn by turn: median and range; None without a turn that both took."""
+    ratios = [a / b for a, b in zip(first, second, strict=False)]
+    found = (statistics.median(ratios), min(ratios), max(ratios)) if ratios else (None, None, None)
+    return dict(zip((name, f"{name}_min", f"{name}_max"), found, strict=True))
 
 
 def spread(values: Sequence[float]) -> str:

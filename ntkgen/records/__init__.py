@@ -10,7 +10,7 @@ from ntkgen.records._compilation_cache import Compilations, compilation_cache
 from ntkgen.records._identity import describe, source
 from ntkgen.records._networks import Networks, StoredNetwork
 from ntkgen.records._progress import Progress
-from ntkgen.records._provenance import numerics, versions
+from ntkgen.records._provenance import commit, numerics, versions
 from ntkgen.records._run_folder import RecordError, Run, check_writable, open_run, read_table, write_table
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "StorageError",
     "StoredNetwork",
     "check_writable",
+    "commit",
     "compilation_cache",
     "describe",
     "numerics",

@@ -63,7 +63,13 @@ def numerics() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the checkout's commit, with `-dirty` if tracked files differ from it; None outside a checkout."""
+    """Return the checkout's commit, with `-dirty` if tracked files differ from it; None outside a checkout.
+
+    Example:
+      >>> from ntkgen import records
+      >>> len((records.commit() or 40 * "?").removesuffix("-dirty"))
+      40
+    """
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(CHECKOUT), *args]

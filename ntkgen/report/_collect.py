@@ -208,7 +208,8 @@ def _published(runs: list[Run]) -> tuple[Published, ...]:
             if "study" in table.columns:  # a setting says little without it
                 named = (row["study"] for row in table.dicts())
                 graded = [
-                    {**row, "setting": f"{study}, {row['setting']}"} for row, study in zip(graded, named, strict=True)
+                    {**row, "setting": ", ".join(filter(None, (study, row["setting"])))}
+                    for row, study in zip(graded, named, strict=True)
                 ]
             return tuple(Published(**row) for row in graded)
     found: dict[tuple[str, str], tuple[Published, ...]] = {}

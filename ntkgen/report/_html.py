@@ -12,7 +12,7 @@ from ntkgen import io
 from ntkgen.report import _pictures, _protocol, _verdicts, _writing
 from ntkgen.report._contents import Claim, Contents, Figure, Run
 from ntkgen.report._quality import number
-from ntkgen.report._shown import LONG, Shown, brief, interval, shown
+from ntkgen.report._shown import LONG, Shown, brief, interval, shown, whole
 
 MOST_PICTURES = 1_150_000  # bytes of all figures in the page
 MOST_TABLES = 12_500  # cells of all tables in the page
@@ -76,7 +76,7 @@ def page(contents: Contents) -> str:
         undefined=jinja2.StrictUndefined,
     )
     counter = itertools.count(1)
-    environment.filters |= {"brief": brief, "kind": _verdicts.kind, "mark": MARKS.get}
+    environment.filters |= {"brief": brief, "whole": whole, "kind": _verdicts.kind, "mark": MARKS.get}
     environment.globals |= {
         "about": _protocol.about,
         "bar": bar,

@@ -1,6 +1,7 @@
 """Tables as people read them: a mean with its interval in one column, numbers in few digits, long tables cut."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -117,3 +118,8 @@ def brief(cell: str) -> str:
     if value and (abs(value) < 1e-4 or abs(value) >= 1e6):
         return f"{value:.2e}"
     return f"{value:.4g}" if abs(value) < 1e3 else f"{value:.{max(0, 4 - math.ceil(math.log10(abs(value))))}f}"
+
+
+def whole(text: str) -> str:
+    """Return a text that is not cut, its numbers in few digits."""
+    return re.sub(r"-?\d+\.\d{5,}(e[-+]?\d+)?", lambda found: brief(found[0]), text)

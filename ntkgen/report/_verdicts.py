@@ -18,10 +18,11 @@ CONTEXT = (
     "changes",
     "keep_percent",
 )  # of claims that are made for several series
-EFFECTS = ("effect", "difference", "value", "highest")
+EFFECTS = ("effect", "difference", "value", "rise", "fall", "highest")
 # In the order in which they decide; the words name the test.
 TESTS = {
     "paired_adjusted": "paired t-test by seed, adjusted for false discoveries",
+    "adjusted_for": "one-sided t-test by seed, adjusted for false discoveries",
     "adjusted": "adjusted for false discoveries",
     "p": "test by seed",
     "pvalue": "test by seed",
@@ -61,7 +62,21 @@ def claims(verdict: Any, run: str, question: str) -> tuple[Claim, ...]:
 
 
 def facts(verdict: Any) -> tuple[tuple[str, str], ...]:
-    """Return the entries of a verdict.json that decide nothing: numbers, words and lists of them, by name."""
+    """Return the entries of a verdict.json that decide nothing: numbers, words and lists of them, by name.
+
+    In a list they are those of its items that only sum up decisions within; several are told apart by a number.
+    """
+    if isinstance(verdict, list):
+        found = [
+            facts(item) if any(True for value in item.values() for _ in _entries(value, "")) else ()
+            for item in verdict
+            if isinstance(item, dict)
+        ]
+        return tuple(
+            (f"{name}, {index}" if len(found) > 1 else name, words)
+            for index, each in enumerate(found, 1)
+            for name, words in each
+        )
     if not isinstance(verdict, dict):
         return ()
     plain = {

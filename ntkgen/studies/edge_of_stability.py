@@ -164,15 +164,16 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
       >>> row = {"loss": "mse", "rate": "0.2", "train_loss": "0.1", "converged": "1", "diverged": "0"}
       >>> rows = [{**row, "seed": str(seed), "epoch": str(epoch), "of_bound": of_bound, "eigenvalue": "10"}
       ...         for seed in range(3) for epoch, of_bound in ((0, "0.5"), (500, "1.01"), (1000, "0.99"))]
-      >>> edge_of_stability.derive(base.Prepared(config, {}, "quick", {}, None), {"tracking": rows}).verdict
-      {'mse, rate 0.2': 'seen'}
+      >>> derived = edge_of_stability.derive(base.Prepared(config, {}, "quick", {}, None), {"tracking": rows})
+      >>> derived.verdict[0]["decision"]
+      'seen'
     """
     from ntkgen.studies import tables
 
     seeds = _by_seed(prepared.config, found["tracking"])
     summary = tables.summarise(seeds, ["loss", "rate"], ["start", "highest", "last", "log10_last"])
     tests = _tests(prepared.config, seeds)
-    verdict = {f"{row['loss']}, rate {row['rate']:g}": row["decision"] for row in tests}
+    verdict = [_claim(row, own) for row, own in zip(tests, summary, strict=True)]
     lines = [f"{'loss':>14} {'rate':>6} {'at the start':>18} {'highest':>18} {'last third':>18}  at 2 / rate?"]
     for row, own in zip(tests, summary, strict=True):
         cells = " ".join(f"{tables.cell(own, metric):>18}" for metric in ("start", "highest", "last"))
@@ -217,7 +218,8 @@ def _tests(config: Config, seeds: Rows) -> Rows:
         if len(values) > 1:
             same = stats.equivalence(values, np.zeros_like(values), MARGIN_LOG10)
             row |= {"difference": same.mean_difference, "equivalence_p": same.pvalue, "detectable": same.detectable}
-            row |= {"pvalue": stats.paired(values, np.zeros_like(values)).pvalue}
+            apart = stats.paired(values, np.zeros_like(values))
+            row |= {"low": apart.low, "high": apart.high, "pvalue": apart.pvalue}
         found.append(row)
     known = [row for row in found if row["num_seeds"] > 1]
     for name in ("equivalence_p", "pvalue"):
@@ -232,6 +234,32 @@ def _tests(config: Config, seeds: Rows) -> Rows:
             )  # fmt: skip
         row["decision"] = str(decision)
     return found
+
+
+def _claim(row: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the claim that an arm ends at the bound.
+
+    The control is the sharpness at the start: where it is at the bound already, training did not bring it there.
+
+    Args:
+      row: of tests.csv.
+      own: of summary.csv.
+    """
+    from ntkgen import stats
+    from ntkgen.studies import relations
+
+    start, low, high = (own[f"start_{end}"] for end in ("mean", "t_low", "t_high"))
+    word = stats.UNDECIDED
+    if high is not None and not low <= 1 <= high:
+        word = stats.SEEN if high < 1 else stats.NOT_SEEN
+    numbers = {name: row.get(name) for name in ("difference", "low", "high", "equivalence_p", "pvalue", "detectable")}
+    return {
+        "claim": f"{LOSSES[row['loss']]}, rate {row['rate']:g}: the sharpness ends at 2 / rate",
+        "decision": row["decision"],
+        **numbers,
+        "unit": "log10 of sharpness x rate / 2",
+        "control": relations.control("below 2 / rate at the start", word, start, low, high, "of 2 / rate"),
+    }
 
 
 def figures(prepared: Prepared, found: Tables, derived: Derived) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,8 @@ from typing import Any
 from ntkgen import stats
 from ntkgen.studies import tables
 
+NO_CONTROL = "none"  # begins the sentence of a claim without a control
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -63,6 +65,45 @@ def test(relations: Sequence[Relation], values: Mapping[str, Mapping[str, Any]])
     for one in distinct:
         rows += tables.paired_tests(one.family, one.metric, values[one.metric], [(one.first, one.second)], one.margin)
     return dict(zip(distinct, tables.adjust_equivalence(tables.adjust(rows)), strict=True))
+
+
+def control(
+    changed: str,
+    decision: str,
+    effect: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    unit: str = "",
+    p: float | None = None,
+) -> str:
+    """Return the sentence on the control of a claim: what it changes, and what it gave.
+
+    An entry of a verdict has it under "control". It stands for the arm or test that changes one thing and could have
+    overturned the claim; `NO_CONTROL` begins the sentence where there is none.
+
+    Example:
+      >>> from ntkgen.studies import relations
+      >>> relations.control("equal updates", "undecided (3 pairs)", 0.2, -0.5, 0.9, "points", p=0.31)
+      'equal updates: undecided (0.2 [-0.5, 0.9] points, adjusted p 0.31, 3 pairs)'
+
+    Args:
+      changed: what the control changes, or what it asks.
+      decision: a word, and in brackets why.
+      effect: of the control.
+      low: end of its interval.
+      high: the other end.
+      unit: of all three.
+      p: adjusted p-value of its test.
+    """
+    word, _, why = decision.partition(" (")
+    size = [] if effect is None else [f"{effect:.3g}"]
+    if low is not None and high is not None:
+        size.append(f"[{low:.3g}, {high:.3g}]")
+    if size and unit:
+        size.append(unit)
+    parts = (" ".join(size), "" if p is None else f"adjusted p {p:.2g}", why.removesuffix(")"))
+    words = ", ".join(filter(None, parts))
+    return f"{changed}: {word}" + (f" ({words})" if words else "")
 
 
 def decide(relation: Relation, row: Mapping[str, Any], alpha: float) -> stats.Decision:

@@ -9,7 +9,15 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ntkgen import plotting
-from ntkgen.plotting import Curve, implicit_regularization, loss_landscape, lottery_ticket, mechanisms, ntk_regime
+from ntkgen.plotting import (
+    Curve,
+    growth,
+    implicit_regularization,
+    loss_landscape,
+    lottery_ticket,
+    mechanisms,
+    ntk_regime,
+)
 from ntkgen.plotting._ticks import LogTicks, log_axis, number
 
 ARMS = {"small_batch": "batch 32", "large_batch": "batch 1024"}
@@ -68,7 +76,15 @@ def answer(width):
                              width=width)  # fmt: skip
 
 
-FIGURES = [against_batch, confounds, measures, model_wise, epoch_wise, landscape, movement, answer]
+def cost(width):
+    sizes = [1, 2, 4, 8, 16, 32, 64]
+    curve = Curve(sizes, [0.01 * x for x in sizes], [0.009 * x for x in sizes], [0.02 * x for x in sizes])
+    one = growth.Cost(curve, [1.0] * 7, [0.005 * x for x in sizes], [0.4] * 7, [1.0] * 6, 0.3)
+    names = ["MLP 64: slope 0.93 [0.91, 0.96] from 4 on", "MLP 512: slope 1.01 [1.00, 1.02]"]
+    return growth.cost(dict.fromkeys(names, one), "seeds", "title", width=width)
+
+
+FIGURES = [against_batch, confounds, measures, model_wise, epoch_wise, landscape, movement, answer, cost]
 
 
 def shown(figure):
@@ -104,7 +120,7 @@ def test_a_figure_for_a_paper(tmp_path, draw, width, inches):
     lettered = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
     if len(lettered) > 1:
         assert [title[:3] for title in lettered] == [f"({chr(97 + i)})" for i in range(len(lettered))]
-    assert (len(lettered) > 1) == (draw in (against_batch, confounds, measures, epoch_wise, movement))
+    assert (len(lettered) > 1) == (draw in (against_batch, confounds, measures, epoch_wise, movement, cost))
 
 
 def test_a_screen_has_titles_and_no_letters():

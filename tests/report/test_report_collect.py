@@ -6,6 +6,7 @@ import pytest
 import results_folder
 
 from ntkgen import plotting, records, report
+from ntkgen.report import _verdicts
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,16 @@ def test_claims_of_every_shape_of_verdict(contents):
     assert top.decision.startswith("seen, 2.5") and "paired t-test" in top.test
     assert trace.decision == "undecided (one seed)" and trace.effect == ""
     assert landscape.facts == (("comparable", "yes"),)
+
+
+def test_an_entry_around_decisions_is_a_fact():
+    inner = {"claim": "a peak", "decision": "seen", "rise": 4.2, "control": "highest there: seen"}
+    around = {"verdict": "a peak", "threshold": {"params": 9}, "peak": inner}
+    (claim,) = _verdicts.claims([around], "run", "?")
+    assert (claim.claim, claim.effect, claim.control) == ("a peak", "4.2", "highest there: seen")
+    assert _verdicts.facts([around]) == (("threshold", "params 9"),)
+    assert _verdicts.facts([around, around]) == (("threshold, 1", "params 9"), ("threshold, 2", "params 9"))
+    assert _verdicts.facts([{"verdict": "undecided", "threshold": 1}]) == ()  # a claim of its own, with details
 
 
 @pytest.mark.parametrize(

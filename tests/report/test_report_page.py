@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+import browser
 import pytest
 import results_folder
 
@@ -140,6 +141,13 @@ def test_long_tables_are_cut_and_named(path, page):
     assert len(page.all("tr")) < 500 and len(text) < 2e6
 
 
+def test_what_is_behind_more_is_not_cut(tmp_path):
+    words = "words " * 40 + "of 0.123456789 and the end"
+    run = results_folder.write_run(tmp_path, "study", "digits-a", verdict={"a": {"decision": "seen", "note": words}})
+    text = report.html(report.collect(run.parents[1]), tmp_path / "report.html").read_text()
+    assert f"<dd>{'words ' * 40}of 0.1235 and the end</dd>" in text
+
+
 def test_many_runs_make_no_large_page(tmp_path):
     wide = [{f"measure_{column}": row * column / 7 for column in range(30)} for row in range(200)]
     for index in range(12):
@@ -220,3 +228,65 @@ def test_a_browser_shows_it(path, tmp_path, width, dark):
     assert found["wide"] <= 0, found  # what is wide scrolls in its own box
     assert found["first"] == "double_descent mlp, width 8"
     assert found["paper"] == ("rgb(20, 23, 26)" if dark else "rgb(253, 253, 252)")
+
+
+STOPS = """
+document.querySelectorAll("details").forEach((each) => { each.open = true; });
+window.stops = [...document.querySelectorAll('a[href], button, summary, [tabindex="0"]')].filter(
+  (each) => each.checkVisibility());
+stops.map((each) => each.tagName);
+"""
+FOCUSED = """(() => {
+  const each = document.activeElement, style = getComputedStyle(each), box = each.getBoundingClientRect();
+  const shown = box.bottom > 0 && box.top < innerHeight && box.right > 0 && box.left < innerWidth;
+  return [stops.indexOf(each), style.outlineStyle, parseFloat(style.outlineWidth), shown];
+})()"""
+OUT_OF_REACH = """[...document.querySelectorAll("body *")].filter((each) => {
+  const style = getComputedStyle(each), scrolls = (value) => value === "auto" || value === "scroll";
+  return scrolls(style.overflowX) && each.scrollWidth > each.clientWidth && each.tabIndex < 0
+    || scrolls(style.overflowY) && each.scrollHeight > each.clientHeight && each.tabIndex < 0;
+}).map((each) => each.outerHTML.slice(0, 100))"""
+SORTED = """(() => {
+  const head = document.activeElement.closest("th"), rows = [...head.closest("table").tBodies[0].rows];
+  return [head.getAttribute("aria-sort"), ...rows.map((row) => row.cells[head.cellIndex].textContent)];
+})()"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+def test_the_keyboard_alone_is_enough(path, tmp_path):
+    with browser.opened(BROWSER, path, tmp_path) as page:
+        kinds = page.do(STOPS)
+        assert set(kinds) == {"A", "BUTTON", "SUMMARY", "DIV", "PRE"}
+        assert page.do(OUT_OF_REACH) == []
+        found = []
+        for _ in kinds:
+            page.press("Tab")
+            found.append(page.do(FOCUSED))
+        assert [place for place, *_ in found] == list(range(len(kinds)))  # everything, in the order of reading
+        assert all(style == "solid" and width >= 2 and shown for _, style, width, shown in found)
+
+        page.do("stops[0].focus()")
+        page.press("Enter")
+        assert page.do("document.activeElement.id") == "main"
+        page.press("Tab")
+        assert page.do("document.activeElement === stops.find((each) => each.closest('main'))")
+
+        page.do("stops.find((each) => each.tagName === 'SUMMARY').focus()")
+        for is_open in (False, True):
+            page.press("Enter")
+            assert page.do("document.activeElement.parentElement.open") is is_open
+
+        page.do("[...document.querySelectorAll('th button')].find((each) => each.textContent === 'published').focus()")
+        page.press("Enter")
+        up, *cells = page.do(SORTED)
+        page.press(" ")
+        down, *turned = page.do(SORTED)
+        numbers = [float(cell) for cell in cells if cell != "–"]
+        assert (up, down) == ("ascending", "descending") and len(numbers) > 1
+        assert numbers == sorted(numbers) and [float(cell) for cell in turned if cell != "–"] == numbers[::-1]
+
+        page.do("document.activeElement.closest('.scroll').style.width = '9rem'")
+        page.do("document.activeElement.closest('.scroll').focus()")
+        page.press("ArrowRight")
+        page.do("new Promise((done) => document.activeElement.addEventListener('scrollend', () => done()))")
+        assert page.do("document.activeElement.scrollLeft") > 0

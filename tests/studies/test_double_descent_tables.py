@@ -59,6 +59,9 @@ def test_a_peak_at_the_threshold_is_seen():
     assert verdict["verdict"] == "test error peaks near the threshold; beyond it test error falls"
     assert verdict["peak"]["highest_size"] == 64
     assert verdict["peak"]["adjusted"] >= verdict["peak"]["pvalue"]
+    assert (verdict["peak"]["decision"], verdict["beyond"]["decision"]) == ("seen", "seen")
+    assert verdict["peak"]["control"].endswith("highest at size 64: seen")
+    assert "a peak before it, at size 64; " in verdict["beyond"]["control"]
 
 
 def test_the_flank_of_a_higher_peak_elsewhere_is_no_peak_near_the_threshold():
@@ -67,6 +70,7 @@ def test_the_flank_of_a_higher_peak_elsewhere_is_no_peak_near_the_threshold():
     verdict = judge(noisy([8, 20, 18, 15, 13, 11, 9, 7], 5, 0.2, rng))
     assert "peaks near" not in verdict["verdict"]
     assert verdict["peak"]["highest_size"] == 8
+    assert verdict["peak"]["control"].endswith("highest at size 8: not seen")
 
 
 def test_monotone_improvement_falls_without_a_peak():

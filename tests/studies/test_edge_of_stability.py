@@ -31,6 +31,9 @@ def test_each_word():
     found = edge_of_stability.derive(prepared(), {"tracking": tracking([at, below, wide, lost], diverged=(3, 1))})
     words = [row["decision"].split()[0] for row in found.tables["tests"]]
     assert words == ["seen", "not", "undecided", "seen"]
+    assert [row["decision"].split()[0] for row in found.verdict] == words
+    assert {row["control"].partition(" (")[0] for row in found.verdict} == {"below 2 / rate at the start: seen"}
+    assert found.verdict[0]["low"] < found.verdict[0]["difference"] < found.verdict[0]["high"]
     assert found.tables["tests"][3]["num_seeds"] == 2  # a diverged seed is left out
     assert found.tables["summary"][1]["last_mean"] == pytest.approx(0.3)
     assert found.tables["summary"][0]["highest_mean"] == pytest.approx(1.1)

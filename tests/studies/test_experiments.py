@@ -434,7 +434,10 @@ def as_flags(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def refusals(forks, environment, tmp_path_factory):
-    """What came of every command line of REFUSED: {flags: (code, stdout, stderr, folder of its own)}."""
+    """Return a function that runs a refused command line, and one that puts real paths into words.
+
+    Each test runs its own line: workers may share them.
+    """
     base = tmp_path_factory.mktemp("refused")
     places = {f"@{name}": str(path) for name, path in broken_data(base / "data").items()} | {
         "@file": str(base / "file"),
@@ -449,14 +452,15 @@ def refusals(forks, environment, tmp_path_factory):
             text = text.replace(name, path)
         return text
 
-    commands = []
-    for number, (flags, *_) in enumerate(REFUSED):
-        out = [] if "--out_dir" in flags else [f"--out_dir={base / 'out' / str(number)}"]
-        commands.append([*TINY, "--widths=4,8", "--epochs=1", *out, *as_flags(placed(flags))])
-    found = drive(forks, environment, base, commands)
-    after = {path: path.lstat().st_mtime_ns for path in base.rglob("*")}
-    assert after == before  # nothing was written, anywhere
-    return {flags: (*result, placed) for (flags, *_), result in zip(REFUSED, found, strict=True)}
+    def refused(flags: str) -> tuple[int, str, str]:
+        out = [] if "--out_dir" in flags else [f"--out_dir={base / 'out'}"]
+        command = [*TINY, "--widths=4,8", "--epochs=1", *out, *as_flags(placed(flags))]
+        (found,) = drive(forks, environment, base, [command])
+        after = {path: path.lstat().st_mtime_ns for path in base.rglob("*")}
+        assert after == before  # nothing was written, anywhere
+        return found
+
+    return refused, placed
 
 
 def drive(forks, environment, folder: Path, commands: list[list[str]]) -> list[tuple[int, str, str]]:
@@ -468,7 +472,8 @@ def drive(forks, environment, folder: Path, commands: list[list[str]]) -> list[t
 @pytest.mark.parametrize(("flags", "words"), [(flags, words) for flags, *words in REFUSED],
                          ids=[f"{i} {flags[:40]}" for i, (flags, *_) in enumerate(REFUSED)])  # fmt: skip
 def test_bad_input_ends_in_one_line(refusals, flags, words):
-    code, out, err, placed = refusals[flags]
+    refused, placed = refusals
+    code, out, err = refused(flags)
     assert code == 2, err
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
     for word in words:

@@ -151,6 +151,7 @@ def verdicts(study):
     found = derived.verdict
     undecided = sum(row["verdict"].startswith("undecided") for name in ("H1", "H2") for row in found[name])
     # A line for each decided relation, and one of the number of others for each hypothesis.
+    assert all(row["control"] for name in ("H1", "H2") for row in found[name])
     assert derived.text.count("\nH") == len(found["H1"]) + len(found["H2"]) - undecided + 2
     return {row["relation"]: row["verdict"] for row in (*found["H1"], *found["H2"])}, derived
 
@@ -241,6 +242,34 @@ def test_the_sweep_at_equal_updates_is_judged_by_itself():
         words = f"batch 2048 is sharper than batch {ends} by the top Hessian eigenvalue, equal {sweep}"
         assert found[words] == verdict
     assert found[f"{FLATTER}, equal updates"] == "undecided (3 arms, 5 seeds; needs five)"
+
+
+def test_every_claim_names_the_control_that_could_have_overturned_it():
+    """The small batch is ahead at equal epochs alone, and injected noise helps as much when it sums to zero."""
+    noisy = {f"{name}_noise{end}": 97.0 for name in ("gd", "sgd2048") for end in ("", "_zero_sum")}
+    accuracy = FALLING | {"sgd512_steps": 96.5, "sgd2048_steps": 97.0, "sgd2048_quiet": 93.0} | noisy
+    verdict = STUDY.derive(*made_up(accuracy, RISING, controls=("steps", "noise"))).verdict
+    control = {row["relation"]: row["control"] for row in (*verdict["H1"], *verdict["H2"])}
+
+    def begins(claim, words):
+        assert control[claim].startswith(words), control[claim]
+
+    better = "batch 32 generalizes better than batch 2048, equal epochs"
+    begins(better, "batch 128 generalizes better than batch 2048, equal updates: not seen (")
+    begins("batch 128 generalizes better than batch 2048, equal updates",
+           "sgd2048_quiet generalizes better than sgd128: not seen (")  # fmt: skip
+    begins("sgd2048_quiet generalizes better than sgd128", "sgd2048_noise generalizes better than sgd128: ")
+    begins("sgd2048_noise generalizes better than sgd2048_quiet",
+           "sgd2048_noise_zero_sum generalizes better than sgd2048_quiet: seen (")  # fmt: skip
+    begins("sgd2048_steps generalizes better than sgd128", "none: ")
+    sharper = "batch 2048 is sharper than batch 32 by the top Hessian eigenvalue"
+    begins(f"{sharper}, equal epochs", "at matched training loss: seen (")
+    begins(f"{sharper} at matched training loss, equal epochs", sharper.replace("32", "128"))
+    begins(f"{sharper.replace('32', '128')} at matched training loss, equal updates", "sgd2048_quiet is flatter")
+    alone = STUDY.derive(*made_up(FALLING, RISING, controls=())).verdict["H1"][0]
+    assert (alone["relation"], alone["control"]) == (
+        better, "none in this run: --controls=steps adds equal updates"
+    )  # fmt: skip
 
 
 class OnlyRates:
@@ -442,6 +471,7 @@ def test_a_run_writes_verdicts_and_figures(whole):
     assert read(folder, "tests.csv") and read(folder, "trends.csv") and (folder / "finished.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_goes_on_and_ends_the_same(whole, call, tmp_path):
     """Some arms are trained first, with --only: they are part of the same run, and tune nothing."""
     some = call(tmp_path, *TINY, "--only=gd_plain,gd")

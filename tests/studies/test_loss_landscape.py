@@ -133,10 +133,14 @@ def test_lost_networks_are_counted_and_named():
     rows = runs(small, 3 * small, large_batch0={"top_converged": 0.0, "power_converged": 0.0}, large_batch1={
         "diverged": 1}, small_batch2={"interpolates": 0})  # fmt: skip
     verdict, found = answers(rows)
-    assert verdict["answers"]["raw"] == {
+    raw, again = verdict["answers"]["raw"], verdict["answers"]["matched"]
+    assert raw.pop("control") == f"top eigenvalue at equal loss: {again['words']}"
+    assert raw == {
         "about": "top eigenvalue", "unit": "ratio large / small", "answer": "undecided",
         "words": "undecided (1 pairs; a test needs two)",
     }  # fmt: skip
+    assert all(found["control"] for found in verdict["answers"].values() if found is not raw)
+    assert verdict["answers"]["accuracy"]["control"].startswith("none: ")
     assert verdict["answers"]["power_iteration"]["words"].endswith("1 of 6 networks not converged")
     assert verdict["below_interpolation"] == {"small_batch": 1, "large_batch": 0} and not verdict["comparable"]
     summary = _tables.summarise(rows, at_losses(small, 3 * small))

@@ -505,6 +505,9 @@ def test_every_trained_level_is_compared_with_the_whole_network():
     assert set(found) == {"ticket 50%", "ticket 20%", "rewound 20%"}
     assert found["ticket 50%"]["verdict"].endswith("equivalent within 0.5 points")
     assert (found["ticket 20%"]["verdict"], found["rewound 20%"]["verdict"]) == ("lower", "undecided")
+    absent = "none in this run: shuffled 50% less random_layer_shuffled 50% was not trained"
+    assert found["ticket 50%"]["control"] == absent
+    assert found["rewound 20%"]["control"].startswith("ticket 20% less rewound 20%: undecided (")
     for row in found.values():
         assert row["detectable_alpha"] == 0.05 / 4  # tests of the family, one shot included
         a = {"ticket 50%": noise[0], "ticket 20%": noise[1] - 3}.get(row["first"])
@@ -575,6 +578,9 @@ def test_a_mask_is_worth_more_where_both_equal_scales_show_it(effects):
     assert row["keep_percent"] == 10 and row["verdict"] == EFFECTS[effects]
     for form, effect in zip(row["forms"], (same_values, same_rule), strict=True):
         assert form["difference"] == pytest.approx(effect - values, abs=0.2)
+    first, second = (f"{form['first']} less {form['second']}: " for form in row["forms"])
+    assert row["forms"][0]["control"].startswith(second) and row["forms"][1]["control"].startswith(first)
+    assert row["control"].startswith(f"both ways must agree: {first}") and second in row["control"]
     own = [each for each in tested.values() if each["family"] == "the mask against the values"]
     expected = scipy_stats.false_discovery_control([each["paired_p"] for each in own])
     np.testing.assert_allclose([form["paired_adjusted"] for form in row["forms"]], expected)
@@ -608,6 +614,9 @@ def test_pairs_that_change_one_thing_are_compared_in_families_of_their_own():
         ("mask", "reinit_fan_in 10%", "random_layer_fan_in 10%"): "equivalent within 0.5 points",
         ("layer counts", "random_layer_fan_in 10%", "random_fan_in 10%"): "higher",
     }
+    assert found["values", "ticket 10%", "shuffled 10%"]["control"].startswith("none: ")
+    scale = found["scale", "reinit_std 10%", "reinit 10%"]["control"]
+    assert scale.startswith("reinit_fan_in 10% less reinit 10%: higher (4.")
     both = found["scale", "random_fan_in 10%", "random 10%"]
     assert (both["first_acc"], both["second_acc"]) == (11.35, 11.35)  # alike, because neither trains
     scale = [row for (changes, *_), row in found.items() if changes == "scale"]

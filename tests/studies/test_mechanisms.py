@@ -110,6 +110,10 @@ def test_a_run_answers(whole):
     moved = {r["column"]: float(r["change"]) for r in found.tables["rescaling"] if r["change"]}
     assert moved["log_path_norm"] < 1e-3 and moved["margin_tenth"] < 1e-3 and moved["log_param_norm"] > 0.01
     assert "8 networks, 8 reached the loss" in said and found.verdict["num_networks"] == 8
+    claims = {row["claim"].removesuffix(" goes with the gap as claimed, all else fixed"): row["control"]
+              for row in found.verdict["measures"]}  # fmt: skip
+    assert all(control.startswith("beyond what the settings say: ") for control in claims.values())
+    assert "layers do not change it" in claims["path norm"] and "layers change it" in claims["log_param_norm"]
     assert sorted(found.figures) == ["answer", "calibration"] and all(p.exists() for p in found.figures.values())
 
 

@@ -169,6 +169,30 @@ def test_constant_movement_and_a_lazy_network_are_told_apart():
     assert decisions(said, loss="mse", at="end")["drift falls with width (fitted exponent below zero)"] == "not seen"
 
 
+def test_every_claim_names_another_that_changes_one_thing():
+    rows = [row | {"linear_test_acc": row["test_acc"]} for row in made_up(0.0, -0.5)]
+    networks = _tables.NetworkTable(rows)
+    about = {"loss": "cross_entropy", "limit": "fixed", "width": 256, "kernel_acc_final": None}
+    about |= {"kernel_acc_infinite": None}
+    tuned = [about | {"test_acc": 95 + e, "kernel_acc_initial": 94 + 2 * e} for e in (0.0, 0.1, 0.3)]
+    analytic = lazy_rows(-0.5)
+    fits = _tables.fit_exponents(networks, analytic, {}, {})
+    said = _verdict.judge(all_tested(networks, fits, MAIN, analytic, tuned))
+    control = {(row["question"], row["at"]): row["control"] for row in said}
+    assert all(control.values())
+    line = "relative movement goes like width^-0.50 (constant movement)"
+    assert control[line, "end"].startswith(f"{line}, at matched loss: ")
+    assert "(lazy), at matched loss: not seen" in control[line, "matched loss"]
+    linear, still = "the linearised network is as accurate as the network", "the kernel moves by less than a tenth"
+    assert control[linear, "end"].startswith(f"{still}: seen (")
+    assert control[still, "end"].startswith(f"{linear}: seen (")
+    given = "regression with the initial kernel is as accurate as the network, at the given rate and ridge"
+    both = "network and regression with the initial kernel are equally accurate at width 256, both tuned"
+    assert control[given, "end"].startswith(f"{both}: not seen (0.867 [")
+    assert control[both, _claims.TUNED].startswith(f"{given}: seen (")
+    assert control["test accuracy rises with width", "end"] == "none in this study"
+
+
 def test_between_the_lines_is_neither_and_noise_is_undecided():
     _, _, said = judged(made_up(-0.25, 0.3), MAIN)
     assert decisions(said, at="end", metric="relative_movement") == {"which line does it follow?": "neither"}

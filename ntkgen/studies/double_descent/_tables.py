@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import stats
-from ntkgen.studies import tables
+from ntkgen.studies import relations, tables
 
 NEAR = 4.0  # sizes within this factor of the threshold, in parameters, count as near it
 ALPHA = 0.05
@@ -81,7 +81,28 @@ def judge(table: Table, criterion: float, right: Mapping[str, np.ndarray] | None
     for verdict in verdicts:
         if "verdict" not in verdict:
             verdict["verdict"] = _words(verdict)
+            _decide(verdict)
+        else:
+            verdict["control"] = f"{relations.NO_CONTROL}: nothing was tested"
     return verdicts
+
+
+def _decide(verdict: dict[str, Any]) -> None:
+    """Add to peak and fall the claim, its decision, and the control that could have overturned it."""
+    peak, beyond, count = verdict["peak"], verdict.get("beyond"), f"{verdict['num_train']} examples"
+    rises = {"claim": f"test error peaks near the threshold, {count}", "unit": "points of test error"}
+    rises["decision"] = stats.SEEN if peak["adjusted"] <= ALPHA else stats.UNDECIDED
+    rises["test"] = "peak test against curves without a peak"
+    near = stats.SEEN if peak["highest_is_near"] else stats.NOT_SEEN
+    asked = f"no higher error elsewhere, beyond the best smaller network; highest at size {peak['highest_size']}"
+    peak |= rises | {"control": relations.control(asked, near)}
+    if beyond is not None:
+        falls = {"claim": f"test error falls beyond the threshold, {count}", "unit": rises["unit"]}
+        falls["decision"] = stats.decide(beyond["fall"], beyond["adjusted"], sign=+1, alpha=ALPHA).word
+        falls["test"] = "paired t-test by seed"
+        asked = f"a peak before it, at size {peak['size']}; a fall from no peak is no second descent"
+        control = relations.control(asked, peak["decision"], peak["rise"], unit=peak["unit"], p=peak["adjusted"])
+        beyond |= falls | {"control": control}
 
 
 def _measure(table: Table, c: int, criterion: float, right: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ntkgen.studies.implicit_regularization._config import FORMS, MATCHED, PROTO
 
 PLAIN = ("train_acc", "test_acc", "gap", "train_loss", "test_loss", "distance", "relative_distance", "noise_scale")
 PUBLISHED = ("train_acc", "test_acc", "gap")
+UPDATES = "updates"  # the sweep at as many updates as the reference makes
 
 
 class ArmTables:
@@ -41,7 +42,7 @@ class ArmTables:
         self.sweep = sorted(groups["sgd"], key=self.batch)
         reference = f"sgd{config.reference}"  # absent where --only trains some of the arms
         updates = sorted([*([reference] if reference in self.arms else []), *groups["steps"]], key=self.batch)
-        sweeps = {"epochs": self.sweep, "updates": updates}
+        sweeps = {"epochs": self.sweep, UPDATES: updates}
         sweeps["epochs, tuned rates"] = sorted(groups["tuned"], key=self.batch)
         self.sweeps = {name: arms for name, arms in sweeps.items() if len(arms) > 1}
         self._matched = {

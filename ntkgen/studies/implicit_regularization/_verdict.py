@@ -7,11 +7,11 @@ from ntkgen import stats
 from ntkgen.stats import NOT_SEEN, SEEN, UNDECIDED, Decision
 from ntkgen.studies import relations
 from ntkgen.studies.base import Rows
-from ntkgen.studies.implicit_regularization import _claims
+from ntkgen.studies.implicit_regularization import _claims, _controls
 from ntkgen.studies.implicit_regularization._claims import FORM_WORDS, Ordering, SharpnessClaim
-from ntkgen.studies.implicit_regularization._config import FORMS, MATCHED, PRIMARY, PROTOCOL, SHARPNESS
+from ntkgen.studies.implicit_regularization._config import FORMS, PRIMARY, PROTOCOL, SHARPNESS
 from ntkgen.studies.implicit_regularization._tables import ArmTables
-from ntkgen.studies.relations import Relation
+from ntkgen.studies.relations import NO_CONTROL, Relation
 
 Row = Mapping[str, Any]
 ALPHA = PROTOCOL.alpha
@@ -33,39 +33,57 @@ def judge(
       trends: of `_claims.over_targets`.
       associations: likewise.
     """
+
+    def decide_form(pair: tuple[str, str], form: str) -> dict[str, Any]:
+        if form == "raw":
+            claim = _claims.control_claim(*pair)
+            return decide_difference(claim, tests[claim])
+        flatter = _claims.control_sharpness_claim(form, *pair)
+        return decide_at_equal_loss(flatter, curves[flatter])
+
     one: Rows = []
-    two: Rows = []
     controls: Rows = []
+    swept: _controls.Swept = {}
     for sweep, arms in found.sweeps.items():
         ends = arms[0], arms[-1]
-        claim = _claims.accuracy_claim(found, sweep, *ends)
-        one += [decide_difference(claim, tests[claim]), decide_trend(trends[Ordering(sweep, "test_acc", "raw")])]
+        accuracy, claim = Ordering(sweep, "test_acc", "raw"), _claims.accuracy_claim(found, sweep, *ends)
+        swept["ends", accuracy] = decide_difference(claim, tests[claim])
+        swept["trend", accuracy] = decide_trend(trends[accuracy])
         for form, metric in ((form, metric) for form in FORMS for metric in PRIMARY if metric in found.metrics(form)):
+            ordering = Ordering(sweep, metric, form)
             sharper = _claims.sharpness_claim(found, sweep, metric, form, *ends)
             if form == "raw":
                 apart = [name for name in ends if not found.comparable(name)]
-                two.append(decide_difference(sharper, tests[sharper], apart))
+                swept["ends", ordering] = decide_difference(sharper, tests[sharper], apart)
             else:
-                two.append(decide_at_equal_loss(sharper, curves[sharper]))
-            ordering = Ordering(sweep, metric, form)
-            two += [decide_trend(trends[ordering]), decide_association(associations[ordering])]
+                swept["ends", ordering] = decide_at_equal_loss(sharper, curves[sharper])
+            swept["trend", ordering] = decide_trend(trends[ordering])
+            swept["association", ordering] = decide_association(associations[ordering])
     within = f", within {PROTOCOL.margin_points:g} points"
     for other in dict.fromkeys((*found.sweep[:1], f"sgd{found.config.reference}")):
         claim = _claims.adam_claim(other)
-        one.append(decide_equality(f"Adam generalizes like {other}{within}", claim, tests[claim]))
-    for name, other in found.referring():
-        claim = _claims.control_claim(name, other)
-        one.append(decide_difference(claim, tests[claim]))
-        one.append(decide_equality(f"{name} generalizes like {other}{within}", claim, tests[claim]))
-        flatter = [_claims.control_sharpness_claim(form, name, other) for form in MATCHED]
-        controls += [decide_at_equal_loss(claim, curves[claim]) for claim in flatter]
+        equal = decide_equality(f"Adam generalizes like {other}{within}", claim, tests[claim])
+        one.append(equal | {"control": f"{NO_CONTROL}: Adam's rate is not tuned"})
+    referring = {(*pair, form): decide_form(pair, form) for pair in found.referring() for form in FORMS}
+    for (name, other, form), entry in referring.items():
+        said = {"control": _controls.of_arm(name, other, form, referring)}
+        if form == "raw":
+            claim = _claims.control_claim(name, other)
+            equal = decide_equality(f"{name} generalizes like {other}{within}", claim, tests[claim])
+            one += [entry | said, equal | said]
+        else:
+            controls.append(entry | said)
+    for (kind, ordering), entry in swept.items():
+        entry["control"] = _controls.of_sweep(kind, ordering, swept, referring)
+    of_accuracy = [entry for (_, ordering), entry in swept.items() if ordering.metric == "test_acc"]
+    of_sharpness = [entry for (_, ordering), entry in swept.items() if ordering.metric != "test_acc"]
     return {
         "alpha": ALPHA,
         "margin_points": PROTOCOL.margin_points,
         "margin_log10": PROTOCOL.margin_log10,
         "not_comparable": [name for name in found.arms if not found.comparable(name)],
-        "H1": one,
-        "H2": two + controls,
+        "H1": of_accuracy + one,
+        "H2": of_sharpness + controls,
     }
 
 
@@ -77,7 +95,11 @@ def decide_at_equal_loss(claim: SharpnessClaim, row: Row) -> dict[str, Any]:
     """
     names = ("num_targets", "lowest", "highest", "num_pairs", "margin", "sign")
     entry: dict[str, Any] = {"relation": claim.claim} | {name: row[name] for name in names}
-    entry |= {"p": row["adjusted"], "equivalence_p": row["equivalence_adjusted"]}
+    entry |= {
+        "unit": "log10, the highest over the losses",
+        "p": row["adjusted"],
+        "equivalence_p": row["equivalence_adjusted"],
+    }
     ratios = ""
     if row["lowest"] is not None:  # of the arm that the claim calls sharper over the other
         low, high = sorted(10.0 ** (claim.sign * row[end]) for end in ("lowest", "highest"))
@@ -100,6 +122,7 @@ def decide_difference(claim: Relation, row: Row, apart: Sequence[str] = ()) -> d
     """
     names = ("difference", "low", "high", "num_pairs", "detectable", "comparable", "crossed_low", "crossed_high")
     entry: dict[str, Any] = {"relation": claim.claim} | {name: row[name] for name in names}
+    entry |= {"unit": "points" if claim.metric == "test_acc" else "log10"}
     entry |= {"p": row["paired_adjusted"], "equivalence_p": row["equivalence_adjusted"]}
     decision = relations.decide(claim, row, ALPHA)
     if apart:

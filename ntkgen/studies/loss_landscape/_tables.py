@@ -29,6 +29,7 @@ class Question:
       column: of runs.csv; of matched.csv at equal loss.
       ratio: whether arms are compared by their ratio, so logarithms are tested; else by their difference.
       family: the tests within which false discoveries are controlled.
+      control: name of the question whose answer could overturn this one, or why there is none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Question:
     column: str
     ratio: bool = True
     family: str = "measures"
+    control: str = f"{relations.NO_CONTROL}: equal updates are in ntkgen implicit_regularization --controls=steps"
 
     @property
     def relation(self) -> Relation:
@@ -44,19 +46,23 @@ class Question:
         return Relation(self.about, self.family, metric, LARGE, SMALL, sign=+1 if self.ratio else -1, margin=margin)
 
 
-POWER_ITERATION = Question("power_iteration", "top eigenvalue by the paper's power iteration", "power_value")
+POWER_ITERATION = Question(
+    "power_iteration", "top eigenvalue by the paper's power iteration", "power_value", control="raw"
+)
 QUESTIONS = (
-    Question("raw", "top eigenvalue", "top_value"),
-    Question("raw_many", "top eigenvalue on more samples", "top_many_value"),
+    Question("raw", "top eigenvalue", "top_value", control="matched"),
+    Question("raw_many", "top eigenvalue on more samples", "top_many_value", control="raw"),
     POWER_ITERATION,
-    Question("adaptive_worst", "worst-case adaptive sharpness", "adaptive_worst"),
-    Question("adaptive_average", "average adaptive sharpness", "adaptive_average"),
-    Question("trace", "trace", "trace"),
+    Question("adaptive_worst", "worst-case adaptive sharpness", "adaptive_worst", control="adaptive_worst_matched"),
+    Question("adaptive_average", "average adaptive sharpness", "adaptive_average", control="adaptive_average_matched"),
+    Question("trace", "trace", "trace", control=f"{relations.NO_CONTROL}: it is not measured at equal loss"),
     Question("accuracy", "test accuracy", "test_acc", ratio=False),
 )
-# At equal training loss, by temperature.
+# At equal training loss, by temperature. Rescaled layers change the eigenvalue, and adaptive sharpness not.
 MATCHED = (
-    Question("matched", "top eigenvalue at equal loss", "top_value", family=AT_EQUAL_LOSS),
+    Question(
+        "matched", "top eigenvalue at equal loss", "top_value", family=AT_EQUAL_LOSS, control="adaptive_average_matched"
+    ),
     Question(
         "adaptive_worst_matched", "worst-case adaptive sharpness at equal loss", "adaptive_worst", family=AT_EQUAL_LOSS
     ),

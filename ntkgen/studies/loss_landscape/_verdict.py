@@ -26,6 +26,10 @@ def judge(
     answers |= {question.name: answer_over_losses(question, curves[question.relation]) for question in MATCHED}
     lost = int(sum(number(run["power_converged"]) != 1 for run in runs))
     answers[POWER_ITERATION.name]["words"] += f"; {lost} of {len(runs)} networks not converged" if lost else ""
+    for question in (*QUESTIONS, *MATCHED):
+        control = answers.get(question.control)
+        said = f"{control['about']}: {control['words']}" if control else question.control
+        answers[question.name]["control"] = said
     below = {arm: int(sum(not number(run["interpolates"]) for run in runs if run["arm"] == arm)) for arm in ARMS}
     sensitive = [tested.rows[relation] for relation in tested.rises["absolute"]]
     seen = [row["difference"] for row in sensitive if row["difference"] is not None and row["paired_adjusted"] <= ALPHA]

@@ -18,6 +18,7 @@ POWER = 0.8
 MARGIN = stats.ACCURACY
 PRUNED = ("ticket", "rewound", "one_shot")  # whose levels are compared with the whole network
 CONTROLS = ("reinit", "random_layer", "random", "rewound", "one_shot")  # with which each ticket is compared
+AGAINST_CONTROLS = "ticket against controls"
 EPOCHS = "epochs_to_loss"
 # Eigenvalues and sharpness differ by factors: compared as logarithms, a difference of 1 is a factor of 10.
 LEVELS = ("eigenvalue", "sharpness")
@@ -61,9 +62,9 @@ def _all_relations(levels: Sequence[float]) -> list[Relation]:
     """Return every comparison that could be made at these levels, family by family."""
     pruned = [(ArmAtLevel(arm, keep), WHOLE) for arm in PRUNED for keep in levels if keep < 100]
     pairs = [(ArmAtLevel("ticket", keep), ArmAtLevel(arm, keep)) for keep in levels for arm in CONTROLS]
-    whole, controls = "against the whole network", "ticket against controls"
+    whole, controls = "against the whole network", AGAINST_CONTROLS
     found = [pruned_less_whole(at) for at, _ in pruned]
-    found += _relations(controls, "test_acc", pairs, MARGIN)
+    found += [ticket_less_control(pair[1]) for pair in pairs]
     found += _relations(f"gap, {controls}", "gap", pairs, MARGIN)
     found += _relations(f"epochs to the loss, {controls}", EPOCHS, pairs)
     for metric in LEVELS:
@@ -98,9 +99,19 @@ def pruned_less_whole(at: ArmAtLevel) -> Relation:
     return _relation("pruned against the whole network", "test_acc", at.label, WHOLE.label)
 
 
+def ticket_less_control(control: ArmAtLevel) -> Relation:
+    """Return the comparison of the ticket's test accuracy with a control's at its level."""
+    return _relation(AGAINST_CONTROLS, "test_acc", ArmAtLevel("ticket", control.keep).label, control.label)
+
+
 def changed_alone(change: str, pair: Pair) -> Relation:
     """Return the comparison of the test accuracy of two arms that differ in one thing alone."""
     return _relation(f"{change} alone", "test_acc", pair[0].label, pair[1].label)
+
+
+def mask_alone(keep: float) -> Relation:
+    """Return the comparison of the ticket's mask with a random one of its layer counts, the values the same."""
+    return changed_alone("mask", alone_at("mask", keep)[0])
 
 
 def mask_less_values(mask_alone: Pair, values_alone: Pair) -> Relation:

@@ -7,7 +7,15 @@ import numpy as np
 
 from ntkgen import paper, stats
 from ntkgen.studies.base import Rows
-from ntkgen.studies.lottery_ticket._comparisons import ALPHA, MARGIN, POWER, spread
+from ntkgen.studies.lottery_ticket._comparisons import (
+    ALPHA,
+    MARGIN,
+    POWER,
+    alone_at,
+    changed_alone,
+    mask_alone,
+    spread,
+)
 from ntkgen.studies.lottery_ticket._controls import WHOLE, ArmAtLevel
 from ntkgen.studies.lottery_ticket._tables import by_arm
 from ntkgen.studies.relations import Relation
@@ -30,10 +38,12 @@ class RelationTest(NamedTuple):
       pvalues: (first, second, margin) -> p-values by what they would show: "for" the relation, "against" it, and, where
         asked, that the first is "better". Both arms are (seeds,), paired.
       finds: (spread of the differences, number of pairs, margin, alpha) -> which true differences they find, in words.
+      control: the comparison that could overturn the relation.
     """
 
     pvalues: Callable[[np.ndarray, np.ndarray, float], dict[str, float]]
     finds: Callable[[float, int, float, float], str]
+    control: Relation
 
 
 def _not_worse(a: np.ndarray, b: np.ndarray, margin: float) -> dict[str, float]:
@@ -84,21 +94,22 @@ def _relation(claim: str, first: ArmAtLevel, second: ArmAtLevel = WHOLE, **more:
 
 
 TENTH, REINIT = ArmAtLevel("ticket", 10), ArmAtLevel("reinit", 10)
+# A random mask that does as well at equal values makes no ticket. Weights drawn anew differ from the original ones in
+# values and scale, shuffled ones in values alone.
 RELATIONS: dict[Relation, RelationTest] = {
     _relation(
         f"70 % of the weights do at least as well as all, within {MARGIN:g} points", ArmAtLevel("ticket", 70)
-    ): RelationTest(_not_worse_or_better, _not_worse_finds),
+    ): RelationTest(_not_worse_or_better, _not_worse_finds, mask_alone(70)),
     _relation(f"30 % do as well as all, within {MARGIN:g} points", ArmAtLevel("ticket", 30)): RelationTest(
-        _equal, _equal_finds
+        _equal, _equal_finds, mask_alone(30)
     ),
     _relation(
         f"10 % lose less than {LOSS_MARGIN:g} points", TENTH, margin=LOSS_MARGIN, published=published_difference(TENTH)
-    ): RelationTest(_not_worse, _not_worse_finds),
-    # This pair differs in values and scale; `_verdict.one_change` has the pairs that tell them apart.
+    ): RelationTest(_not_worse, _not_worse_finds, mask_alone(10)),
     _relation(
         "at 10 % weights drawn anew do worse than the original ones", TENTH, REINIT,
         published=published_difference(TENTH, REINIT),
-    ): RelationTest(_better, _better_finds),
+    ): RelationTest(_better, _better_finds, changed_alone("values", *alone_at("values", 10))),
 }  # fmt: skip
 
 
@@ -142,7 +153,8 @@ def could_find(relation: Relation, std: float, count: int, alpha: float) -> str:
 
 def _test(relation: Relation, accuracy: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Make the row of one relation, not yet adjusted; `verdict` says why where there is no test."""
-    row: dict[str, Any] = {"claim": relation.claim, "published": relation.published, "alpha": ALPHA}
+    row: dict[str, Any] = {"claim": relation.claim, "unit": "points", "published": relation.published}
+    row["alpha"] = ALPHA
     sides = relation.first, relation.second
     if missing := [label.replace(" ", " at ").replace("%", " %") for label in sides if label not in accuracy]:
         was = "was" if len(missing) == 1 else "were"

@@ -9,9 +9,9 @@ from ntkgen.studies.base import Derived, Prepared, Tables
 from ntkgen.studies.lottery_ticket._comparisons import overlap_tests, tests
 from ntkgen.studies.lottery_ticket._config import PRESETS, Config
 from ntkgen.studies.lottery_ticket._controls import ARMS, WHOLE
-from ntkgen.studies.lottery_ticket._published import PUBLISHED_FOR, compare_with_paper, test_published
+from ntkgen.studies.lottery_ticket._published import PUBLISHED_FOR, RELATIONS, compare_with_paper, test_published
 from ntkgen.studies.lottery_ticket._tables import at_of, finals, summarise, summarise_overlaps
-from ntkgen.studies.lottery_ticket._verdict import by_level, curvature, mask_or_values, one_change
+from ntkgen.studies.lottery_ticket._verdict import by_level, curvature, gave, mask_or_values, one_change
 
 NOT_DEFINED = "overlap after matching units: not defined for this network"
 
@@ -22,7 +22,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     rows = finals(found["runs"], found["measures"], config.loss_threshold)
     summary, tested, published = summarise(rows, found["sparsity"]), tests(rows), test_published(rows)
     verdict = {
-        "relations": list(published.values()),
+        "relations": [row | {"control": gave(RELATIONS[claim].control, tested)} for claim, row in published.items()],
         "levels": by_level(tested, config.keep),
         "one_change": one_change(rows, tested, config.keep),
         "mask_or_values": mask_or_values(tested, config.keep),

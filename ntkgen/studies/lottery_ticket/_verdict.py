@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import stats
+from ntkgen.studies import relations
 from ntkgen.studies.base import Rows
 from ntkgen.studies.lottery_ticket._comparisons import (
     ALPHA,
@@ -17,12 +18,15 @@ from ntkgen.studies.lottery_ticket._comparisons import (
     alone_at,
     changed_alone,
     effects_at,
+    mask_alone,
     mask_less_values,
     pruned_less_whole,
     spread,
+    ticket_less_control,
 )
 from ntkgen.studies.lottery_ticket._controls import COMPARISONS, ArmAtLevel
 from ntkgen.studies.lottery_ticket._tables import by_arm
+from ntkgen.studies.relations import NO_CONTROL, Relation
 
 RAW_NOTE = "at unequal training loss, with which curvature falls: this does not compare minima"
 
@@ -38,14 +42,35 @@ def by_level(tested: Tested, levels: Sequence[float]) -> Rows:
       A row for each: difference in points with interval, adjusted p-values, what could have been found (two-sided) or
       called equivalent at the level of the tests, and the verdict.
     """
-    asked = [pruned_less_whole(ArmAtLevel(arm, keep)) for arm in ("ticket", "rewound") for keep in levels]
-    return [_judge(tested[relation]) for relation in asked if relation in tested]
+    found = []
+    for arm in ("ticket", "rewound"):
+        for keep in levels:
+            relation = pruned_less_whole(ArmAtLevel(arm, keep))
+            # A random mask that does as well makes no ticket; a ticket that does as well needs no rewinding.
+            control = mask_alone(keep) if arm == "ticket" else ticket_less_control(ArmAtLevel(arm, keep))
+            if relation in tested:
+                found.append(_judge(tested[relation]) | {"control": gave(control, tested)})
+    return found
+
+
+def gave(relation: Relation, tested: Tested) -> str:
+    """Return what a comparison that serves as a control gave, in words."""
+    asked = f"{relation.first} less {relation.second}"
+    if relation not in tested:
+        return f"{NO_CONTROL} in this run: {asked} was not trained"
+    row = _judge(tested[relation])
+    effect, low, high = (row[name] for name in ("difference", "low", "high"))
+    decision = row["verdict"].replace(": ", " (", 1)
+    return relations.control(asked, decision, effect, low, high, "points", row["paired_adjusted"])
 
 
 def _judge(test: Mapping[str, Any]) -> dict[str, Any]:
     """Return how one pair of arms compares, and what could have been found."""
     names = ("first", "second", "difference", "low", "high", "num_pairs", "paired_adjusted", "equivalence_adjusted")
-    row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {"margin": MARGIN}
+    row = {name: test[name] for name in (*names, "detectable", "detectable_alpha")} | {
+        "margin": MARGIN,
+        "unit": "points",
+    }
     if test["paired_p"] is None:
         return row | {"called_equivalent_up_to": None, "verdict": f"{stats.UNDECIDED}: {test['undecided']}"}
     same = stats.largest_equivalent(spread(test), test["num_pairs"], MARGIN, test["detectable_alpha"], POWER)
@@ -82,7 +107,10 @@ def one_change(rows: Sequence[Mapping[str, Any]], tested: Tested, levels: Sequen
                 test = tested.get(changed_alone(change, pair))
                 if test is not None:
                     first, second = (float(np.nanmean(accuracy[at])) for at in pair)
-                    found.append({"changes": change, "first_acc": first, "second_acc": second, **_judge(test)})
+                    row = {"changes": change, "first_acc": first, "second_acc": second, **_judge(test)}
+                    again = [changed_alone(change, each) for each in alone_at(change, pair[0].keep) if each != pair]
+                    control = "; ".join(gave(relation, tested) for relation in again if relation in tested)
+                    found.append(row | {"control": control or f"{NO_CONTROL}: no second pair differs in this alone"})
     return found
 
 
@@ -102,14 +130,21 @@ def mask_or_values(tested: Tested, levels: Sequence[float]) -> Rows:
     """
     found = []
     for keep in levels:
-        asked = [
+        known = [
             (mask_less_values(mask, values), changed_alone("mask", mask), changed_alone("values", values))
             for mask, values in effects_at(keep)
         ]
-        forms = [tuple(tested[relation] for relation in form) for form in asked if form[0] in tested]
-        if forms:
-            verdict = _worth(forms, len(asked))
-            found.append({"keep_percent": keep, "forms": [_judge(form[0]) for form in forms], "verdict": verdict})
+        asked = [form for form in known if form[0] in tested]
+        if asked:
+            each = {form: gave(form[0], tested) for form in asked}
+            one_way = f"{NO_CONTROL}: the mask was compared in one way alone"
+            forms = [
+                _judge(tested[form[0]]) | {"control": "; ".join(each[o] for o in asked if o != form) or one_way}
+                for form in asked
+            ]
+            verdict = _worth([tuple(tested[relation] for relation in form) for form in asked], len(known))
+            row = {"keep_percent": keep, "forms": forms, "verdict": verdict}
+            found.append(row | {"control": f"both ways must agree: {'; '.join(each.values())}"})
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ntkgen import measure, plotting, stats
-from ntkgen.studies import _answers, tables
+from ntkgen.studies import _answers, relations, tables
 from ntkgen.studies.base import Derived, Prepared, Rows, Tables
 from ntkgen.studies.curves import called
 from ntkgen.studies.mechanisms import _analysis
@@ -82,6 +82,7 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
         "seen_beyond_hyperparameters": decided(PARTIAL, stats.SEEN),
         "unchanged_by_rescaling": [row["measure"] for row in answer if row["rescaling_changes_it"] == 0],
         "not_defined": without_value(found),
+        "measures": [claim_of(row, by, found) for row in answer],
         "curvature_and_width": curvature_and_width(found),
         "path": _analysis.path(_analysis.Measured(networks)),
         "false_positives_hold": [kind for kind, holds in nulls.items() if holds],
@@ -90,14 +91,64 @@ def derive(prepared: Prepared, found: Tables) -> Derived:
     return Derived({"answer": answer}, verdict, words(answer, verdict, found), answer=short_answer(answer, verdict))
 
 
+def claim_of(answer: dict[str, Any], by: dict[tuple[str, str], dict[str, str]], found: Tables) -> dict[str, Any]:
+    """Return the claim that a measure predicts the gap with all else fixed, with what could have overturned it.
+
+    Args:
+      answer: its row of answer.csv.
+      by: rows of associations.csv by measure and kind.
+      found: the measured tables.
+    """
+    name = answer["measure"]
+    fixed, partial = by[name, PSI], by[name, PARTIAL]
+    numbers = {key: _known(fixed[key]) for key in ("value", "low", "high", "adjusted")}
+    said = relations.control(
+        "beyond what the settings say", answer[f"{PARTIAL}: decision"], _known(partial["value"]),
+        unit="partial correlation", p=_known(partial["adjusted"]),
+    )  # fmt: skip
+    controls = [said]
+    changes = {0: "rescaled layers do not change it", 1: "rescaled layers change it"}
+    controls += [changes[answer["rescaling_changes_it"]]] if answer["rescaling_changes_it"] is not None else []
+    for null in found["calibration"]:
+        if null["kind"] == PSI and number(null["planted"]) == 0:
+            level = "" if null["holds"] == "1" else ", too many"
+            controls.append(f"with permuted gaps {number(null['rate']):.1%} are seen at a level of {ALPHA:.0%}{level}")
+    return {
+        "claim": f"{SHOWN.get(name, name)} goes with the gap as claimed, all else fixed",
+        "decision": answer[f"{PSI}: decision"],
+        **numbers,
+        "unit": "mean Kendall tau",
+        "test": "permutations, adjusted for false discoveries",
+        "claimed_sign": answer["claimed_sign"],
+        "control": "; ".join(controls),
+    }
+
+
+def _known(cell: Any) -> float | None:
+    return None if cell in (None, "") else number(cell)
+
+
 def curvature_and_width(found: Tables) -> list[dict[str, Any]]:
-    """Return the effect of each step in width on the top eigenvalue (log10), all else equal."""
+    """Return the effect of each step in width on the top eigenvalue (log10), all else equal.
+
+    Its control is the same step's effect on average adaptive sharpness, which rescaled layers do not change.
+    """
     names = ("from", "to", "effect", "low", "high", "adjusted", "num_groups")
-    return [
-        {name: number(row[name]) for name in names} | {"decision": str(_effect(row, -1))}
-        for row in found["effects"]
-        if (row["column"], row["hyperparameter"]) == ("eigenvalue", "width")
-    ]
+    steps = [row for row in found["effects"] if row["hyperparameter"] == "width"]
+    adaptive = {(row["from"], row["to"]): row for row in steps if row["column"] == "average_adaptive"}
+    claims = []
+    for row in (each for each in steps if each["column"] == "eigenvalue"):
+        one = adaptive.get((row["from"], row["to"]))
+        control = f"{relations.NO_CONTROL} in this run: average adaptive sharpness was not measured"
+        if one is not None:
+            effect, low, high, p = (_known(one[name]) for name in ("effect", "low", "high", "adjusted"))
+            asked = "average adaptive sharpness falls too, which rescaled layers do not change"
+            control = relations.control(asked, str(_effect(one, -1)), effect, low, high, one["scale"], p)
+        ends = {name: number(row[name]) for name in names}
+        words = f"the top Hessian eigenvalue falls from width {ends['from']:g} to {ends['to']:g}, all else fixed"
+        said = {"claim": words, "decision": str(_effect(row, -1)), "unit": row["scale"], "control": control}
+        claims.append(ends | said)
+    return claims
 
 
 def _effect(row: dict[str, Any], sign: int) -> stats.Decision:

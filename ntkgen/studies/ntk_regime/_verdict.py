@@ -1,15 +1,14 @@
 """What the tangent-kernel study decides: every claim, the line that movement follows, and which predicts better."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ntkgen import stats
 from ntkgen.studies.base import Rows
+from ntkgen.studies.ntk_regime import _controls
 from ntkgen.studies.ntk_regime._claims import ACCURACY_MARGIN, EQUAL, TUNED, WidthClaim
-
-Tested = Mapping[WidthClaim, Mapping[str, Any]]  # of `_claims.test_claims`
+from ntkgen.studies.ntk_regime._controls import Tested
 
 
 def judge(tested: Tested) -> Rows:
@@ -28,6 +27,7 @@ def statements(tested: Tested) -> Rows:
         said["detectable"] = row["detectable"] if row["decision"] == stats.UNDECIDED else None
         if row["undecided"]:
             said["reason"] = row["undecided"]
+        said["control"] = _controls.of_claim(claim, tested)
         found.append({key: _plain(value) for key, value in said.items()})
     return found
 
@@ -49,7 +49,8 @@ def lines_followed(tested: Tested) -> Rows:
         else:
             follows = "neither" if set(decisions.values()) == {stats.NOT_SEEN} else stats.UNDECIDED
         where = {**series._asdict(), "at": at, "largest": largest, "metric": metric}
-        found.append({"question": "which line does it follow?", **where, "decision": follows})
+        each = "; ".join(f"{line}: {word}" for line, word in decisions.items())
+        found.append({"question": "which line does it follow?", **where, "decision": follows, "control": each})
     return found
 
 
@@ -69,7 +70,8 @@ def who_predicts_better(tested: Tested) -> Rows:
             widths.setdefault(words.get(row["decision"], stats.UNDECIDED), []).append(str(claim.largest))
         said = "; ".join(f"{words} at {', '.join(each)}" for words, each in widths.items())
         where = {**claims[0].series._asdict(), "at": TUNED, "largest": claims[-1].largest, "metric": metric}
-        found.append({"question": "which predicts better, both tuned?", **where, "decision": said})
+        entry = {"question": "which predicts better, both tuned?", **where, "decision": said}
+        found.append(entry | {"control": _controls.of_claim(claims[-1], tested)})
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkgen.stats import NOT_SEEN, SEEN, UNDECIDED
+from ntkgen.studies import relations
 from ntkgen.studies.base import Rows
 from ntkgen.studies.reproduce import _questions as asked
 from ntkgen.studies.reproduce._questions import Finding, Question
@@ -124,12 +125,5 @@ def _why(one: Finding) -> str:
 
 def _sentence(one: Finding) -> str:
     """Return a control and what it gave, in words."""
-    parts = []
-    if one.effect is not None:
-        parts.append(f"{one.effect:.3g}")
-    if one.low is not None and one.high is not None:
-        parts.append(f"[{one.low:.3g}, {one.high:.3g}]")
-    if parts:
-        parts.append(one.unit)
-    size = ", ".join(filter(None, (" ".join(parts), "" if one.p is None else f"adjusted p {one.p:.2g}", one.why)))
-    return f"{one.question.claim}: {one.decision}" + (f" ({size})" if size else "")
+    decision = f"{one.decision} ({one.why})" if one.why else one.decision
+    return relations.control(one.question.claim, decision, one.effect, one.low, one.high, one.unit, one.p)
