@@ -84,7 +84,7 @@ class Linearized:
         frozen = {name: value for name, value in variables.items() if name not in ("params", "anchor")}
 
         def f(params: PyTree, x: Array) -> Array:
-            return self.model.apply({"params": params, **frozen}, x, **functions.switches(self.model, False))
+            return functions.Evaluation(self.model)(frozen, params, x)
 
         out = linearize(f, variables["anchor"])(variables["params"], x)
         if mutable is False:

@@ -204,7 +204,7 @@ def hessian_matvec(
       [[5.0]]
 
     Args:
-      f: (params, x) -> outputs (n, ...), one floating array, each example for itself. One that is a
+      f: (params, x) -> outputs (n, ...), floating arrays, each example for itself. One that is a
         `jax.tree_util.Partial` over arrays (batch statistics, say) passes them as arguments, and a new network costs
         no compilation. One with `jax.custom_vjp` has reverse mode alone; see `derivative_mode`.
       loss: (outputs, y) -> (n,).
@@ -221,7 +221,7 @@ def hessian_matvec(
       The product, v and result like params.
 
     Raises:
-      ValueError: no examples, x and y of different length, chunk below 1, params not finite, outputs that are no array,
+      ValueError: no examples, x and y of different length, chunk below 1, params not finite, outputs that are none,
         outputs or losses without one entry an example, outputs that depend on other examples where chunk is below n,
         a path without params in `only`;
         at a product: v not like params, or arrays of f replaced before the first product was compiled.
@@ -361,7 +361,7 @@ def _mean_gradient(f: Apply, loss: Loss, batch: Any, chunk: int) -> Callable[[Py
 
 
 def _ggn(f: Apply, loss: Loss, params: PyTree, batch: Any, v: PyTree, how: "_Static") -> PyTree:
-    def curve(outputs: Array, tangent: Array, y: Any) -> Array:
+    def curve(outputs: PyTree, tangent: PyTree, y: Any) -> PyTree:
         return jvp(jax.grad(lambda o: jnp.sum(_per_example(loss(o, y), o))), outputs, tangent, how.forward)[1]
 
     return _sandwich(f, curve, params, batch, v, how)
@@ -415,24 +415,25 @@ def _losses(f: Apply, loss: Loss, params: PyTree, batch: Any) -> Array:
     return _per_example(loss(outputs, y), outputs)
 
 
-def _outputs(f: Apply, params: PyTree, x: Any) -> Array:
+def _outputs(f: Apply, params: PyTree, x: Any) -> PyTree:
     outputs = f(params, x)
     _check_outputs(outputs, _length(x))
     return outputs
 
 
 def _check_outputs(outputs: Any, num: int) -> None:
-    shape, dtype = getattr(outputs, "shape", None), getattr(outputs, "dtype", None)
-    if shape is None or dtype is None:
-        raise ValueError(f"f: expected one array of outputs ({num}, ...), got {type(outputs).__name__}")
-    if len(shape) < 1 or shape[0] != num:
-        raise ValueError(f"f: expected outputs for {num} examples, got shape {shape}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"f: expected floating outputs, got {dtype}")
+    for leaf in jax.tree.leaves(outputs) or [None]:
+        shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+        if shape is None or dtype is None:
+            raise ValueError(f"f: expected arrays of outputs ({num}, ...), got {type(outputs).__name__}")
+        if len(shape) < 1 or shape[0] != num:
+            raise ValueError(f"f: expected outputs for {num} examples, got shape {shape}")
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"f: expected floating outputs, got {dtype}")
 
 
-def _per_example(losses: Any, outputs: Array) -> Array:
-    shape, num = getattr(losses, "shape", None), outputs.shape[0]
+def _per_example(losses: Any, outputs: PyTree) -> Array:
+    shape, num = getattr(losses, "shape", None), _length(outputs)
     if shape != (num,):
         got = type(losses).__name__ if shape is None else shape
         raise ValueError(f"loss: expected shape ({num},), one for each example, got {got}")
@@ -557,6 +558,8 @@ def _prepared(
     function: functions.Function = f.func  # type: ignore[assignment]
     _check_outputs(function.out, num)
     forward = function.forward
+    if loss is None and not isinstance(function.out, jax.ShapeDtypeStruct):
+        raise ValueError(f"f: expected one array of outputs ({num}, ...), got {type(function.out).__name__}")
     if loss is not None:
         loss = functions.freeze(loss, function.out, batch[1])
         _per_example(loss.func.out, function.out)

@@ -7,7 +7,6 @@ Longer than 350 lines for its docstrings and examples, 25 % of it.
 """
 
 import contextlib
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -57,7 +56,7 @@ def prepare(
     if ours != theirs:
         raise ValueError(f"dataset.test.x: expected examples of shape {ours}, got {theirs}")
     program = Program.of(model, config, data.size, update)
-    call(program.model)
+    call(program.model, data.x)
     with naming("model", f"expected a network of x {_words(data.x)}, got"):
         first = jax.tree.map(lambda leaf: like(leaf, 1), data.x)
         shapes = jax.eval_shape(lambda key, x: functions.init(program.model, key, x), jax.random.key(0), first)
@@ -225,20 +224,22 @@ def tokens(name: str, x: Any, vocabulary: int) -> None:
         raise ValueError(f"{name}: expected tokens from 0 to {vocabulary - 1}, as num_embeddings, got {low} ... {high}")
 
 
-def call(model: Any) -> None:
+def call(model: Any, x: Any) -> None:
     """Check that a network can be called with its inputs and training switches alone.
 
     Raises:
       ValueError: its call has another argument without a default.
     """
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [
-        name
-        for name, parameter in list(functions.parameters(model).items())[1:]
-        if parameter.default is parameter.empty and parameter.kind not in kinds and name not in functions.SWITCHES
-    ]
-    if needed and isinstance(functions.bare(model), nn.Module):
-        raise ValueError(f"model: expected a call with x and training switches, got {needed[0]} without a default")
+    if not isinstance(functions.bare(model), nn.Module):
+        return
+    known = functions.parameters(model)
+    positional, named = functions.spread(known, x)
+    missing = [name for name in functions.needed(known)[len(positional) :] if name not in named]
+    if missing:
+        raise ValueError(
+            f"model: expected a call with x and training switches, got {missing[0]} without a default; give several "
+            "inputs as a tuple or dict, or make the network of functions by models.from_functions(init, apply)"
+        )
 
 
 def network(model: Any, variables: PyTree, x: Any) -> TracedNetwork:
@@ -330,7 +331,7 @@ def _dropout_rate(layer: Any) -> float:
 
 def _needs(model: Any) -> str:
     found = functions.switches(model, True)
-    return f"it has {', '.join(found)}" if found else f"give it {_SWITCH}"
+    return f"it has {', '.join(found)}" if found else f"give it {_SWITCH}; or use models.from_functions"
 
 
 def _shapes(tree: PyTree) -> Any:

@@ -6,6 +6,7 @@ of any network, `switches` to call a module in training or evaluation mode, and 
 outputs must not depend on other samples.
 """
 
+from ntkgen.functions._calls import SWITCHES, bare, hashable, needed, parameters, spread, switches
 from ntkgen.functions._directional import jvp
 from ntkgen.functions._frozen import (
     Function,
@@ -18,17 +19,12 @@ from ntkgen.functions._frozen import (
 )
 from ntkgen.functions._independence import dependence, require_independence, rounding_tolerance
 from ntkgen.functions._modules import (
-    SWITCHES,
     Evaluation,
-    bare,
     forward_train,
-    hashable,
     init,
-    parameters,
     refit_statistics,
     short,
     step_rngs,
-    switches,
     trace_training,
     whole,
 )
@@ -50,6 +46,7 @@ __all__ = [
     "init",
     "is_traced",
     "jvp",
+    "needed",
     "parameters",
     "programs",
     "refit_statistics",
@@ -58,6 +55,7 @@ __all__ = [
     "restrict",
     "rounding_tolerance",
     "short",
+    "spread",
     "step_rngs",
     "switches",
     "trace_training",

@@ -113,12 +113,12 @@ def rounding_tolerance(f: Partial, roundings: float, most: float) -> float:
       '1.2e-05'
     """
     function: Any = f.func
-    dtypes = [dtype for dtype in (function.dtype, function.out.dtype) if dtype is not None]
-    return min(roundings * max(float(jnp.finfo(dtype).eps) for dtype in dtypes), most)
+    dtypes = [function.dtype, *(leaf.dtype for leaf in jax.tree.leaves(function.out))]
+    return min(roundings * max(float(jnp.finfo(dtype).eps) for dtype in dtypes if dtype is not None), most)
 
 
 def _difference(f: Partial, params: PyTree, own: PyTree, batches: list[PyTree]) -> str:
-    expected = (1, *f.func.out.shape[1:])  # type: ignore[attr-defined]
+    expected = (1, *jax.eval_shape(_one_array, f.func.out).shape[1:])  # type: ignore[attr-defined]
     out, alone = _slope(f, params, own, 0)
     if out.shape != expected:
         return f"f: expected outputs {expected} of one sample, got shape {out.shape}"
@@ -151,12 +151,18 @@ def _made_up(own: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((2, *own.shape)).astype(own.dtype)
 
 
+def _one_array(out: PyTree) -> Array:
+    """Return outputs (n, ...); several of them side by side, (n, k)."""
+    leaves = jax.tree.leaves(out)
+    return leaves[0] if len(leaves) == 1 else jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1)
+
+
 @jax.jit
 def _slope(f: Partial, params: PyTree, x: PyTree, i: int) -> tuple[Array, PyTree]:
     """Give all outputs, and the gradient of a sum of sample i's with unequal weights."""
 
     def weighed(p: PyTree) -> tuple[Array, Array]:
-        out = f(p, x)
+        out = _one_array(f(p, x))
         weights = jnp.cos(jnp.arange(out[0].size)).astype(out.dtype).reshape(out.shape[1:])
         return jnp.sum(out[i] * weights), out
 

@@ -1,9 +1,7 @@
-"""How a network of any kind is called: its training switch, its random keys, and the collections it carries.
+"""What a network computes in training and in evaluation mode: its random keys, and the collections it carries.
 
 A network is a Flax Linen module, or any object with `init(key, x)` and `apply(variables, x)`. `models` has the public
 names (`init`, `apply_fn`, `forward_train`, `refit_statistics`).
-
-Longer than 350 lines for its docstrings and examples, 49 % of it.
 """
 
 import inspect
@@ -17,98 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ntkgen.functions._calls import applied, inputs, switches
 from ntkgen.functions._networks import check_network
 from ntkgen.typing import Array
-
-# Arguments of a call that choose between training and evaluation, and their value in training.
-SWITCHES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
-
-
-@dataclass(frozen=True, eq=False)
-class Pinned:
-    """A network that Python cannot hash (an array or a list as attribute), equal to itself alone.
-
-    JAX takes it as a static argument. Each one is new to `jit`, so that no program outlives a changed attribute.
-
-    Attributes:
-      model: the network.
-    """
-
-    model: Any
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """Draw the network's variables."""
-        return self.model.init(*args, **kwargs)
-
-    def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the network."""
-        return self.model.apply(*args, **kwargs)
-
-
-def hashable(model: Any) -> Any:
-    """Return the network itself, or a `Pinned` one if Python cannot hash it.
-
-    Example:
-      >>> from ntkgen import functions, models
-      >>> model = models.MLP(4)
-      >>> functions.hashable(model) is model
-      True
-    """
-    try:
-        hash(model)
-    except (TypeError, ValueError):
-        return Pinned(model)
-    return model
-
-
-def bare(model: Any) -> Any:
-    """Return the network that a `Pinned` one holds; any other network is returned as it is.
-
-    Example:
-      >>> from ntkgen import functions
-      >>> class Listed:  # cannot be hashed
-      ...     __hash__ = None
-      >>> model = Listed()
-      >>> functions.bare(functions.hashable(model)) is model
-      True
-    """
-    return model.model if isinstance(model, Pinned) else model
-
-
-def parameters(model: Any) -> dict[str, inspect.Parameter]:
-    """Return the arguments of the network's call, without `self`; of its `apply` where it cannot be called.
-
-    Example:
-      >>> from flax import linen as nn
-      >>> from ntkgen import functions
-      >>> list(functions.parameters(nn.Dense(2)))
-      ['inputs']
-    """
-    model = bare(model)
-    call = model.__call__ if callable(model) else model.apply
-    return dict(inspect.signature(call).parameters)
-
-
-def switches(model: Any, train: bool) -> dict[str, bool]:
-    """Return the keywords that put a network's call into training or evaluation mode.
-
-    `SWITCHES` lists the names that are recognised; all that the call has are set. One that the constructor has fixed
-    (`nn.BatchNorm(use_running_average=True)`) is left alone: Flax refuses to set it twice.
-
-    Example:
-      >>> from flax import linen as nn
-      >>> from ntkgen import functions
-      >>> functions.switches(nn.BatchNorm(), train=True), functions.switches(nn.Dropout(0.5), train=True)
-      ({'use_running_average': False}, {'deterministic': False})
-    """
-    known = parameters(model)
-    fields = getattr(bare(model), "__dataclass_fields__", {})
-    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-    def can_be_set(name: str) -> bool:
-        return known[name].kind in by_keyword and (name not in fields or getattr(bare(model), name) is None)
-
-    return {name: on == train for name, on in SWITCHES.items() if name in known and can_be_set(name)}
 
 
 def init(model: Any, key: Array, x: Array) -> dict[str, Any]:
@@ -137,7 +46,8 @@ def init(model: Any, key: Array, x: Array) -> dict[str, Any]:
     known = inspect.signature(model.init).parameters
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
     off = {name: value for name, value in switches(model, False).items() if free or name in known}
-    variables = nn.meta.unbox(dict(model.init(key, x, **off)))
+    positional, named = inputs(model, x)
+    variables = nn.meta.unbox(dict(model.init(key, *positional, **named, **off)))
     return {name: value for name, value in variables.items() if not _is_sown(model, variables, name, x)}
 
 
@@ -148,12 +58,12 @@ def _is_sown(model: Any, variables: dict[str, Any], name: str, x: Array) -> bool
     rest = {other: value for other, value in variables.items() if other != name}
 
     def grown() -> Any:
-        return model.apply(variables, x, mutable=[name], **switches(model, False))[1].get(name)
+        return applied(model, variables, x, False, mutable=[name])[1].get(name)
 
     try:
         if str(jax.tree.structure(jax.eval_shape(grown))) == str(jax.tree.structure(variables[name])):
             return False
-        jax.eval_shape(lambda: model.apply(rest, x, **switches(model, False)))
+        jax.eval_shape(lambda: applied(model, rest, x, False))
     except Exception:  # whatever is wrong with this network, `ensemble.fit` says so by name
         return False
     return True
@@ -181,9 +91,8 @@ def forward_train(
     Returns:
       Its outputs, and the updated collections other than `params`.
     """
-    kwargs: dict[str, Any] = switches(model, True) | ({"rngs": dict(rngs)} if rngs else {})
     state = [name for name in variables if name != "params"]
-    outputs, new_state = model.apply(variables, x, mutable=state, **kwargs)
+    outputs, new_state = applied(model, variables, x, True, mutable=state, **({"rngs": dict(rngs)} if rngs else {}))
     return outputs, dict(new_state)
 
 
@@ -258,8 +167,9 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
     Raises:
       ValueError: not even one batch, or a statistic that is no running average (where traced: NaN instead).
     """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {len(x)}")
+    num = len(jax.tree.leaves(x)[0])
+    if not 1 <= batch_size <= num:
+        raise ValueError(f"x: expected at least one batch of {batch_size} examples, got {num}")
     params, state = variables["params"], {name: value for name, value in variables.items() if name != "params"}
     if "batch_stats" not in state:
         return variables
@@ -267,8 +177,9 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
     structure: Any
     leaves, structure = jax.tree.flatten(state["batch_stats"])
     floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    batches = x[: len(x) // batch_size * batch_size].reshape(-1, batch_size, *x.shape[1:])
-    names, _, _ = trace_training(model, variables, batches[0])
+    whole = num // batch_size * batch_size
+    batches = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, batch_size, *leaf.shape[1:]), x)
+    names, _, _ = trace_training(model, variables, jax.tree.map(lambda leaf: leaf[0], batches))
 
     def one(numbered: tuple[Array, Array]) -> Any:
         index, batch = numbered
@@ -284,7 +195,7 @@ def refit_statistics(model: Any, variables: dict[str, Any], x: Array, batch_size
         old = [leaves[i] for i in floats]
         return jax.jvp(step, (jax.tree.map(jnp.zeros_like, old),), (jax.tree.map(jnp.ones_like, old),))
 
-    fed, kept = jax.lax.map(one, (jnp.arange(len(batches)), batches))
+    fed, kept = jax.lax.map(one, (jnp.arange(num // batch_size), batches))
     for i, total, keep in zip(floats, fed, kept, strict=True):
         averaged = jnp.all((keep >= 0) & (keep <= 1) & (keep == keep[:1]))
         if not isinstance(averaged, jax.core.Tracer) and not averaged:
@@ -319,7 +230,7 @@ class Evaluation:
 
     def __call__(self, frozen: dict[str, Any], params: Any, x: Array) -> Any:
         """Apply the network in evaluation mode."""
-        return self.model.apply({"params": params, **frozen}, x, **switches(self.model, False))
+        return applied(self.model, {"params": params, **frozen}, x, False)
 
 
 def whole(name: str, value: Any, high: int | None = None) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ntkgen import models, train, tree
 from ntkgen.measure import _norms
-from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of, outputs
+from ntkgen.measure._take import Columns, Examples, Measurement, Network, first, function_of, outputs
 from ntkgen.typing import Array, Loss, PyTree
 
 GRID = tuple(float(sigma) for sigma in np.geomspace(1e-4, 10, 41))  # eight to a decade, fixed before any data
@@ -50,7 +50,7 @@ def vc_excess(dimension: float, n: int, delta: float) -> float:
 
 def _capacity(network: Network, examples: Examples, *, model: Any, loss: Loss, delta: float) -> Columns:
     f, params = function_of(network, model)
-    size, n = tree.size(params), len(examples.x)
+    size, n = tree.size(params), len(examples.y)
     out = outputs(f, params, examples.x)
     vc = excess = log_bound = jnp.full((), jnp.nan)
     if models.is_relu_chain(model):
@@ -106,7 +106,7 @@ def _pac_bayes(
     delta: float,
 ) -> Columns:
     f, params = function_of(network, model)
-    x, y = examples.x[:samples], examples.y[:samples]
+    x, y = first(examples.x, samples), examples.y[:samples]
     keys = jax.random.split(network.key, draws)
 
     def errors(sizes: PyTree, sigma: Array) -> Array:
@@ -126,7 +126,7 @@ def _pac_bayes(
     at = errors(ones, jnp.where(jnp.isfinite(sigma), sigma, 0.0))
     error = jnp.where(jnp.isfinite(sigma), jnp.mean(at), jnp.nan)
     moved = tree.norm(tree.axpy(-1.0, network.initial["params"], params))
-    bound = mcallester(error, moved**2 / (2 * sigma**2), len(x), delta / len(GRID))
+    bound = mcallester(error, moved**2 / (2 * sigma**2), len(y), delta / len(GRID))
     inside = [(index >= 0) & (index < len(GRID) - 1) for index in (plain, relative)]
     return {
         "pac_bayes_sigma": sigma,

@@ -13,7 +13,7 @@ import numpy as np
 from ntkgen import landscape, models
 from ntkgen.measure._gradient_noise import noise_scale
 from ntkgen.measure._sharpness import SpectralOptions, mean_loss, random_start, spectral
-from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of
+from ntkgen.measure._take import Columns, Examples, Measurement, Network, first, function_of
 from ntkgen.typing import Loss
 
 SAMPLES = 500
@@ -42,7 +42,7 @@ def _sharpness(
     f, params = function_of(network, model)
     start_key, probe_key = jax.random.split(network.key)
     start = random_start(start_key, params)
-    x, y = examples.x[:samples], examples.y[:samples]
+    x, y = first(examples.x, samples), examples.y[:samples]
     options = SpectralOptions(num_iters, tol, trace_probes)
     found = spectral(f, params, start, probe_key, x, y, loss=loss, options=options)
     return {
@@ -89,7 +89,7 @@ def _adaptive(
     unmoved: tuple[str, ...] | None,
 ) -> Columns:
     f, params = function_of(network, model)
-    value = partial(mean_loss, f, x=examples.x[:samples], y=examples.y[:samples], loss=loss)
+    value = partial(mean_loss, f, x=first(examples.x, samples), y=examples.y[:samples], loss=loss)
     keys, still = jax.random.split(network.key), unmoved_names(model, unmoved)
     average = landscape.average_adaptive_sharpness(value, params, keys[0], average_rho, num_samples, unmoved=still)
     worst = landscape.worst_adaptive_sharpness(value, params, keys[1], worst_rho, worst_steps, unmoved=still)
@@ -131,7 +131,7 @@ def _perturbation(
     num_samples: int,
 ) -> Columns:
     f, params = function_of(network, model)
-    value = partial(mean_loss, f, x=examples.x[:samples], y=examples.y[:samples], loss=loss)
+    value = partial(mean_loss, f, x=first(examples.x, samples), y=examples.y[:samples], loss=loss)
     found = landscape.perturbation(value, params, network.key, np.asarray(sigmas), num_samples)
     columns: dict[str, Any] = {}
     for i, sigma in enumerate(sigmas):
@@ -164,7 +164,7 @@ PERTURBATION = perturbation_at((0.01, 0.05))
 
 def _noise(network: Network, examples: Examples, *, model: Any, loss: Loss, samples: int) -> Columns:
     f, params = function_of(network, model)
-    found = noise_scale(f, params, examples.x[:samples], examples.y[:samples], loss=loss)
+    found = noise_scale(f, params, first(examples.x, samples), examples.y[:samples], loss=loss)
     return {
         "noise_scale": found.value,
         "noise_scale_error": found.standard_error,

@@ -15,7 +15,7 @@ from ntkgen import functions, landscape, train
 from ntkgen.measure._equal_loss import matching_temperature, tempered
 from ntkgen.measure._flat import SAMPLES, unmoved_names
 from ntkgen.measure._sharpness import SpectralOptions, mean_loss, random_start, spectral
-from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of
+from ntkgen.measure._take import Columns, Examples, Measurement, Network, first, function_of
 from ntkgen.typing import Array, Loss, PyTree
 
 
@@ -34,7 +34,7 @@ def _at_loss(
     unmoved: tuple[str, ...] | None,
 ) -> Columns:
     plain, params = function_of(network, model)
-    x, y = examples.x[:samples], examples.y[:samples]
+    x, y = first(examples.x, samples), examples.y[:samples]
     keys = jax.random.split(network.key)
     start = random_start(keys[0], params)
     columns: dict[str, Any] = {}

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import kernels, models, ntk, pruning, train
-from ntkgen.measure._take import Columns, Examples, Measurement, Network, function_of, percent_correct
+from ntkgen.measure._take import Columns, Examples, Measurement, Network, first, function_of, percent_correct
 from ntkgen.typing import Array, Loss
 
 PROBES = 100
 
 
 def _kernel(network: Network, examples: Examples, *, model: Any, loss: Loss, probes: int) -> Columns:
-    x, y = examples.x_test[:probes], np.asarray(examples.y_test[:probes])
+    x, y = first(examples.x_test, probes), np.asarray(examples.y_test[:probes])
     f, params = function_of(network, model)
     before, own = function_of(network._replace(variables=network.initial), model)
     final, initial = (np.asarray(ntk.empirical_ntk(g, p, x, trace=True)) for g, p in ((f, params), (before, own)))
@@ -83,7 +83,7 @@ def linear_cka(a: Array, b: Array) -> Array:
 def _features(network: Network, examples: Examples, *, model: Any, loss: Loss, probes: int) -> Columns:
     if _no_features(model, loss):
         return {"feature_cka": jnp.full((), jnp.nan)}
-    x = examples.x_test[:probes]
+    x = first(examples.x_test, probes)
     found = [
         models.features_fn(model, variables)(variables["params"], x)
         for variables in (network.variables, network.initial)

@@ -110,8 +110,8 @@ def correct(f: Callable, params: PyTree, x: Any, y: Any, *, chunk: int = 1000) -
       chunk: examples at once.
     """
     starts = range(0, len(y), chunk)
-    parts = [each_seed(_correct, (f, params), (x[i : i + chunk], jnp.asarray(y[i : i + chunk]))) for i in starts]
-    return np.concatenate(parts, axis=1)
+    parts = [jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i : i + chunk]), (x, y)) for i in starts]
+    return np.concatenate([each_seed(_correct, (f, params), part) for part in parts], axis=1)
 
 
 def _correct(f: Callable, params: PyTree, x: Any, y: Any) -> jax.Array:

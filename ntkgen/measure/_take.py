@@ -48,12 +48,12 @@ class Network(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Training and test examples: inputs (n, ...) and targets (n,)."""
+    """Training and test examples: inputs (n, ...), an array or a dict or tuple of such, and targets (n, ...)."""
 
-    x: Array
-    y: Array
-    x_test: Array
-    y_test: Array
+    x: PyTree
+    y: PyTree
+    x_test: PyTree
+    y_test: PyTree
 
 
 Columns = Mapping[str, Any]  # name -> scalar
@@ -158,7 +158,7 @@ def take(
         return {name: np.full(len(alive), np.nan) for name in measurement.columns}
     settings = {**measurement.options, **options}
     settings |= {"model": functions.hashable(trained.model), "loss": trained.loss}
-    examples = Examples(*(jnp.asarray(part) for split in (data.train, data.test) for part in (split.x, split.y)))
+    examples = jax.tree.map(jnp.asarray, Examples(data.train.x, data.train.y, data.test.x, data.test.y))
     with jax.default_matmul_precision("highest"):
         found = each_seed(
             measurement.function,
@@ -179,16 +179,24 @@ def function_of(network: Network, model: Any) -> tuple[Callable, PyTree]:
     return models.apply_fn(model, network.variables), network.variables["params"]
 
 
-def outputs(f: Callable, params: PyTree, x: Array, chunk: int = 1000) -> Array:
+def first(x: PyTree, count: int | None) -> PyTree:
+    """Return the first examples of an array or a tree of arrays; all where count is None."""
+    return jax.tree.map(lambda leaf: leaf[:count], x)
+
+
+def outputs(f: Callable, params: PyTree, x: PyTree, chunk: int = 1000) -> Array:
     """Return f(params, x), some examples at once: memory does not grow with their number."""
-    whole = len(x) // chunk * chunk
-    if len(x) <= chunk:
+    num = len(jax.tree.leaves(x)[0])
+    whole = num // chunk * chunk
+    if num <= chunk:
         return f(params, x)
-    found = jax.lax.map(lambda part: f(params, part), x[:whole].reshape(-1, chunk, *x.shape[1:]))
+    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(-1, chunk, *leaf.shape[1:]), x)
+    found = jax.lax.map(lambda part: f(params, part), parts)
     found = found.reshape(whole, *found.shape[2:])
-    return found if whole == len(x) else jnp.concatenate([found, f(params, x[whole:])])
+    rest = jax.tree.map(lambda leaf: leaf[whole:], x)
+    return found if whole == num else jnp.concatenate([found, f(params, rest)])
 
 
-def percent_correct(f: Callable, params: PyTree, x: Array, y: Array) -> Array:
+def percent_correct(f: Callable, params: PyTree, x: PyTree, y: Array) -> Array:
     """Return the percentage of examples that are classified right -> ()."""
     return 100 * jnp.mean(train.correct(outputs(f, params, x), y))

@@ -108,7 +108,9 @@ class Functions:
 
     def init(self, key: Array, x: Any) -> dict[str, Any]:
         """Draw the variables."""
-        made = self.start(key, x)
+        known = inspect.signature(self.start).parameters
+        positional, named = functions.spread(known, x, given=list(known)[:1])
+        made = self.start(key, *positional, **named)
         if not self.has_state:
             return {"params": made}
         params, state = made
@@ -122,9 +124,12 @@ class Functions:
         options: dict[str, Any] = {name: on == train for name, on in functions.SWITCHES.items() if name in known}
         if "key" in known:
             options["key"] = training_key(rngs) if train else None
+        kept = [variables[name] for name in (("params", "state") if self.has_state else ("params",))]
+        positional, named = functions.spread(known, x, given=[*list(known)[: len(kept)], "key"])
+        found = self.call(*kept, *positional, **named, **options)
         if not self.has_state:
-            return outputs_of(self.call(variables["params"], x, **options), {}, mutable)
-        outputs, state = self.call(variables["params"], variables["state"], x, **options)
+            return outputs_of(found, {}, mutable)
+        outputs, state = found
         return outputs_of(outputs, {"state": state}, mutable)
 
 
@@ -145,7 +150,7 @@ def from_functions(init: Callable[..., Any], apply: Callable[..., Any], *, state
       init: init(key, x) -> params, a pytree of arrays; with `state` (params, state).
       apply: apply(params, x) -> outputs (n, ...); with `state` apply(params, state, x) -> (outputs, new state). A
         training switch (`train`, `deterministic` ..., see `functions.SWITCHES`) and `key` are given if it has them;
-        `key` is None in evaluation mode.
+        `key` is None in evaluation mode. Both may take several inputs in the place of x, as in `functions.spread`.
       state: whether the network carries state that training changes, such as running means.
 
     Returns:
@@ -174,12 +179,13 @@ class NNX:
     factory: Callable[[nnx.Rngs], nnx.Module]
 
     @functools.cached_property
-    def _template(self) -> tuple[Any, list[tuple[tuple[Any, ...], Any]]]:
-        """Return the module's structure, and its variables by path, as shapes."""
+    def _template(self) -> tuple[Any, list[tuple[tuple[Any, ...], Any]], dict[str, inspect.Parameter]]:
+        """Return the module's structure, its variables by path, as shapes, and the arguments of its call."""
         with jax.ensure_compile_time_eval():
             module = nnx.eval_shape(lambda: self.factory(nnx.Rngs(0)))
             graph, state = nnx.split(module)
-        return graph, [(path, leaf) for path, leaf in nnx.to_flat_state(state)]
+        known = dict(inspect.signature(module.__call__).parameters)
+        return graph, [(path, leaf) for path, leaf in nnx.to_flat_state(state)], known
 
     def init(self, key: Array, x: Any) -> dict[str, Any]:
         """Draw the variables; `x` is not looked at, an NNX module knows the shape of its inputs."""
@@ -197,8 +203,8 @@ class NNX:
         self, variables: Mapping[str, Any], x: Any, train: bool = False, rngs: Any = None, mutable: Any = False
     ) -> Any:
         """Return the outputs, and with `mutable` the changed collections."""
-        graph, template = self._template
-        draws = any(issubclass(leaf.type, nnx.RngKey) for _, leaf in template)
+        graph, template, known = self._template
+        draws = "rngs" in known or any(issubclass(leaf.type, nnx.RngKey) for _, leaf in template)
         key = training_key(rngs) if draws and train else jax.random.key(0)
         leaves, counts = [], {}
         for index, (path, leaf) in enumerate(template):
@@ -211,8 +217,11 @@ class NNX:
             leaves.append((path, leaf.replace(value)))
         module = nnx.merge(graph, nnx.from_flat_state(leaves))
         (module.train if train else module.eval)()
-        known = inspect.signature(type(module).__call__).parameters
-        outputs = module(x, **{name: on == train for name, on in functions.SWITCHES.items() if name in known})
+        options: dict[str, Any] = {name: on == train for name, on in functions.SWITCHES.items() if name in known}
+        if "rngs" in known:
+            options["rngs"] = nnx.Rngs(jax.random.fold_in(key, len(template))) if train else None
+        positional, named = functions.spread(known, x, given=["rngs"])
+        outputs = module(*positional, **named, **options)
         if draws and not train:
             self._check_no_draws(module, counts)
         return outputs_of(outputs, self._collections(nnx.state(module)), mutable)
@@ -235,7 +244,8 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> NNX:
     """Make a network of a function that makes a Flax NNX module.
 
     A function, not a module: each seed has a module of its own. In training the module is in `train()` mode, else in
-    `eval()` mode; batch norm, dropout and the training switches of its call follow.
+    `eval()` mode; batch norm, dropout and the training switches of its call follow. A call that takes `rngs` is given
+    `nnx.Rngs` in training and None in evaluation mode.
 
     Example:
       >>> from flax import nnx, traverse_util
@@ -245,7 +255,8 @@ def from_nnx(factory: Callable[[nnx.Rngs], nnx.Module]) -> NNX:
       8
 
     Args:
-      factory: factory(rngs) -> module that maps x (n, ...) to outputs (n, ...).
+      factory: factory(rngs) -> module that maps x (n, ...) to outputs (n, ...). A call of several inputs takes them
+        as in `functions.spread`.
 
     Returns:
       The network: params as nested dicts by the names of attributes, batch statistics as `batch_stats`.

@@ -196,7 +196,8 @@ class _Features:
 
         with nn.intercept_methods(watch):
             functions.Evaluation(self.model)(frozen, params, x)
-        if not seen or seen[-1].shape[0] != len(x):
+        num = len(jax.tree.leaves(x)[0])
+        if not seen or seen[-1].shape[0] != num:
             shapes = [layer.shape for layer in seen[-1:]]
-            raise ValueError(f"model: expected a last Dense layer with inputs ({len(x)}, ...), got {shapes}")
-        return seen[-1].reshape(len(x), -1)
+            raise ValueError(f"model: expected a last Dense layer with inputs ({num}, ...), got {shapes}")
+        return seen[-1].reshape(num, -1)

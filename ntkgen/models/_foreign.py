@@ -87,13 +87,20 @@ class Equinox:
         made = structure.unflatten(leaves)
         has_state = isinstance(made, tuple)
         module = eqx.nn.inference_mode(made[0] if has_state else made, value=not train)
-        known = inspect.signature(type(module).__call__).parameters
+        known = inspect.signature(module.__call__).parameters
         keyed = "key" in known and train
         keys = jax.random.split(training_key(rngs), len(jax.tree.leaves(x)[0])) if keyed else None
 
         def one(x: Any, state: Any, key: Any) -> Any:
-            options = {"key": key} if keyed else {}
-            return module(x, state, **options) if has_state else (module(x, **options), None)
+            positional, options = functions.spread(known, x, given=["key", "state"])
+            if keyed:
+                options["key"] = key
+            if has_state and "state" in known:
+                options["state"] = state
+            elif has_state:
+                positional += (state,)
+            found = module(*positional, **options)
+            return found if has_state else (found, None)
 
         # Equinox's modules take one example; batch norm knows the others by the name of the axis.
         each = jax.vmap(one, (0, None, 0 if keyed else None), (0, None), axis_name="batch")
@@ -152,14 +159,16 @@ class Haiku:
     def _transformed(self) -> Any:
         return _library("haiku", "from_haiku").transform_with_state(self.function)
 
-    def _switches(self, train: bool) -> dict[str, bool]:
+    def _arguments(self, x: Any, train: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         known = inspect.signature(self.function).parameters
-        return {name: on == train for name, on in functions.SWITCHES.items() if name in known}
+        positional, named = functions.spread(known, x)
+        return positional, named | {name: on == train for name, on in functions.SWITCHES.items() if name in known}
 
     def init(self, key: Array, x: Any) -> dict[str, Any]:
         """Draw the variables."""
         # Some of Haiku's layers draw in evaluation mode, or start their state in training mode alone.
-        params, state = self._transformed.init(key, x, **self._switches(True))
+        positional, named = self._arguments(x, True)
+        params, state = self._transformed.init(key, *positional, **named)
         return {"params": params, **({"batch_stats": state} if state else {})}
 
     def apply(
@@ -167,9 +176,10 @@ class Haiku:
     ) -> Any:
         """Return the outputs, and with `mutable` the changed state."""
         key = training_key(rngs) if train and rngs else None
+        positional, named = self._arguments(x, train)
         try:
             outputs, state = self._transformed.apply(
-                variables["params"], variables.get("batch_stats", {}), key, x, **self._switches(train)
+                variables["params"], variables.get("batch_stats", {}), key, *positional, **named
             )
         except ValueError as error:
             if key is None and "RNG" in str(error).upper():

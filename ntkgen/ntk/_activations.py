@@ -21,7 +21,7 @@ class Activations(NamedTuple):
     largest: int
 
 
-def activations(f: Partial, params: PyTree, x: Any) -> Activations:
+def activations(f: Partial, params: PyTree, x: PyTree) -> Activations:
     """Count what f computes for one sample; nothing is computed, and the count is remembered.
 
     Args:
@@ -32,16 +32,17 @@ def activations(f: Partial, params: PyTree, x: Any) -> Activations:
     Returns:
       The counts. What depends on the parameters alone is there once, however many samples there are, and left out.
     """
-    leaves, treedef = jax.tree.flatten((f, params))
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)), x)
+    leaves, treedef = jax.tree.flatten(((f, params), one))
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _count(treedef, shapes, jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)))
+    return _count(treedef, shapes, len(jax.tree.leaves(one)))
 
 
 @functools.lru_cache(maxsize=256)
-def _count(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], x: jax.ShapeDtypeStruct) -> Activations:
-    arguments = jax.tree.unflatten(treedef, shapes)
+def _count(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], num_inputs: int) -> Activations:
+    arguments, x = jax.tree.unflatten(treedef, shapes)
     program = jax.make_jaxpr(lambda arguments, x: arguments[0](arguments[1], x))(arguments, x)
-    return _walk(program.jaxpr, [False] * len(shapes) + [True])
+    return _walk(program.jaxpr, [False] * (len(shapes) - num_inputs) + [True] * num_inputs)
 
 
 def _walk(jaxpr: Any, depends: Sequence[bool]) -> Activations:

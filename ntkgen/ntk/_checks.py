@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from ntkgen import functions, memory
-from ntkgen.typing import Apply, Array, PyTree
+from ntkgen.typing import Apply, PyTree
 
 METHODS = ("auto", "jacobian", "layerwise")
 
@@ -28,7 +28,7 @@ class Task(NamedTuple):
     Attributes:
       f: the network, as `functions.freeze` returns it.
       params: its parameters, at least as precise as its outputs.
-      x1: inputs (n1, ...).
+      x1: inputs (n1, ...), an array or a dict or tuple of such.
       x2: inputs (n2, ...), or None for the symmetric kernel.
       dtype: of the kernel.
       num_outputs: K.
@@ -42,8 +42,8 @@ class Task(NamedTuple):
 
     f: Partial
     params: PyTree
-    x1: Array
-    x2: Array | None
+    x1: PyTree
+    x2: PyTree | None
     dtype: Any
     num_outputs: int
     names: tuple[str, ...]
@@ -57,8 +57,8 @@ class Task(NamedTuple):
 def prepare(
     f: Apply,
     params: PyTree,
-    x1: Array,
-    x2: Array | None,
+    x1: PyTree,
+    x2: PyTree | None,
     *,
     method: str = "auto",
     trace: bool = False,
@@ -81,7 +81,7 @@ def prepare(
     return Task(f, params, x1, x2, out.dtype, out.shape[1], names, sizes, method, trace, tile, budget)
 
 
-def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial, Array, Array | None, Any]:
+def checked(f: Apply, params: PyTree, x1: PyTree, x2: PyTree | None) -> tuple[Partial, Any, Any | None, Any]:
     """Check everything that can be checked before the work.
 
     Args:
@@ -105,8 +105,8 @@ def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial,
         raise ValueError(f"params: expected arrays with entries, got shapes {[jnp.shape(leaf) for leaf in leaves]}")
     x1 = _inputs("x1", x1)
     x2 = None if x2 is None else _inputs("x2", x2)
-    if x2 is not None and (x2.shape[1:] != x1.shape[1:] or x2.dtype != x1.dtype):
-        raise ValueError(f"x2: expected {x1.dtype} samples {x1.shape[1:]} as in x1, got {x2.dtype} {x2.shape[1:]}")
+    if x2 is not None and _samples(x2) != _samples(x1):
+        raise ValueError(f"x2: expected {_samples(x1)} as in x1, got {_samples(x2)}")
     if not finite(leaves):
         raise ValueError("params: expected finite numbers, got infinities or NaN")
     network = _frozen(f, params, x1)
@@ -116,28 +116,42 @@ def checked(f: Apply, params: PyTree, x1: Any, x2: Any | None) -> tuple[Partial,
     return network, x1, x2, network.func.out  # type: ignore[attr-defined]
 
 
-def _inputs(name: str, x: Any) -> Array:
-    if isinstance(x, dict | tuple) or len(jax.tree.leaves(x)) != 1:
-        raise ValueError(f"{name}: expected one array of samples (n, ...), got {type(x).__name__}")
-    x = jnp.asarray(x)
-    if x.ndim < 1 or x.size == 0:
-        raise ValueError(f"{name}: expected samples (n, ...), at least one and none empty, got shape {x.shape}")
-    if not finite([x]):
+def length(x: PyTree) -> int:
+    """Return the number of samples n of inputs (n, ...), an array or a tree of arrays."""
+    return int(jax.tree.leaves(x)[0].shape[0])
+
+
+def _samples(x: PyTree) -> Any:
+    """Return dtype and shape of one sample, in words."""
+    return jax.tree.map(lambda leaf: f"{leaf.dtype} samples {leaf.shape[1:]}", x)
+
+
+def _inputs(name: str, x: PyTree) -> Any:
+    if (not isinstance(x, dict | tuple) and len(jax.tree.leaves(x)) != 1) or not jax.tree.leaves(x):
+        raise ValueError(f"{name}: expected an array of samples (n, ...), got {type(x).__name__}")
+    x = jax.tree.map(jnp.asarray, x)
+    for leaf in jax.tree.leaves(x):
+        if leaf.ndim < 1 or leaf.size == 0:
+            raise ValueError(f"{name}: expected samples (n, ...), at least one and none empty, got shape {leaf.shape}")
+        if len(leaf) != length(x):
+            raise ValueError(f"{name}: expected {length(x)} samples in every array, got shape {leaf.shape}")
+    if not finite(jax.tree.leaves(x)):
         raise ValueError(f"{name}: expected finite numbers, got infinities or NaN")
     return x
 
 
-def _frozen(f: Apply, params: PyTree, x: Array) -> Partial:
+def _frozen(f: Apply, params: PyTree, x: PyTree) -> Partial:
+    shapes, n = jax.tree.map(lambda leaf: leaf.shape, x), length(x)
     try:
         network = functions.freeze(f, params, x)
     except Exception as error:  # whatever a network raises on inputs that it cannot take
         message = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"x1: f does not take inputs of shape {x.shape}: {message}") from error
+        raise ValueError(f"x1: f does not take inputs of shape {shapes}: {message}") from error
     out = network.func.out  # type: ignore[attr-defined]
     shape, got = getattr(out, "shape", None), getattr(out, "dtype", type(out).__name__)
-    if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or not jnp.issubdtype(out.dtype, jnp.floating):
+    if shape is None or len(shape) != 2 or shape[0] != n or not jnp.issubdtype(out.dtype, jnp.floating):
         got = f"{got} {shape}" if shape is not None else got
-        raise ValueError(f"f: expected floating outputs ({x.shape[0]}, k) at x1 of shape {x.shape}, got {got}")
+        raise ValueError(f"f: expected floating outputs ({n}, k) at x1 of shape {shapes}, got {got}")
     return network
 
 

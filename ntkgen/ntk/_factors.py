@@ -36,7 +36,7 @@ Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def factors(f: Partial, structure: Structure, params: PyTree, x: Array, v: Array) -> tuple[Factors, Array, Array]:
+def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
     Args:
@@ -68,7 +68,7 @@ def factors(f: Partial, structure: Structure, params: PyTree, x: Array, v: Array
     return tuple(pieces), _certificate(f, structure, pieces, params, x, v), jnp.stack(largest)
 
 
-def _capture(f: Apply, structure: Structure, params: PyTree, x: Array) -> tuple[Array, dict, dict]:
+def _capture(f: Apply, structure: Structure, params: PyTree, x: PyTree) -> tuple[Array, dict, dict]:
     """Run f once forward and k times backward: outputs, and each call's input (n, ...) and derivative (k, n, ...)."""
     shape = jax.eval_shape(lambda params, x: f(params, x), params, x)
     calls = {use.call: use.output for group in structure.groups for use in group.uses}
@@ -84,7 +84,7 @@ def _capture(f: Apply, structure: Structure, params: PyTree, x: Array) -> tuple[
 
         return watch(f, params, x, seen), inputs
 
-    zeros = {call: jnp.zeros((x.shape[0], *output), shape.dtype) for call, output in calls.items()}
+    zeros = {call: jnp.zeros((*shape.shape[:1], *output), shape.dtype) for call, output in calls.items()}
     out, pullback, inputs = jax.vjp(nudged, zeros, has_aux=True)
     n, num_outputs = out.shape
     units = jnp.broadcast_to(jnp.eye(num_outputs, dtype=out.dtype)[:, None], (num_outputs, n, num_outputs))
@@ -103,16 +103,16 @@ def _application(group: Group, use: Use, x: Array, derivative: Array) -> tuple[A
     return jnp.concatenate(flat, -1), derivative
 
 
-def jacobian_of(f: Apply, leaves: tuple[int, ...], params: PyTree, x: Array) -> Array:
+def jacobian_of(f: Apply, leaves: tuple[int, ...], params: PyTree, x: PyTree) -> Array:
     """Differentiate every output with respect to some leaves of params, sample by sample: (n, k, entries)."""
     flat, treedef = jax.tree.flatten(params)
 
-    def one(sample: Array) -> Array:
+    def one(sample: Any) -> Array:
         def outputs(chosen: list[Array]) -> Array:
             full = list(flat)
             for i, leaf in zip(leaves, chosen, strict=True):
                 full[i] = leaf
-            return f(jax.tree.unflatten(treedef, full), sample[None])[0]
+            return f(jax.tree.unflatten(treedef, full), jax.tree.map(lambda leaf: leaf[None], sample))[0]
 
         out, pullback = jax.vjp(outputs, [flat[i] for i in leaves])
         rows = jax.vmap(pullback)(jnp.eye(out.size, dtype=out.dtype))[0]
@@ -121,7 +121,7 @@ def jacobian_of(f: Apply, leaves: tuple[int, ...], params: PyTree, x: Array) -> 
     return jax.vmap(one)(x)
 
 
-def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree, x: Array, v: Array) -> Array:
+def _certificate(f: Partial, structure: Structure, pieces: list, params: PyTree, x: PyTree, v: Array) -> Array:
     """Return for each leaf in a group whether J^T v from the factors fails to be what `vjp` gives."""
     pullback = jax.vjp(lambda p: f(p, x), params)[1]
     straight = jax.tree.leaves(pullback(v)[0])

@@ -28,7 +28,7 @@ from jax import lax
 from ntkgen import functions
 from ntkgen.ntk import _layers, _plan
 from ntkgen.ntk._activations import activations
-from ntkgen.ntk._checks import KernelOptions, Task, finite, prepare
+from ntkgen.ntk._checks import KernelOptions, Task, finite, length, prepare
 from ntkgen.ntk._factors import Factors, factors, write_block
 from ntkgen.ntk._layers import Structure
 from ntkgen.ntk._plan import Plan, Workload
@@ -77,8 +77,8 @@ class Kernel(NamedTuple):
 def empirical_ntk(
     f: Apply,
     params: PyTree,
-    x1: Array,
-    x2: Array | None = None,
+    x1: PyTree,
+    x2: PyTree | None = None,
     *,
     method: str = "auto",
     trace: bool = False,
@@ -103,7 +103,7 @@ def empirical_ntk(
       f: function (params, x) -> outputs (n, K), not jitted, such as `models.apply_fn` makes. Each sample's outputs
         must depend on that sample alone.
       params: parameters, any pytree of floating arrays.
-      x1: inputs (n1, ...).
+      x1: inputs (n1, ...), an array or a dict or tuple of such.
       x2: inputs (n2, ...), or None for the symmetric kernel of x1 with itself.
       method: "jacobian" (the oracle), "layerwise", or "auto", which counts; see `plan`.
       trace: average over outputs; the K x K blocks are then never formed.
@@ -130,7 +130,7 @@ def empirical_ntk(
     return kernel.value
 
 
-def plan(f: Apply, params: PyTree, x1: Array, x2: Array | None = None, **options: Unpack[KernelOptions]) -> Plan:
+def plan(f: Apply, params: PyTree, x1: PyTree, x2: PyTree | None = None, **options: Unpack[KernelOptions]) -> Plan:
     """Return how `empirical_ntk` with the same arguments will go about it; arguments and errors are its own.
 
     The first tile is taken for it. Where a later one's certificate fails, `empirical_ntk` warns and takes Jacobians.
@@ -150,7 +150,7 @@ def _decide(task: Task) -> Decision:
     found = _layers.discover(task.f, task.params, task.x1, trace=task.trace)
     forward = sum(map(_plan.forward_cost, found.groups)) + sum(task.sizes[i] for i in found.own)
     workload = Workload(
-        task.x1.shape[0], None if task.x2 is None else task.x2.shape[0], task.num_outputs, task.trace,
+        length(task.x1), None if task.x2 is None else length(task.x2), task.num_outputs, task.trace,
         task.dtype.itemsize, task.sizes, forward, activations(task.f, task.params, task.x1),
     )  # fmt: skip
     failed: tuple[str, ...] = ()
@@ -194,7 +194,7 @@ def _handling(structure: Structure, names: tuple[str, ...]) -> tuple[tuple[str, 
     return tuple((name, how[i]) for i, name in enumerate(names))
 
 
-def _take(task: Task, structure: Structure, x: Array, start: int, size: int) -> Tile:
+def _take(task: Task, structure: Structure, x: PyTree, start: int, size: int) -> Tile:
     """Return the factors of `size` samples from `start` on."""
     # Drawn by numpy: JAX's generator would take a second to compile with every shape.
     v = np.random.default_rng(secrets.randbits(64)).standard_normal((size, task.num_outputs)).astype(task.dtype)
@@ -207,10 +207,10 @@ def _assemble(task: Task, decision: Decision) -> Kernel:
     plan, structure, _, first = decision
     x1, symmetric = task.x1, task.x2 is None
     x2 = x1 if task.x2 is None else task.x2
-    (rows, size1), (columns, size2) = (_plan.tiles(x.shape[0], t) for x, t in zip((x1, x2), plan.tile, strict=True))
+    (rows, size1), (columns, size2) = (_plan.tiles(length(x), t) for x, t in zip((x1, x2), plan.tile, strict=True))
     certificates: list[tuple[Array, Array]] = []
 
-    def take(x: Array, start: int, size: int) -> Factors:
+    def take(x: PyTree, start: int, size: int) -> Factors:
         tile = first if x is x1 and start == 0 and first is not None else _take(task, structure, x, start, size)
         certificates.append((tile.failed, tile.largest))
         return tile.factors
@@ -218,7 +218,7 @@ def _assemble(task: Task, decision: Decision) -> Kernel:
     held = {start: take(x1, start, size1) for start in rows} if plan.keeps_factors else {}
     block = () if task.trace else (task.num_outputs,) * 2
     with jax.default_matmul_precision("highest"):
-        theta = jnp.zeros((x1.shape[0], x2.shape[0], *block), task.dtype)
+        theta = jnp.zeros((length(x1), length(x2), *block), task.dtype)
         for j in columns:
             right = held[j] if symmetric and held else take(x2, j, size2)
             # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
@@ -247,5 +247,5 @@ def _certified(task: Task, decision: Decision, kernel: Kernel) -> bool:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _rows(x: Array, start: int, size: int) -> Array:
-    return lax.dynamic_slice_in_dim(x, start, size)
+def _rows(x: PyTree, start: int, size: int) -> PyTree:
+    return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)

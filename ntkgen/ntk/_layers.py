@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
+from ntkgen.ntk._checks import length
 from ntkgen.typing import Apply, Array, PyTree
 
 MAX_PAIRED = 8  # positions and uses that are still paired with each other rather than contracted
@@ -99,7 +100,7 @@ class Call(NamedTuple):
     module: nn.Module
 
 
-def watch(f: Apply, params: PyTree, x: Array, seen: Callable[[int, Call], Array]) -> Array:
+def watch(f: Apply, params: PyTree, x: PyTree, seen: Callable[[int, Call], Array]) -> Array:
     """Run f; after each Dense or Conv call that holds leaves of params, go on with what `seen` returns instead."""
     index: dict[int, int] = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
     number = itertools.count()
@@ -120,7 +121,7 @@ def watch(f: Apply, params: PyTree, x: Array, seen: Callable[[int, Call], Array]
         return f(params, x)
 
 
-def discover(f: Partial, params: PyTree, x: Array, *, trace: bool) -> Structure:
+def discover(f: Partial, params: PyTree, x: PyTree, *, trace: bool) -> Structure:
     """Find the layers of a network; nothing is computed. What was found for a function and shapes is remembered.
 
     Args:
@@ -142,7 +143,8 @@ def _discover(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: boo
     f, params, x = jax.tree.unflatten(treedef, shapes)
     num_outputs, found = _look(f, params, x)
     # An axis that is as long as the batch by chance is not the batch: it stays when the batch grows.
-    grown = _look(f, params, jax.ShapeDtypeStruct((x.shape[0] + 1, *x.shape[1:]), x.dtype))[1]
+    more = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((leaf.shape[0] + 1, *leaf.shape[1:]), leaf.dtype), x)
+    grown = _look(f, params, more)[1]
     found = {number: entry for number, entry in found.items() if grown.get(number) == entry}
     if not _carried(f, params, x, set(found)):
         found = {number: entry for number, entry in found.items() if _carried(f, params, x, {number})}
@@ -159,13 +161,13 @@ def _discover(treedef: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], trace: boo
     return without(Structure(good, ()), (), treedef.children()[1].num_leaves)
 
 
-def _look(f: Apply, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
+def _look(f: Apply, params: PyTree, x: PyTree) -> tuple[int, dict[int, Entry]]:
     """Return the number of outputs, and what there is a formula for among the calls of a batch of this size."""
     found: dict[int, Entry] = {}
 
-    def look(f: Apply, params: PyTree, x: Array) -> Array:
+    def look(f: Apply, params: PyTree, x: PyTree) -> Array:
         def seen(number: int, call: Call) -> Array:
-            use = _use(number, call, x.shape[0])
+            use = _use(number, call, length(x))
             if use is not None:
                 entries = math.prod(use.window.size) if use.window else 1
                 found[number] = call.kernel, call.bias, (entries * call.input.shape[-1], call.output.shape[-1]), use
@@ -176,10 +178,10 @@ def _look(f: Apply, params: PyTree, x: Any) -> tuple[int, dict[int, Entry]]:
     return jax.eval_shape(look, f, params, x).shape[-1], found
 
 
-def _carried(f: Apply, params: PyTree, x: Array, calls: set[int]) -> bool:
+def _carried(f: Apply, params: PyTree, x: PyTree, calls: set[int]) -> bool:
     """Return whether the inputs of some calls can be carried out of f: not from within its own vmap, scan or jit."""
 
-    def inputs(f: Apply, params: PyTree, x: Array) -> list[Array]:
+    def inputs(f: Apply, params: PyTree, x: PyTree) -> list[Array]:
         found = []
 
         def seen(number: int, call: Call) -> Array:

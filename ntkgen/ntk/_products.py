@@ -10,7 +10,7 @@ from ntkgen.ntk._checks import checked
 from ntkgen.typing import Apply, Array, PyTree
 
 
-def ntk_vp(f: Apply, params: PyTree, x1: Array, x2: Array | None = None) -> Callable[[Array], Array]:
+def ntk_vp(f: Apply, params: PyTree, x1: PyTree, x2: PyTree | None = None) -> Callable[[Array], Array]:
     """Make the product of the tangent kernel with a vector, for kernels too big to hold.
 
     J(x1) J(x2)^T v: one `vjp` at x2, one `jvp` at x1 (reverse mode twice where f has no forward mode).

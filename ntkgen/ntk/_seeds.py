@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from ntkgen import functions
-from ntkgen.ntk._checks import KernelOptions
+from ntkgen.ntk._checks import KernelOptions, length
 from ntkgen.ntk._kernel import empirical_ntk
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -15,8 +15,8 @@ from ntkgen.typing import Apply, Array, PyTree
 def empirical_ntk_seeds(
     f: Apply,
     params: PyTree,
-    x1: Array,
-    x2: Array | None = None,
+    x1: PyTree,
+    x2: PyTree | None = None,
     *,
     f_has_seeds: bool | None = None,
     **options: Unpack[KernelOptions],
@@ -59,7 +59,7 @@ def empirical_ntk_seeds(
     return jnp.stack([empirical_ntk(own or f, row, x1, x2, **options) for own, row in rows])
 
 
-def _has_seeds(f: Apply, params: PyTree, x: Array, num_seeds: int) -> bool:
+def _has_seeds(f: Apply, params: PyTree, x: PyTree, num_seeds: int) -> bool:
     """Return whether the arrays of f lead with the seed axis, which tracing shows."""
     arrays = jax.tree.leaves(f) if isinstance(f, Partial) else []
     if not arrays or any(jnp.shape(leaf)[:1] != (num_seeds,) for leaf in arrays):
@@ -75,9 +75,9 @@ def _has_seeds(f: Apply, params: PyTree, x: Array, num_seeds: int) -> bool:
     return seeded
 
 
-def _fits(f: Apply, params: PyTree, x: Array) -> bool:
+def _fits(f: Apply, params: PyTree, x: PyTree) -> bool:
     try:
         out = functions.freeze(f, params, x).func.out  # type: ignore[attr-defined]
     except (TypeError, ValueError):  # shapes that do not fit
         return False
-    return len(getattr(out, "shape", ())) == 2 and out.shape[0] == len(x)
+    return len(getattr(out, "shape", ())) == 2 and out.shape[0] == length(x)

@@ -231,7 +231,7 @@ def test_a_directional_derivative_by_reverse_mode(x64):
 # Inputs, outputs, other samples
 
 
-def test_trees_of_inputs_work_or_are_refused_and_trees_of_outputs_are_refused(x64):
+def test_trees_of_inputs_work_and_trees_of_outputs_where_a_loss_takes_them(x64):
     params, x, y, v = parts(jnp.float64)
     plain, loss = Partial(scaled, 1.0), train.cross_entropy
     of_tree = lambda params, x: scaled(1.0, params, x["left"] + x["right"])  # noqa: E731
@@ -241,18 +241,28 @@ def test_trees_of_inputs_work_or_are_refused_and_trees_of_outputs_are_refused(x6
         lambda f, x: curvature.ggn_vp(f, loss, params, x, y, v),
         lambda f, x: linearize.linearize(f, v)(params, x),
         lambda f, x: measure.noise_scale(f, params, x, y, loss=loss),
+        lambda f, x: ntk.empirical_ntk(f, params, x, tile=4),
+        lambda f, x: ntk.ntk_vp(f, params, jax.tree.map(lambda leaf: leaf[:2], x), x)(plain(params, inputs["left"])),
     ):
         np.testing.assert_allclose(flat(run(of_tree, inputs)), flat(run(plain, x)), rtol=1e-10, atol=1e-12)
     pair = lambda params, x: (plain(params, x), x)  # noqa: E731
     for run in (ntk.empirical_ntk, ntk.ntk_vp):
-        with pytest.raises(ValueError, match=r"^x1: expected one array of samples .*, got dict"):
-            run(of_tree, params, inputs)
+        with pytest.raises(ValueError, match=r"^x1: expected an array of samples .*, got list"):
+            run(of_tree, params, [1.0, 2.0])
+        with pytest.raises(ValueError, match=r"^x1: expected 6 samples in every array, got shape \(5, "):
+            run(of_tree, params, {"left": x, "right": x[:5]})
         with pytest.raises(ValueError, match=r"^f: expected floating outputs .*, got tuple"):
             run(pair, params, x)
         with pytest.raises(ValueError, match=r"^f: expected floating outputs \(6, k\) .* float64 \(6, 2, 1\)"):
             run(lambda p, x: plain(p, x)[..., None], params, x)
     with pytest.raises(ValueError, match=r"^f: expected one array of outputs .*, got tuple"):
         curvature.fisher_vp(pair, params, x, v)
+    twice = lambda params, x: (plain(params, x), 2 * plain(params, x))  # noqa: E731
+    of_both = lambda outputs, y: loss(outputs[0], y) + loss(outputs[1], y)  # noqa: E731
+    of_one = lambda outputs, y: loss(outputs, y) + loss(2 * outputs, y)  # noqa: E731
+    for product in (curvature.hessian_vp, curvature.ggn_vp, curvature.gradient_covariance_vp):
+        found, want = (product(*each, params, x, y, v, chunk=4) for each in ((twice, of_both), (plain, of_one)))
+        np.testing.assert_allclose(flat(found), flat(want), rtol=1e-10, atol=1e-12)
     values = linearize.linearize(pair, params)(params, x)
     np.testing.assert_allclose(values[0], plain(params, x), rtol=1e-12)
 

@@ -32,6 +32,10 @@ def test_examples_in_chunks_are_the_same_examples():
     x = jax.random.normal(jax.random.key(0), (23, 3))
     for chunk in (1, 5, 22, 23, 24):
         np.testing.assert_array_equal(measure._take.outputs(lambda p, x: p * x, 2.0, x, chunk), 2 * x)
+        pair = (x, {"y": x})
+        np.testing.assert_array_equal(
+            measure._take.outputs(lambda p, x: p * (x[0] + x[1]["y"]), 2.0, pair, chunk), 4 * x
+        )
 
 
 def test_movement():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ntkgen import ensemble, functions, models, train
+from ntkgen import ensemble, functions, models, ntk, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 3)).astype(np.float32)
@@ -89,6 +89,30 @@ def test_nnx_that_draws_in_evaluation_mode_is_refused():
         fitted(models.from_nnx(Noisy))
 
 
+class Called(nnx.Module):
+    """Its call takes rngs, which it needs in training alone."""
+
+    def __init__(self, rngs):
+        self.dropout, self.out = nnx.Dropout(0.5), nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x, scale, rngs):
+        return self.out(self.dropout(x * scale[:, None], rngs=rngs))
+
+
+def test_nnx_whose_call_takes_rngs_and_several_inputs():
+    model, x = models.from_nnx(Called), {"scale": np.full(24, 2, np.float32), "x": X}
+    variables = functions.init(model, jax.random.key(0), x)
+    assert functions.trace_training(model, variables, x)[0] == ("dropout",)
+    out = variables["params"]["out"]
+    evaluated = models.apply_fn(model, variables)(variables["params"], x)
+    np.testing.assert_allclose(evaluated, 2 * X @ out["kernel"] + out["bias"][None], atol=1e-5)
+    one, same, other = (
+        models.forward_train(model, variables, x, {"dropout": jax.random.key(seed)})[0] for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3 < np.abs(one - evaluated).max()
+
+
 # Plain functions
 
 
@@ -155,13 +179,54 @@ def test_boxed_params_are_trained_as_plain_ones():
     jax.tree.map(np.testing.assert_array_equal, boxed, plain)
 
 
+class Normed(nn.Module):
+    axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x, scale, train=False):
+        x = nn.Dense(4)(x * scale[:, None])
+        return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train, axis_name=self.axis)(x)))
+
+
+def test_several_inputs_and_a_named_axis():
+    plain, named = Normed(), Normed("batch")
+    scale = RNG.uniform(1, 2, 24).astype(np.float32)
+    variables = functions.init(named, jax.random.key(0), (X, scale))
+    want, state = plain.apply(variables, X, scale, train=True, mutable=["batch_stats"])
+    with pytest.raises(NameError):  # the control: Flax alone does not know the axis
+        named.apply(variables, X, scale, train=True, mutable=["batch_stats"])
+    for x in ((X, scale), {"scale": scale, "x": X}):
+        jax.tree.map(np.testing.assert_array_equal, models.forward_train(named, variables, x), (want, state))
+
+    def half(x, scale):  # an axis of the caller's is not replaced: both halves are normalised together
+        return models.forward_train(named, variables, (x, scale))[0]
+
+    halves = jax.vmap(half, axis_name="batch")(X.reshape(2, 12, 3), scale.reshape(2, 12))
+    np.testing.assert_allclose(halves.reshape(24, 3), want, atol=1e-5)
+
+    dense = variables["params"]["Dense_0"]
+    hidden = X * scale[:, None] @ dense["kernel"] + dense["bias"][None]
+    refitted = models.refit_statistics(named, variables, x, 12)["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(refitted["mean"], hidden.mean(0), atol=1e-5)
+
+    features = models.features_fn(named, variables)(variables["params"], x)
+    np.testing.assert_allclose(features, np.maximum(hidden / np.sqrt(1 + 1e-5), 0), atol=1e-5)  # fresh statistics
+    f, rows = models.apply_fn(named, variables), jax.tree.map(lambda leaf: leaf[:4], x)
+    found, oracle = (
+        ntk.empirical_ntk(f, variables["params"], rows, method=method) for method in ("layerwise", "jacobian")
+    )
+    np.testing.assert_allclose(found, oracle, rtol=1e-4, atol=1e-4)
+    layers = ntk.plan(f, variables["params"], rows, method="layerwise").layers
+    assert "own Jacobian" not in {how for name, how in layers if "Dense" in name}
+
+
 class Pair(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(1)(x["image"]) + nn.Embed(4, 1)(x["place"])
 
 
-def test_several_inputs_of_a_regression():
+def test_a_dict_of_inputs_of_a_regression():
     place = RNG.integers(0, 4, 24)
     x = {"image": X, "place": place}
     y = (X[:, :1] + place[:, None]).astype(np.float32)
