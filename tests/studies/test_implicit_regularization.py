@@ -275,13 +275,13 @@ def test_every_claim_names_the_control_that_could_have_overturned_it():
 class OnlyRates:
     """A run that trains nothing: the best rate of batch 32 is half the table's, batch 128 diverges at every rate."""
 
-    def __init__(self):
-        self.fitted = []
+    def __init__(self, best=0.5):
+        self.fitted, self.best = [], best
 
     def fit(self, name, network, dataset, training, seeds, options):
         self.fitted.append((len(dataset.train.y), len(dataset.test.y), seeds))
         lost = training.batch_size == 128
-        distance = abs(np.log2(training.learning_rate / train.scaled_learning_rate(training.batch_size)) + 1)
+        distance = abs(np.log2(training.learning_rate / train.scaled_learning_rate(training.batch_size) / self.best))
         accuracy = np.full((len(seeds), training.epochs), 0.9 - 0.01 * distance)
         diverged = np.full(len(seeds), lost)
         return SimpleNamespace(history={"test_accuracy": accuracy}, diverged=diverged)
@@ -302,6 +302,16 @@ def test_each_batch_size_gets_the_rate_that_is_best_on_held_out_images():
     tuned, plain = planned["sgd32_tuned"], planned["sgd32"]
     assert dataclasses.replace(tuned.training, learning_rate=plain.training.learning_rate) == plain.training
     assert tuned.training.learning_rate == own[32] and tuned.references == ("sgd32",)
+
+
+@pytest.mark.parametrize("best, last, at_the_end", [(8, 16, 0), (32, 64, 0), (500, 64, 1)])
+def test_larger_rates_are_tried_while_the_largest_is_the_best(best, last, at_the_end):
+    config = config_of(batch_sizes=(32,), reference=32, controls=("tuned",), epochs=2)
+    found = rates.try_rates(OnlyRates(best), config, None, data.load("digits", num_train=400), arms.sizes(config, 400))
+    base = train.scaled_learning_rate(32)
+    assert found[-1]["learning_rate"] == pytest.approx(last * base)
+    assert rates.chosen(found)[32] == pytest.approx(min(best, 64) * base)
+    assert max(row["at_the_end"] for row in found) == at_the_end
 
 
 def test_the_sweep_at_tuned_rates_is_judged_by_itself():
