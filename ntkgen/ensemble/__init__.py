@@ -1,8 +1,9 @@
 """Train many seeds of a network in one call.
 
-Use `fit`. Its argument `update` takes `sam` or `injected_noise`, which replace the gradient; `options` takes `Options`:
-which seeds run together and which epochs are measured. `choose_strategy` and `plan` decide how the seed axis is walked:
-batched, one seed after another, or over devices; `fit` calls them for you.
+Use `fit`; `fit_widths` trains several widths in one program. The argument `update` takes `sam` or `injected_noise`,
+which replace the gradient; `options` takes `Options`: which seeds run together and which epochs are measured.
+`choose_strategy` and `plan` decide how the seed axis is walked: batched, one seed after another, or over devices;
+`fit` calls them for you.
 `programs` has what `fit` compiles, for benchmarks.
 """
 
@@ -11,6 +12,7 @@ from ntkgen.ensemble._fit import METRICS, Checkpoint, Context, OnHost, Result, f
 from ntkgen.ensemble._gradients import injected_noise, noise_weights, sam, zero_sum_normals
 from ntkgen.ensemble._layout import STRATEGIES, Layout, check_fits, choose_strategy, place, plan, seeds_per_chunk
 from ntkgen.ensemble._options import Options
+from ntkgen.ensemble._widths import fit_widths
 
 __all__ = [
     "METRICS",
@@ -24,6 +26,7 @@ __all__ = [
     "check_fits",
     "choose_strategy",
     "fit",
+    "fit_widths",
     "injected_noise",
     "noise_weights",
     "place",

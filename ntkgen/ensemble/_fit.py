@@ -208,7 +208,7 @@ def fit(
         labels, integers (n,) or (n, 1), (n, T) for outputs (n, T, k), or real targets of the outputs' shape. Integer x
         are tokens. Data in float64 are trained on in float32 unless a param is float64.
       config: what to do.
-      seeds: a number of seeds (0, 1, ...) or the seeds themselves.
+      seeds: a number of seeds (0, 1, ...) or the seeds themselves; with `init`, whose rows differ, a seed may repeat.
       test: a pair of arrays (x, y), the test set beside a pair as dataset.
       init: variables with a leading seed axis, instead of fresh ones.
       masks: pytree like params with a leading seed axis; zeros are enforced at every step.
@@ -232,8 +232,9 @@ def fit(
     if not isinstance(seeds, int | np.integer | Iterable):
         raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [whole("seeds", seed) for seed in seeds]
-    if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected at least one, distinct, in 0 ... 2^31 - 1, got {seeds}")
+    repeat = init is None and len(set(seeds)) < len(seeds)
+    if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or repeat:
+        raise ValueError(f"seeds: expected at least one, distinct without init, in 0 ... 2^31 - 1, got {seeds}")
     program, shapes, data, test = _checks.prepare(model, _checks.splits(dataset, test), config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
