@@ -36,7 +36,7 @@ dataset = data.from_arrays(x[:1200], y[:1200], x[1200:], y[1200:])
 seeds, config, keep, rows, curves = 10, train.Config(20, 60, 0.05), (1.0, 0.5, 0.2, 0.1), [], {}
 for name, model in {"ResNet": ResNet(), "transformer": Transformer()}.items():
     dense = ensemble.fit(model, dataset, config, seeds)
-    trained = measure.Trained.of(model, dense, seeds)
+    trained = measure.Trained.of(model, dense, config, seeds)
     found = measure.take_all(trained, dataset, ["fit", "sharpness", "kernel"])  # the kernel before and after
     rows.append({"network": name})
     for metric in ("test_acc", "eigenvalue", "kernel_drift", "kernel_alignment"):

@@ -53,6 +53,10 @@ def _classes(names: Sequence[str], y: np.ndarray, y_test: np.ndarray, num_classe
         if low < 0 or high >= most:
             expected = f"labels from 0 to {most - 1}" if num_classes else "labels 0, 1, 2, ..."
             raise ValueError(f"{name}: expected {expected}, got {low} ... {high}")
+    if num_classes is None and int(y_test.max()) > max(int(y.max()), 1):
+        raise ValueError(
+            f"{names[3]}: expected classes of {names[1]}, 0 to {y.max()}, got {y_test.max()}; num_classes says how many"
+        )
     if most > MOST_CLASSES:
         raise ValueError(f"{names[1]}: expected at most {MOST_CLASSES} classes, got labels up to {most - 1}")
     return most

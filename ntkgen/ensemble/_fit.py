@@ -7,6 +7,7 @@ Longer than 350 lines for its docstrings and examples, 26 % of it.
 
 import functools
 import inspect
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkgen import functions, train
-from ntkgen.ensemble import _checks, _layout, programs
+from ntkgen.ensemble import _checks, _layout, _resume, programs
 from ntkgen.ensemble._layout import Layout, over_seeds, place, trim
 from ntkgen.ensemble._options import Options, whole
 from ntkgen.typing import Array, PyTree
@@ -179,9 +180,9 @@ def fit(
     masks: PyTree | None = None,
     update: train.Update | None = None,
     probes: Any = (),
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | str | os.PathLike | None = None,
     options: Options = DEFAULTS,
-    progress: Callable[[int, int, dict[str, np.ndarray]], None] | None = None,
+    progress: Callable[[int, int, dict[str, np.ndarray]], None] | bool | None = None,
 ) -> Result:
     """Train one network for every seed.
 
@@ -217,9 +218,11 @@ def fit(
       probes: (epochs, fn) or a sequence of such pairs; fn(params[, context]) -> pytree is evaluated for every seed
         after each of the epochs (options.start_epoch is the start, config.epochs the end); an `OnHost` for all seeds
         at once.
-      checkpoint: where progress is kept; the run continues from what it holds.
+      checkpoint: a folder, or a `records.Checkpointer`, where progress is kept; the run continues from what it holds,
+        and ends as if it had never stopped. What other arguments made is refused.
       options: which seeds run together and how, the first epoch, and which epochs are measured; see `Options`.
-      progress: called after each epoch as progress(seeds of earlier chunks, epoch, this chunk's metrics).
+      progress: True for a bar; or a function that is called after each epoch as progress(seeds of earlier chunks,
+        epoch, this chunk's metrics).
 
     Returns:
       The trained networks with their history; see `Result`.
@@ -229,12 +232,13 @@ def fit(
     """
     if not isinstance(options, Options):
         raise ValueError(f"options: expected ensemble.Options, got {options!r}")
-    if not isinstance(seeds, int | np.integer | Iterable):
+    if not isinstance(seeds, int | np.integer | Iterable) or isinstance(seeds, str):
         raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
     seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [whole("seeds", seed) for seed in seeds]
     repeat = init is None and len(set(seeds)) < len(seeds)
     if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or repeat:
         raise ValueError(f"seeds: expected at least one, distinct without init, in 0 ... 2^31 - 1, got {seeds}")
+    kept: Any = _resume.keeper(checkpoint)
     program, shapes, data, test = _checks.prepare(model, _checks.splits(dataset, test), config, update, init)
     _check_tree("init", init, shapes, len(seeds))
     _check_tree("masks", masks, shapes["params"], len(seeds))
@@ -249,19 +253,23 @@ def fit(
             shapes, program.batch_size, _pixels(jax.tree.leaves(data.x)[0].shape[1:]), layout
         )
 
+    if hasattr(kept, "claim"):
+        trees = {"init": init, "masks": masks}
+        kept.claim(_resume.made_by(model, config, seeds, (data, test), trees, options.start_epoch))
+
     parts = []
-    for start in range(0, len(seeds), chunk):
-        rows = slice(start, start + chunk)
-        own = seeds[rows]
-        if checkpoint is not None and chunk < len(seeds):
-            scope: Checkpoint | None = checkpoint.scope(f"seeds_{own[0]}_{own[-1]}")
-        else:
-            scope = checkpoint
-        report = None if progress is None else functools.partial(progress, start)
-        own_init, own_masks = (_rows(tree, rows) for tree in (init, masks))
-        part = _fit_chunk(layout, program, (data, test), config, span, own, own_init, own_masks, pairs, scope, report)
-        # What does not fit on the device together must not gather there either.
-        parts.append(part if chunk >= len(seeds) else jax.device_get(part))
+    with _resume.reporter(progress, len(seeds), config.epochs) as call:
+        for start in range(0, len(seeds), chunk):
+            rows = slice(start, start + chunk)
+            own = seeds[rows]
+            scope = kept
+            if kept is not None and chunk < len(seeds):
+                scope = kept.scope(f"seeds_{own[0]}_{own[-1]}")
+            report = None if call is None else functools.partial(call, start)
+            given = (*(_rows(tree, rows) for tree in (init, masks)), pairs, scope, report)
+            part = _fit_chunk(layout, program, (data, test), config, span, own, *given)
+            # What does not fit on the device together must not gather there either.
+            parts.append(part if chunk >= len(seeds) else jax.device_get(part))
 
     seconds = {key: sum(part.seconds[key] for part in parts) for key in ("train", "evaluate")}
     first = parts[0]

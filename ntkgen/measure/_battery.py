@@ -29,7 +29,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 }
 
 
-def take_all(trained: Trained, data: Any, names: Sequence[str] = tuple(MEASUREMENTS)) -> dict[str, np.ndarray]:
+def take_all(trained: Trained, data: Any, names: str | Sequence[str] = tuple(MEASUREMENTS)) -> dict[str, np.ndarray]:
     """Return the columns of several measurements of every seed, column -> (S,) float64.
 
     Example:
@@ -47,11 +47,12 @@ def take_all(trained: Trained, data: Any, names: Sequence[str] = tuple(MEASUREME
     Args:
       trained: the networks.
       data: with .train and .test, each with .x and .y.
-      names: of `MEASUREMENTS`; each is taken with its own defaults (`take` has options).
+      names: one or several of `MEASUREMENTS`; each is taken with its own defaults (`take` has options).
 
     Raises:
       ValueError: a name is unknown.
     """
+    names = [names] if isinstance(names, str) else names
     strange = [name for name in names if name not in MEASUREMENTS]
     if strange:
         raise ValueError(f"names: expected some of {', '.join(MEASUREMENTS)}, got {', '.join(strange)}")

@@ -32,11 +32,17 @@ class Trained(NamedTuple):
     loss: Loss = train.cross_entropy
 
     @classmethod
-    def of(cls, model: Any, result: Any, seeds: int | Sequence[int], loss: Loss = train.cross_entropy) -> "Trained":
-        """Return the networks of a result of `ensemble.fit`, given the same model and seeds."""
-        seeds = range(seeds) if isinstance(seeds, int) else seeds
-        keys = jax.vmap(train.measurement_key)(jnp.asarray(list(seeds)))
-        return cls(model, result.variables, result.initial, keys, loss)
+    def of(cls, model: Any, result: Any, config: train.Config, seeds: int | Sequence[int]) -> "Trained":
+        """Return the networks of `result = ensemble.fit(model, dataset, config, seeds)`, with their loss.
+
+        Raises:
+          ValueError: the result has another number of seeds.
+        """
+        own = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+        if len(own) != len(result.diverged):
+            raise ValueError(f"seeds: expected the {len(result.diverged)} of the result, got {len(own)}")
+        keys = jax.vmap(train.measurement_key)(jnp.asarray(own))
+        return cls(model, result.variables, result.initial, keys, train.per_example(config.loss))
 
 
 class Network(NamedTuple):
@@ -170,7 +176,10 @@ def take(
         )
     if set(found) != set(measurement.columns):
         names = ", ".join(measurement.columns)
-        raise ValueError(f"{measurement.name}: expected the columns {names}, got {', '.join(found)}; keep the options")
+        raise ValueError(
+            f"{measurement.name}: expected the columns {names}, got {', '.join(found)}; for "
+            "others make a measurement: measure.sharpness_at, perturbation_at or prunability_at"
+        )
     return {name: np.where(alive, np.asarray(found[name], np.float64), np.nan) for name in measurement.columns}
 
 

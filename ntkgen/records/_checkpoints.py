@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ntkgen import io
 from ntkgen.typing import PyTree
 
 SUMS = "sha256.json"
+MADE_BY = "made_by.json"
 
 
 class DamagedError(ValueError):
@@ -56,15 +58,39 @@ class Checkpointer:
       (1, [1.0, 1.0])
     """
 
-    def __init__(self, folder: Path, every_seconds: float = 20.0) -> None:
+    def __init__(self, folder: str | os.PathLike, every_seconds: float = 20.0) -> None:
         """Keep checkpoints below `folder`, one every so many seconds at most."""
-        self.folder, self.every_seconds = folder, every_seconds
+        self.folder, self.every_seconds = Path(folder), every_seconds
         self._last = time.monotonic()
         logging.getLogger("absl").addFilter(_not_orbax)
 
     def scope(self, name: str) -> "Checkpointer":
         """Return the checkpoints of a part of this run."""
         return Checkpointer(self.folder / name, self.every_seconds)
+
+    def claim(self, made_by: Mapping[str, str]) -> None:
+        """Keep a note of what makes these checkpoints, beside them.
+
+        Raises:
+          ValueError: what is there was made by other arguments; the line names the first that differs.
+          StorageError: the note cannot be written.
+        """
+        path = self.folder / MADE_BY
+        try:
+            before = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            before = None
+        if isinstance(before, dict) and self._epochs():
+            for name in sorted(before.keys() | made_by.keys()):
+                there, here = before.get(name), made_by.get(name)
+                if there != here:
+                    told = f"{name} {there}, got {here}" if len(f"{there}{here}") < 100 else f"another {name}"
+                    raise ValueError(f"checkpoint: expected a folder of this run, {self.folder} holds one with {told}")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            io.atomic_write(path, json.dumps(dict(made_by), indent=1, sort_keys=True).encode())
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {_first_line(error)}") from error
 
     def save(self, epoch: int, tree: PyTree, *, final: bool) -> None:
         """Keep the state of an epoch, unless the last one is fresh; a final one always.

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class Run:
         network = self.networks[name] = self._store.find(made_by)
         with network.held():
             _link(link, network.training)
-            checkpoint = Checkpointer(network.training, EVERY_SECONDS)
+            checkpoint = _Named(network.training, EVERY_SECONDS)
             return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **given)
 
     def checkpointer(self, name: str, every_seconds: float = EVERY_SECONDS) -> "Checkpointer":
@@ -136,6 +136,17 @@ class Run:
         sums = {name: io.sha256_bytes((self.folder / name).read_bytes()) for name in names if name != FINISHED}
         self.write_json(FINISHED, sums)
         self.finished = True
+
+
+class _Named(Checkpointer):
+    """Checkpoints in the store, whose folder is named by all that made them."""
+
+    def claim(self, made_by: Mapping[str, str]) -> None:
+        """Do nothing: the store has seen to it."""
+
+    def scope(self, name: str) -> "_Named":
+        """Return the checkpoints of a part of this run."""
+        return _Named(self.folder / name, self.every_seconds)
 
 
 def _that_count(*, options: ensemble.Options | None = None, progress: Any = None, **given: Any) -> dict[str, Any]:

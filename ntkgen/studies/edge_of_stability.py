@@ -6,7 +6,6 @@ network by full batches at constant rates, without momentum, and follows the sha
 are the control: a sharpness that the network and the data alone decide would not follow the bound.
 """
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -302,4 +301,4 @@ STUDY = base.Study(
     "edge_of_stability", "Does full-batch gradient descent end where its step is just stable?", Config, resolve,
     prepare, measured, derive, figures, ("tracking",),
 )  # fmt: skip
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

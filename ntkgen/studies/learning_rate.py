@@ -4,7 +4,6 @@ Trains one network at many rates, several seeds each, and finds the rates whose 
 the best, the first rate at which seeds diverge, and the top Hessian eigenvalue against the stability bound 2 / rate.
 """
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -205,4 +204,4 @@ STUDY = base.Study(
     "learning_rate", "How sensitive is a network to its learning rate?", Config, resolve, prepare, measured, derive,
     figures, ("runs",),
 )  # fmt: skip
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

@@ -19,17 +19,25 @@ if TYPE_CHECKING:  # what opens, works and draws imports it: the command line is
 
 
 class Table(list):
-    """Rows of one table, each a dict of column -> cell; cells of measured tables are text.
+    """Rows of one table, each a dict of column -> cell; cells of measured tables are text, as in the CSV file.
 
     Example:
       >>> from ntkgen.studies.runner import Table
-      >>> Table([{"seed": "0", "test_acc": "97.0"}]).to_rows()
-      [{'seed': '0', 'test_acc': '97.0'}]
+      >>> table = Table([{"seed": "0", "test_acc": "97.0", "arm": "sgd", "published": ""}])
+      >>> table
+      Table(1 row: seed, test_acc, arm, published)
+      >>> table.to_rows()
+      [{'seed': 0, 'test_acc': 97.0, 'arm': 'sgd', 'published': None}]
     """
 
+    def __repr__(self) -> str:
+        """Name the columns, in one line."""
+        columns = ", ".join(dict.fromkeys(name for row in self for name in row))
+        return f"Table({len(self)} row{'' if len(self) == 1 else 's'}: {columns})"
+
     def to_rows(self) -> Rows:
-        """Return the rows as a plain list."""
-        return list(self)
+        """Return the rows with numbers as numbers, and None for empty cells."""
+        return [{name: _value(cell) for name, cell in row.items()} for row in self]
 
     def to_frame(self) -> Any:
         """Return the rows as a pandas DataFrame.
@@ -39,7 +47,17 @@ class Table(list):
         """
         import pandas
 
-        return pandas.DataFrame(self)
+        return pandas.DataFrame(self.to_rows())
+
+
+def _value(cell: Any) -> Any:
+    """Return a cell's number where it is one; text like "True" or a list of batches stays text."""
+    if not isinstance(cell, str):
+        return cell
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(cell)
+    return cell or None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +326,28 @@ def stem(opened: Opened) -> str:
 def _short(value: Any) -> str:
     items = value if isinstance(value, tuple) else [value]
     return "-".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
+
+
+def of(study: Study) -> Callable[..., Results]:
+    """Return `run` for one study, whose help lists its settings.
+
+    Example:
+      >>> from ntkgen import studies
+      >>> print(studies.double_descent.run.__doc__.splitlines()[0])
+      Run the study: does test error fall again beyond the interpolation threshold?
+    """
+
+    def of_study(
+        preset: str = "paper", *, say: Callable[[str], None] = print, verbose: bool = False, **given: Any
+    ) -> Results:
+        return run(study, preset, say=say, verbose=verbose, **given)
+
+    known = options.settings(study.config).items()
+    lines = [f"  {name}: {each.help} {each.check.kind}, {each.check.expected}." for name, each in known]
+    question = study.question[:1].lower() + study.question[1:]
+    of_study.__doc__ = f"Run the study: {question}\n\nSee `studies.runner.run`. Settings:\n\n" + "\n".join(lines)
+    of_study.__name__ = of_study.__qualname__ = "run"
+    return of_study
 
 
 def run(

@@ -95,7 +95,10 @@ class WeightedCrossEntropy:
     @classmethod
     def balanced(cls, labels: Any) -> "WeightedCrossEntropy":
         """Return the loss in which all classes weigh the same: w_c = n / (k n_c) for n labels of k classes."""
-        counts = np.bincount(np.asarray(labels).reshape(-1))
+        given = np.asarray(labels).reshape(-1)
+        if not given.size or given.dtype.kind not in "iu" or given.min() < 0:
+            raise ValueError(f"labels: expected class labels 0, 1, ..., got {given.dtype} of shape {given.shape}")
+        counts = np.bincount(given)
         if not counts.all():
             raise ValueError(f"labels: expected examples of every class 0 ... {len(counts) - 1}, got {counts.tolist()}")
         return cls(tuple(counts.sum() / (len(counts) * counts)))

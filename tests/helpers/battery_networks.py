@@ -39,7 +39,7 @@ def trained(seeds=SEEDS):
     """An ensemble of MLPs, nearly fitted."""
     config = train.Config(epochs=25, batch_size=10, learning_rate=0.2)
     result = ensemble.fit(MLP, dataset(), config, list(range(seeds)))
-    return measure.Trained.of(MLP, result, seeds)
+    return measure.Trained.of(MLP, result, config, seeds)
 
 
 @cache

@@ -5,8 +5,6 @@ error, and tests whether test error peaks near it and falls beyond it. Model-wis
 when `num_train` is a list.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.double_descent import _config
 from ntkgen.studies.double_descent._config import Config
@@ -24,4 +22,4 @@ STUDY = base.Study(
     figures=base.later("ntkgen.studies.double_descent._report", "figures"),
     tables=("runs", "correct"),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

@@ -6,8 +6,6 @@ gradient noise, SAM. Every network's sharpness is measured raw, at matched train
 logit temperature.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.implicit_regularization import _config
 from ntkgen.studies.implicit_regularization._config import Config
@@ -26,4 +24,4 @@ STUDY = base.Study(
     tables=_config.TABLES,
     optional=("tuning", "rates"),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

@@ -10,8 +10,6 @@ temperature. Lines and surfaces around the solutions, and lines between them, ar
 which measures a difference is seen.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.loss_landscape import _config
 from ntkgen.studies.loss_landscape._config import Config
@@ -29,4 +27,4 @@ STUDY = base.Study(
     figures=base.later("ntkgen.studies.loss_landscape._report", "figures"),
     tables=("runs", "correct", "matched", "eigenvalues", "density", "perturbation", "lines", "plane"),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

@@ -6,8 +6,6 @@ change the mask, the values or their scale, most of them one alone (Zhou et al. 
 sharpness are measured, as trained and at equal loss, and stability; the tickets' overlap and profile at all of them.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.lottery_ticket import _config
 from ntkgen.studies.lottery_ticket._config import Config
@@ -26,4 +24,4 @@ STUDY = base.Study(
     tables=("runs", "measures", "sparsity", "correct"),
     optional=("overlaps",),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

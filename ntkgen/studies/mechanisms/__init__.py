@@ -4,8 +4,6 @@ Trains a grid of hyperparameters to one training loss, measures everything of `m
 and tests which measure goes with the generalization gap: over all arms, and with all other hyperparameters held fixed.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.mechanisms import _config
 from ntkgen.studies.mechanisms._config import OVERALL, PARTIAL, PSI, Config
@@ -24,4 +22,4 @@ STUDY = base.Study(
     figures=base.later("ntkgen.studies.mechanisms._report", "figures"),
     tables=("networks", "rescaling", "associations", "effects", "calibration"),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

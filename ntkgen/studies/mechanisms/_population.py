@@ -1,5 +1,6 @@
 """The population of the joint study: every arm of the grid, trained to one loss, and everything measured on it."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,10 +67,10 @@ def measure_all(run: records.Run, prepared: Prepared) -> Rows:
             seeds = [seed + config.num_seeds * replicate for seed in config.seeds]
             dataset = datasets[replicate, arm.label_noise]
             model = network(config, arm, dataset.num_classes)
-            result = run.fit(
-                name, model, dataset, config.training(arm), seeds, options=ensemble.Options(config.strategy)
-            )
-            columns = measured(run, name, config, result, model, dataset, seeds)
+            training = config.training(arm)
+            result = run.fit(name, model, dataset, training, seeds, options=ensemble.Options(config.strategy))
+            trained = measure.Trained.of(model, result, training, seeds)
+            columns = measured(run, name, config.measures, trained, dataset)
             loss = result.history["train_loss"][:, -1]
             for s, seed in enumerate(seeds):
                 row = {**arm._asdict(), "replicate": replicate, "seed": seed, "epochs": int(result.epochs[s])}
@@ -80,18 +81,11 @@ def measure_all(run: records.Run, prepared: Prepared) -> Rows:
 
 
 def measured(
-    run: records.Run,
-    name: str,
-    config: Config,
-    result: ensemble.Result,
-    model: Any,
-    dataset: data.Dataset,
-    seeds: list[int],
+    run: records.Run, name: str, measures: Sequence[str], trained: measure.Trained, dataset: data.Dataset
 ) -> dict[str, list[float]]:
-    """Return all measurements of one arm's networks, column -> (seeds,)."""
-    trained = measure.Trained.of(model, result, seeds)
+    """Return measurements of one arm's networks, column -> (seeds,)."""
     found: dict[str, list[float]] = {}
-    for each in (measure.MEASUREMENTS[one] for one in config.measures):
+    for each in (measure.MEASUREMENTS[one] for one in measures):
 
         def take(each: measure.Measurement = each) -> dict[str, list[float]]:
             return {column: values.tolist() for column, values in measure.take(each, trained, dataset).items()}

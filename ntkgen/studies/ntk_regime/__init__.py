@@ -7,8 +7,6 @@ ridge chosen on held-out training images at every width. The extras fit the expo
 with squared loss.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.ntk_regime import _config
 from ntkgen.studies.ntk_regime._config import Config
@@ -27,4 +25,4 @@ STUDY = base.Study(
     tables=("runs", "drift", "analytic", "correct"),
     optional=("tuning", "tuned"),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)

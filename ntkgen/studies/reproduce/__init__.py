@@ -5,8 +5,6 @@ published number beside ours, every statement that the published tables contradi
 hypotheses H1 to H5 and questions RQ1 to RQ6, each with the control that could overturn it.
 """
 
-import functools
-
 from ntkgen.studies import base, runner
 from ntkgen.studies.reproduce import _config
 from ntkgen.studies.reproduce._config import STUDIES, Config
@@ -25,4 +23,4 @@ STUDY = base.Study(
     tables=("parts", "findings"),
     optional=("ours",),
 )
-run = functools.partial(runner.run, STUDY)
+run = runner.of(STUDY)
