@@ -101,7 +101,8 @@ def _short_lines(
 ) -> Iterator[str]:
     """Yield the published relations, what tickets lose, and which single changes are seen to matter."""
     for row in verdict["relations"]:
-        yield f"{row['claim']}: {_answers.first_clause(row['verdict'])}"
+        words = row["verdict"]
+        yield f"{row['claim']}: {words if words.endswith('not trained') else _answers.first_clause(words)}"
     tickets = [row for row in verdict["levels"] if row["first"].startswith("ticket ") and row["difference"] is not None]
     if tickets:
         shown = [f"{row['first'].split()[-1]} {row['difference']:+.2f}" for row in tickets]
