@@ -345,7 +345,9 @@ def of(study: Study) -> Callable[..., Results]:
     known = options.settings(study.config).items()
     lines = [f"  {name}: {each.help} {each.check.kind}, {each.check.expected}." for name, each in known]
     question = study.question[:1].lower() + study.question[1:]
-    of_study.__doc__ = f"Run the study: {question}\n\nSee `studies.runner.run`. Settings:\n\n" + "\n".join(lines)
+    example = f"Example:\n  >>> from ntkgen import studies\n  >>> found = studies.{study.name}.run(preset='quick')"
+    about = f"Run the study: {question}\n\nArguments and results are those of `studies.runner.run`.\n\n{example}"
+    of_study.__doc__ = f"{about}\n\nSettings:\n" + "\n".join(lines)
     of_study.__name__ = of_study.__qualname__ = "run"
     return of_study
 

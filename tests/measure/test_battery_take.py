@@ -89,7 +89,7 @@ def test_another_loss():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"^fit: expected options of \[\], got \['samples'\]"):
         take("fit", samples=3)
-    with pytest.raises(ValueError, match=r"^perturbation: expected the columns rise_0.01, .*; keep the options"):
+    with pytest.raises(ValueError, match=r"^perturbation: expected the columns rise_0.01, .*; for others make a"):
         take("perturbation", sigmas=(0.3,))
     with pytest.raises(ValueError, match="direction: expected columns"):
         measure.Measurement("a", "b", {"c": "d"}, row, direction={"e": 1})
