@@ -227,8 +227,8 @@ def test_import_works_without_the_optional_packages(modules):
     assert done.stdout == "imported\n", done.stderr
 
 
-def test_a_missing_package_ends_in_one_line_that_names_it():
-    done = fresh(
-        BLOCK + "import ntkgen.data\ntry: ntkgen.data.load('digits')\nexcept ntkgen.data.DataError as e: print(e)"
-    )
+def test_a_missing_package_ends_in_one_line_that_names_it(tmp_path):
+    code = f"import os\nos.environ['NTKGEN_CACHE_DIR'] = {str(tmp_path)!r}\n"  # where no digits are kept
+    code += BLOCK + "import ntkgen.data\n"
+    done = fresh(code + "try: ntkgen.data.load('digits')\nexcept ntkgen.data.DataError as e: print(e)")
     assert "pip install scikit-learn" in done.stdout and done.stdout.count("\n") == 1, done.stderr

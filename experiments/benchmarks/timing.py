@@ -82,8 +82,13 @@ def check_out(out: str | None, flag: str = "out") -> None:
     path = Path(out)
     if not out or path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"{flag}: expected a file in a folder that exists, got {out!r}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"{flag}: expected a file that can be written, got {out!r}")
+    new = not path.exists()
+    try:  # asked of the file system itself: root may write everywhere, but not in every folder
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{flag}: cannot write {out}: {error.strerror}") from None
+    if new:
+        path.unlink()
 
 
 def torch_workers(script: str, cuda: bool) -> dict[str, Worker]:

@@ -128,7 +128,7 @@ class Run:
 
     def checkpointer(self, name: str, every_seconds: float = EVERY_SECONDS) -> "Checkpointer":
         """Return the checkpoints of one part of the run."""
-        return Checkpointer(self.folder / "checkpoints" / name, every_seconds)
+        return _Named(self.folder / "checkpoints" / name, every_seconds)
 
     def finish(self) -> None:
         """Mark the run as complete: the same command will not do it again."""
@@ -139,10 +139,10 @@ class Run:
 
 
 class _Named(Checkpointer):
-    """Checkpoints in the store, whose folder is named by all that made them."""
+    """Checkpoints in the store or in a run, whose folder is named by all that made them."""
 
     def claim(self, made_by: Mapping[str, str]) -> None:
-        """Do nothing: the store has seen to it."""
+        """Do nothing: the folder's name has seen to it."""
 
     def scope(self, name: str) -> "_Named":
         """Return the checkpoints of a part of this run."""

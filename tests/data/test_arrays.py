@@ -69,14 +69,14 @@ def test_real_targets(targets):
 
 
 def test_labels_come_in_many_kinds():
-    """Booleans, columns, lists, unsigned bytes, arrays of JAX; classes that only the test set has count."""
+    """Booleans, columns, lists, unsigned bytes, arrays of JAX; `num_classes` counts classes without an example."""
     assert made(y=Y[:30] > 0, y_test=Y[30:] > 0).num_classes == 2
     for kind in (list, np.uint8, jnp.asarray, lambda y: y[:, None]):
         convert = (lambda y, k=kind: y.astype(k)) if isinstance(kind, type) and kind is not list else kind
         dataset = made(y=convert(Y[:30]), y_test=convert(Y[30:]))
         np.testing.assert_array_equal(dataset.train.y, Y[:30])
         assert dataset.digest == made().digest
-    assert made(y_test=np.full(10, 7)).num_classes == 8
+    assert made(y_test=np.full(10, 7), num_classes=8).num_classes == 8
     assert made(y=Y[:30] * 0, y_test=Y[30:] * 0).num_classes == 2
     assert made(num_classes=5).num_classes == 5
     flipped = made(num_classes=5, label_noise=0.9).train.y

@@ -202,6 +202,7 @@ def test_config_json_holds_every_setting(whole):
         "data_seed": 0,
         "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
         "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
+        "evaluate": "some",
         "data_digests": config["data_digests"], "device": config["device"], "numerics": config["numerics"],
     }  # fmt: skip
     assert len(set(config["data_digests"])) == 2

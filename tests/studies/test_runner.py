@@ -61,7 +61,7 @@ def test_another_config_of_the_same_networks_trains_nothing(first, out, monkeypa
         other = double_descent.run(**SETTINGS | more, out_dir=out, say=lambda _: None)
         assert other.folder != first[0].folder
     rows = [row for row in first[0].tables["runs"] if row["size"] == "4"]
-    assert other.tables["runs"].to_rows() == rows
+    assert list(other.tables["runs"]) == rows
 
 
 def test_results_say_what_there_is(first, out):
@@ -78,8 +78,9 @@ def test_results_say_what_there_is(first, out):
     for name, table in results.tables.items():
         rows = records.read_table(results.folder / f"{name}.csv")
         assert len(table) == len(rows) and list(table[0]) == list(rows[0])
-        assert table.to_rows() == table and type(table.to_rows()) is list
-    assert len(results.tables["runs"]) == 4 and results.tables["runs"][0]["seed"] == "0"
+        assert len(table.to_rows()) == len(table) and type(table.to_rows()) is list
+    assert len(results.tables["runs"]) == 4 and results.tables["runs"].to_rows()[0]["seed"] == 0
+    assert repr(results.tables["runs"]).startswith("Table(4 rows: num_train, size, num_params, seed, epoch, ")
 
 
 def test_a_table_becomes_a_frame(first):
