@@ -253,12 +253,15 @@ def fit(
             shapes, program.batch_size, _pixels(jax.tree.leaves(data.x)[0].shape[1:]), layout
         )
 
-    if hasattr(kept, "claim"):
-        trees = {"init": init, "masks": masks}
-        kept.claim(_resume.made_by(model, config, seeds, (data, test), trees, options.start_epoch))
+    def made_by() -> dict[str, str]:
+        words = {"seeds": seeds, "start_epoch": options.start_epoch, "evaluate_at": options.evaluate_at}
+        words |= {"update": update, "probes": [epoch for when, _ in pairs for epoch in when]}
+        return _resume.made_by(model, config, words, {"dataset": (data, test), "init": init, "masks": masks})
 
     parts = []
     with _resume.reporter(progress, len(seeds), config.epochs) as call:
+        if hasattr(kept, "claim"):
+            kept.claim(made_by)
         for start in range(0, len(seeds), chunk):
             rows = slice(start, start + chunk)
             own = seeds[rows]

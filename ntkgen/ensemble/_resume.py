@@ -50,19 +50,23 @@ def reporter(progress: Any, num_seeds: int, epochs: int) -> Iterator[Callable | 
     yield progress or None
 
 
-def made_by(
-    model: Any, config: train.Config, seeds: list[int], splits: PyTree, trees: dict[str, PyTree], start_epoch: int
-) -> dict[str, str]:
+def made_by(model: Any, config: train.Config, words: dict[str, Any], trees: dict[str, PyTree]) -> dict[str, str]:
     """Return what decides a run, name -> a value or a digest: equal in another process that is given the same.
 
     A function or an optimizer object is told by its name alone.
+
+    Args:
+      model: the network.
+      config: how it is trained.
+      words: other settings.
+      trees: arrays, of which a digest is kept.
     """
     bare = functions.bare(model)
     fields = dataclasses.fields(bare) if dataclasses.is_dataclass(bare) else ()
-    found = {"model": type(bare).__name__, "seeds": str(seeds), "start_epoch": str(start_epoch)}
+    found = {"model": type(bare).__name__} | {name: _word(value) for name, value in words.items()}
     found |= {f"model.{each.name}": _word(getattr(bare, each.name, None)) for each in fields if each.name != "parent"}
     found |= {each.name: _word(getattr(config, each.name)) for each in dataclasses.fields(config)}
-    for name, tree in {"dataset": splits, **trees}.items():
+    for name, tree in trees.items():
         leaves = jax.tree.leaves(tree)
         found[name] = io.digest({str(i): np.asarray(leaf) for i, leaf in enumerate(leaves)}) if leaves else "none"
     return found
@@ -73,4 +77,9 @@ def _word(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple | list) and all(isinstance(each, PLAIN) for each in value):
         return repr(list(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # a loss with class weights, a gradient of SAM
+        fields = ", ".join(
+            f"{each.name}={_word(getattr(value, each.name, None))}" for each in dataclasses.fields(value)
+        )
+        return f"{type(value).__qualname__}({fields})"
     return str(getattr(value, "__qualname__", type(value).__qualname__))

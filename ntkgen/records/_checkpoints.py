@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,27 +68,27 @@ class Checkpointer:
         """Return the checkpoints of a part of this run."""
         return Checkpointer(self.folder / name, self.every_seconds)
 
-    def claim(self, made_by: Mapping[str, str]) -> None:
-        """Keep a note of what makes these checkpoints, beside them.
+    def claim(self, made_by: Callable[[], Mapping[str, str]]) -> None:
+        """Keep a note of what makes these checkpoints, name -> words, beside them.
 
         Raises:
           ValueError: what is there was made by other arguments; the line names the first that differs.
           StorageError: the note cannot be written.
         """
-        path = self.folder / MADE_BY
+        path, ours = self.folder / MADE_BY, dict(made_by())
         try:
             before = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             before = None
         if isinstance(before, dict) and self._epochs():
-            for name in sorted(before.keys() | made_by.keys()):
-                there, here = before.get(name), made_by.get(name)
+            for name in sorted(before.keys() | ours.keys()):
+                there, here = before.get(name), ours.get(name)
                 if there != here:
                     told = f"{name} {there}, got {here}" if len(f"{there}{here}") < 100 else f"another {name}"
                     raise ValueError(f"checkpoint: expected a folder of this run, {self.folder} holds one with {told}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            io.atomic_write(path, json.dumps(dict(made_by), indent=1, sort_keys=True).encode())
+            io.atomic_write(path, json.dumps(ours, indent=1, sort_keys=True).encode())
         except OSError as error:
             raise StorageError(f"cannot write {path}: {_first_line(error)}") from error
 

@@ -141,8 +141,8 @@ class Run:
 class _Named(Checkpointer):
     """Checkpoints in the store or in a run, whose folder is named by all that made them."""
 
-    def claim(self, made_by: Mapping[str, str]) -> None:
-        """Do nothing: the folder's name has seen to it."""
+    def claim(self, made_by: Callable[[], Mapping[str, str]]) -> None:
+        """Do nothing, and digest nothing: the folder's name has seen to it."""
 
     def scope(self, name: str) -> "_Named":
         """Return the checkpoints of a part of this run."""

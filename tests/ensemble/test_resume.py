@@ -36,12 +36,17 @@ def test_a_folder_keeps_what_was_trained(stored):
         ({"config": dataclasses.replace(CONFIG, learning_rate=0.1)}, "learning_rate 0.02, got 0.1"),
         ({"config": dataclasses.replace(CONFIG, loss="mse")}, "loss 'cross_entropy', got 'mse'"),
         ({"config": dataclasses.replace(CONFIG, epochs=3)}, "epochs 2, got 3"),
+        (
+            {"config": dataclasses.replace(CONFIG, loss=train.WeightedCrossEntropy((1, 2)))},
+            "loss 'cross_entropy', got W",
+        ),
+        ({"update": ensemble.sam(0.1)}, "update None, got "),
         ({"seeds": [5, 6]}, r"seeds \[0, 1\], got \[5, 6\]"),
         ({"seeds": 4}, r"seeds \[0, 1\], got \[0, 1, 2, 3\]"),
         ({"y": 1 - Y}, "another dataset"),
         ({"model": models.MLP(4, depth=2, num_classes=2)}, "model.width 3, got 4"),
     ],
-    ids=["rate", "loss", "epochs", "seeds", "more seeds", "labels", "width"],
+    ids=["rate", "loss", "epochs", "class weights", "update", "seeds", "more seeds", "labels", "width"],
 )
 def test_another_run_is_refused_and_nothing_is_lost(stored, given, words):
     folder = stored[0]
