@@ -1,6 +1,7 @@
-"""How fast are tangent kernels, and how much memory do they take, against torch.func and against the machine?
+"""How fast are tangent kernels, and how much memory do they take, against other libraries and against the machine?
 
-    python experiments/benchmarks/ntk.py                                    # all cases, some 15 minutes on two cores
+    python experiments/benchmarks/ntk.py                                    # all cases, some 20 minutes on two cores
+    python experiments/benchmarks/ntk.py --against=neural-tangents --build_peers  # makes its environment first
     python experiments/benchmarks/ntk.py --cases=mlp256n200,cnn16n200 --repeats=3
 
 A case is `mlp<width>n<samples>` (784-w-w-w-10) or `cnn<channels>n<samples>` (32x32x3 images), with `trace` behind it
@@ -8,11 +9,12 @@ for the mean over outputs in place of the full K x K kernel. float32, random ima
 
 * ours, `ntk.empirical_ntk` as a user calls it, with all its checks and its certificate; `auto` chooses the method;
 * jacobian, the same with method="jacobian", the oracle;
-* torch.func, the Jacobian by vmap of jacrev, contracted leaf by leaf, as PyTorch's own tutorial has it (MLPs only).
+* torch.func, the Jacobian by vmap of jacrev, contracted leaf by leaf, as PyTorch's own tutorial has it (MLPs only);
+* neural-tangents, structured derivatives, compiled as one program, in an environment of its own (MLPs only, on CPU).
 
 All take turns, so that a busy machine slows each alike, each in a process of its own, so that memory is its own too.
 Whoever by counting would take longer than --limit seconds, or more memory than there is, sits out, and the table says
-so. Prints seconds (median and range of the turns), the first call's surplus (tracing and compiling), GFLOP/s by the
+so. Prints seconds (median and range of the turns), those of the first call (tracing and compiling too), GFLOP/s by the
 operations that the plan counts beside the peak of a large matmul measured in the same turns, and peak memory: the
 process's largest, and what the kernel added to it. Targets were measured once on a two-core machine, with a sketch of
 this method. The table goes to --out as CSV as well. torch.func needs torch (pip install "ntkgen[bench]").
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import nt_environment
 import ntk_ways
 import numpy as np
 import targets
@@ -39,21 +42,17 @@ from ntkgen import cli, models, records
 from ntkgen.studies import options
 
 FLAGS = flags.FLAGS
-WAYS = ("ours", "jacobian", "torch.func")
+WAYS = ("ours", "jacobian", "torch.func", nt_environment.WAY)
 DEFAULT = (
     "mlp256n200", "mlp1024n200", "mlp64n1000", "mlp256n1000", "mlp1024n1000", "mlp4096n1000", "mlp1024n5000trace",
     "cnn16n200",
 )  # fmt: skip
 AGREEMENT = 1e-3  # relative; float32 sums over millions of terms differ by far less, mistakes by far more
 MEMORY_SHARE = 0.4  # of the machine's, that torch's Jacobian may take; temporaries come on top
+COPIES = 8  # of the kernel, that neural-tangents holds at its peak, as measured
 
 CASES = Names(ntk_ways.CASE, "mlp<width>n<samples> or cnn<channels>n<samples>[trace], with commas between", least=1)
-cli.define_flag("cases", CASES, DEFAULT, "Kernels to time.")
 OTHERS = Names("|".join(map(re.escape, WAYS[1:])), f"some of {', '.join(WAYS[1:])}, or none")
-cli.define_flag("against", OTHERS, WAYS[1:], "Whom to compare with.")
-cli.define_flag("repeats", options.COUNT, 5, "Turns of each.")
-cli.define_flag("limit", options.POSITIVE, 60.0, "Seconds after which one takes no further turn in a case.")
-flags.DEFINE_string("out", "bench_ntk.csv", "The table.")
 
 
 def store(case: Case, path: Path) -> int:
@@ -66,29 +65,49 @@ def store(case: Case, path: Path) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def sits_out(way: str, case: Case, params: int) -> str | None:
-    """Return why somebody does not take part, by counting: a product of whole Jacobians, n K rows of all parameters."""
+def sits_out(way: str, case: Case, params: int, peer: nt_environment.Peer | None) -> str | None:
+    """Return why somebody does not take part, by counting.
+
+    torch.func and our oracle multiply whole Jacobians, n K rows of all parameters; neural-tangents multiplies
+    derivatives by a layer's outputs.
+    """
     if way == "ours":
         return None
-    if way == "torch.func" and case.kind == "cnn":
+    if way == nt_environment.WAY and peer is None:
+        return nt_environment.ABSENT
+    if way != "jacobian" and case.kind == "cnn":
         return "MLPs only"
+    if way == nt_environment.WAY and jax.default_backend() != "cpu":
+        return "its environment computes on the CPU only"
     rows, peak = case.n * NUM_CLASSES, timing.matmul_peak()
-    work = 2.0 * case.n * rows * params * (1 if case.trace else NUM_CLASSES) / (2 if way == "jacobian" else 1)
+    length = 3 * case.size + NUM_CLASSES if way == nt_environment.WAY else params
+    work = 2.0 * case.n * rows * length * (1 if case.trace else NUM_CLASSES) / (2 if way == "jacobian" else 1)
     if work / 1e9 / peak > FLAGS.limit:
         return f"{work / 1e12:.3g} TFLOP would take over {FLAGS.limit:g} s"
-    need, memory = 4.0 * rows * params, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if way == "torch.func" and need > MEMORY_SHARE * memory:  # our oracle is tiled
-        return f"the Jacobian would take {need / 2**30:.3g} GiB"
-    return None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what, need = {
+        "jacobian": ("", 0.0),  # in tiles
+        "torch.func": ("the Jacobian", 4.0 * rows * params),
+        nt_environment.WAY: (f"{COPIES} copies of the kernel", 4.0 * COPIES * rows * (case.n if case.trace else rows)),
+    }[way]
+    return f"{what} would take {need / 2**30:.3g} GiB" if need > MEMORY_SHARE * memory else None
 
 
-def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]:
+def worker(way: str, peer: nt_environment.Peer | None) -> timing.Worker:
+    """Return the process of a way, in its own environment."""
+    if way == nt_environment.WAY and peer is not None:
+        # -E: packages that $PYTHONPATH names are for this environment.
+        return timing.Worker(["-E", ntk_ways.__file__, way], nt_environment.SETTING, peer.python)
+    return timing.Worker([ntk_ways.__file__, way], {})
+
+
+def time_case(case: Case, ways: list[str], folder: Path, peer: nt_environment.Peer | None) -> list[dict[str, Any]]:
     """Return the rows of one kernel, everything timed in turn; prints a line for each way."""
     inputs = folder / "inputs.npz"
     params = store(case, inputs)
-    absent = {way: sits_out(way, case, params) for way in ways}
-    workers = {way: timing.Worker([ntk_ways.__file__, way], {}) for way in ways if absent[way] is None}
-    first = {way: worker.ask(case=case.name, inputs=str(inputs)) for way, worker in workers.items()}
+    absent = {way: sits_out(way, case, params, peer) for way in ways}
+    workers = {way: worker(way, peer) for way in ways if absent[way] is None}
+    first = {way: process.ask(case=case.name, inputs=str(inputs)) for way, process in workers.items()}
     last = dict(first)
 
     def turn(way: str) -> float:
@@ -97,8 +116,8 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
 
     contenders = {way: functools.partial(turn, way) for way in workers} | {"peak": timing.matmul_peak}
     seconds = timing.interleaved(contenders, FLAGS.repeats, FLAGS.limit)
-    for worker in workers.values():
-        worker.close()
+    for process in workers.values():
+        process.close()
     peak = statistics.median(seconds.pop("peak"))
     own = first["ours"]
     rows = []
@@ -109,7 +128,7 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
             scale = max(map(abs, own["entries"]))
             row |= timing.columns(seconds[way])
             row |= {
-                "compile_seconds": first[way]["seconds"] - middle,
+                "first_seconds": first[way]["seconds"],
                 "gflop": flops and flops / 1e9,
                 "gflops": flops and flops / 1e9 / middle,
                 "peak_gib": last[way]["peak"] / 2**30,
@@ -126,10 +145,10 @@ def time_case(case: Case, ways: list[str], folder: Path) -> list[dict[str, Any]]
 
 def line(row: dict[str, Any], seconds: list[float]) -> str:
     """Return a row as text for people."""
-    text = f"{row['case']:17} {row['way']:10} "
+    text = f"{row['case']:17} {row['way']:15} "
     if row["absent"]:
         return text + f"sits out: {row['absent']}"
-    text += f"{timing.spread(seconds)} s, first call + {row['compile_seconds']:.1f}; "
+    text += f"{timing.spread(seconds)} s, first call {row['first_seconds']:.2f}; "
     if row["gflops"]:
         text += (
             f"{row['gflops']:.0f} GFLOP/s ({row['gflops'] / row['matmul_gflops']:.0%} of {row['matmul_gflops']:.0f}); "
@@ -137,8 +156,7 @@ def line(row: dict[str, Any], seconds: list[float]) -> str:
     text += f"{row['peak_gib']:.2f} GiB ({row['added_gib']:.2f} added)"
     if row["way"] != "ours":
         text += f"; ours is {row['speedup']:.3g} times faster"
-        if not row["difference"] <= AGREEMENT:
-            text += f"; DISAGREES by {row['difference']:.1e}"
+        text += f"; {'differs' if row['difference'] <= AGREEMENT else 'DISAGREES'} by {row['difference']:.1e}"
     return text
 
 
@@ -148,6 +166,8 @@ def main() -> None:
         if "torch.func" in FLAGS.against:
             timing.check_torch("against")
         timing.check_out(FLAGS.out)
+        wanted = nt_environment.WAY in FLAGS.against or FLAGS.build_peers or FLAGS.nt_python is not None
+        peer = nt_environment.find(FLAGS.nt_python, FLAGS.build_peers) if wanted else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
         f"{jax.local_devices()[0].device_kind}, {cores} cores, jax {jax.__version__}; float32; "
@@ -157,12 +177,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in FLAGS.cases:
             try:
-                rows += time_case(ntk_ways.parse(name), ["ours", *FLAGS.against], Path(folder))
+                rows += time_case(ntk_ways.parse(name), ["ours", *FLAGS.against], Path(folder), peer)
             except timing.Ended as error:
                 cli.fail(f"{name}: a process ended ({error}); see the line above", 1)
     targets.say("ntk", rows)
     records.write_table(Path(FLAGS.out), rows)
 
 
+def define_flags() -> None:
+    """Define the flags; other benchmarks have some of the same names, and tests import them all."""
+    cli.define_flag("cases", CASES, DEFAULT, "Kernels to time.")
+    cli.define_flag("against", OTHERS, WAYS[1:], "Whom to compare with.")
+    cli.define_flag("repeats", options.COUNT, 5, "Turns of each.")
+    cli.define_flag("limit", options.POSITIVE, 60.0, "Seconds after which one takes no further turn in a case.")
+    flags.DEFINE_string("out", "bench_ntk.csv", "The table.")
+    nt_environment.define_flags()
+
+
 if __name__ == "__main__":
+    define_flags()
     cli.script(main)

@@ -1,13 +1,17 @@
 """The ways to a tangent kernel that the benchmark times, each in a process of its own; answers requests of `ntk.py`.
 
-JAX, torch and ntkgen are imported where they are used: a process whose memory is measured loads its own alone.
+Libraries are imported where they are used: a process whose memory is measured loads its own alone. neural-tangents runs
+in an environment that has no ntkgen, and another JAX.
 """
 
+import contextlib
+import functools
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +53,10 @@ def serve(way: str) -> None:
     """Answer requests: the first prepares and computes a kernel, the others compute it again."""
     request = json.loads(sys.stdin.readline())
     case = parse(request["case"])
+    make = {"torch.func": torch_func, "neural-tangents": neural_tangents}.get(way, functools.partial(ours, way))
     with np.load(request["inputs"]) as stored:
         leaves = [stored[f"leaf{i}"] for i in range(len(stored.files) - 1)]
-        compute, about = (
-            torch_func(case, leaves, stored["x"]) if way == "torch.func" else ours(way, case, leaves, stored["x"])
-        )
+        compute, about = make(case, leaves, stored["x"])
     del leaves
     answer: dict[str, Any] = {"baseline": timing.memory().now}
     while True:
@@ -108,6 +111,49 @@ def torch_func(case: Case, leaves: list[np.ndarray], x: np.ndarray) -> tuple[Cal
         return sum(torch.einsum("iap,jbp->ijab", row, row) for row in rows)
 
     return compute, dict
+
+
+def neural_tangents(
+    case: Case, leaves: list[np.ndarray], x: np.ndarray
+) -> tuple[Callable[[], Any], Callable[[], dict]]:
+    """Return what computes the kernel by structured derivatives, and no plan; the leaves are those of `torch_func`.
+
+    The whole kernel is one compiled program. `nt.batch` takes less memory; it was not faster.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    with quiet():  # it imports TensorFlow, which tells of GPUs that it does not find
+        import neural_tangents as nt
+
+    weights, images = [jnp.asarray(leaf) for leaf in leaves], jnp.asarray(x).reshape(case.n, -1)
+
+    def apply(weights: list, images: Any) -> Any:
+        for i in range(0, len(weights), 2):
+            images = (images if i == 0 else jax.nn.relu(images)) @ weights[i + 1] + weights[i]
+        return images
+
+    kernel = nt.empirical_ntk_fn(
+        apply,
+        trace_axes=(-1,) if case.trace else (),
+        vmap_axes=0,
+        implementation=nt.NtkImplementation.STRUCTURED_DERIVATIVES,
+    )
+    compiled = jax.jit(lambda weights, images: kernel(images, None, weights))
+    return lambda: compiled(weights, images).block_until_ready(), dict
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what libraries written in C++ say on standard error."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 if __name__ == "__main__":

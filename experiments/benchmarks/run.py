@@ -7,8 +7,9 @@
 Every benchmark is a process of its own and leaves its rows in a table beside the page (`speed_training.csv` ...).
 Machine, versions, commit and date of each are in `speed_runs.csv`. The page is made from these tables alone, and
 --only=none just does that. The section on GPUs comes from `seed_axis_h200.csv`, beside the page or in `figures/`.
-Libraries to compare with that are not installed are listed as such. Images are MNIST and CIFAR-10 where they are at
-hand ($NTKGEN_DATA_DIR), else random.
+Libraries to compare with that are not installed are listed as such. neural-tangents needs an environment of its own:
+--build_peers makes it, --nt_python names one. Images are MNIST and CIFAR-10 where they are at hand ($NTKGEN_DATA_DIR),
+else random.
 """
 
 import datetime
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import growth_laws
+import nt_environment
 import speed_page
 import timing
 from absl import flags
@@ -35,8 +37,7 @@ FLAGS = flags.FLAGS
 HERE = Path(__file__).resolve().parent
 PAGES = ("figures/speed.md", "speed_quick.md")  # by whether the run is a quick one
 GPU_TABLE = "seed_axis_h200.csv"
-PEERS = {"pytorch": "torch", "pyhessian": "pyhessian", "hessian-eigenthings": "hessian-eigenthings",
-         "neural-tangents": "neural-tangents"}  # fmt: skip
+PEERS = {"pytorch": "torch", "pyhessian": "pyhessian", "hessian-eigenthings": "hessian-eigenthings"}
 
 Row = dict[str, Any]
 
@@ -62,8 +63,10 @@ FULL = (
     Part("curvature", "MLP 256", ("--cases=mlp256", "--repeats=7", "--solves=3"), 1.0),
     Part("curvature", "CNN 16", ("--cases=cnn16", "--samples=64", "--repeats=5", "--solves=2", "--max_iters=300"), 2.5),
     Part("ntk", "against others", ("--cases=mlp256n200,cnn16n200", "--repeats=3", "--limit=20"), 2.1),
-    Part("ntk", "ours alone", ("--cases=mlp1024n200,mlp64n1000,mlp256n1000,mlp1024n1000,mlp4096n1000,mlp1024n5000trace",
-                               "--against=none", "--repeats=3"), 2.0),
+    Part("ntk", "against neural-tangents",
+         ("--cases=mlp64n1000,mlp256n1000,mlp1024n1000", "--against=neural-tangents", "--repeats=3"), 1.6),
+    Part("ntk", "ours alone",
+         ("--cases=mlp1024n200,mlp4096n1000,mlp1024n5000trace", "--against=none", "--repeats=3"), 1.5),
     Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.4),
 )  # fmt: skip
 SMALL = (
@@ -82,12 +85,12 @@ def command(part: Part, out: Path, peers: Row, repeats: int | None) -> list[str]
     if peers["pytorch"] == speed_page.ABSENT:
         if part.section in ("training", "curvature"):
             words.append("--notorch")
-        elif part.section == "ntk" and "--against=none" not in part.flags:
-            words.append("--against=jacobian")
+        elif part.section == "ntk" and not any(flag.startswith("--against=") for flag in part.flags):
+            words.append(f"--against=jacobian,{nt_environment.WAY}")
     return words if repeats is None else [*words, f"--repeats={repeats}"]
 
 
-def machine() -> Row:
+def machine(peer: nt_environment.Peer | None) -> Row:
     """Return date and commit, CPU, cores, memory and accelerator of this machine, and versions."""
     import jax
 
@@ -107,12 +110,12 @@ def machine() -> Row:
         "device": "" if device.platform == "cpu" else device.device_kind,
     }
     found |= {name: versions[name] for name in ("python", "jax", "numpy")}
-    return found | installed()
+    return found | installed(peer)
 
 
-def installed() -> Row:
-    """Return the versions of the libraries to compare with."""
-    found = {}
+def installed(peer: nt_environment.Peer | None) -> Row:
+    """Return the versions of the libraries to compare with; that of neural-tangents is from its own environment."""
+    found = {nt_environment.WAY: speed_page.ABSENT if peer is None else peer.version}
     for name, package in PEERS.items():
         try:
             found[name] = importlib.metadata.version(package)
@@ -184,20 +187,23 @@ def main() -> None:
             raise ValueError(
                 f"only: expected some of {', '.join(speed_page.SECTIONS)}: there is no {beside(out, 'runs')}"
             )
+        peer = nt_environment.find(FLAGS.nt_python, FLAGS.build_peers) if FLAGS.only else None
+    if peer is not None:
+        os.environ[nt_environment.VARIABLE] = peer.python  # for the processes that are started
     # This process and those that it starts share an accelerator.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if FLAGS.only:
-        run(out)
+        run(out, peer)
     else:
         write(out)
     print(f"\n{out}; README quotes its first table:\n")
     print(out.read_text().partition("## In short\n\n")[2].partition("\n\n")[0])
 
 
-def run(out: Path) -> None:
+def run(out: Path, peer: nt_environment.Peer | None) -> None:
     """Run the benchmarks of --only, and write tables, figures and page after each: a later failure loses nothing."""
     parts = [part for part in (SMALL if FLAGS.quick else FULL) if part.section in FLAGS.only]
-    about = machine()
+    about = machine(peer)
     print(f"{about['cpu']}, {about['cores']} cores, {about['device'] or 'no accelerator'}, jax {about['jax']}")
     progress = Progress(parts)
     for section in FLAGS.only:
@@ -219,6 +225,7 @@ def define_flags() -> None:
     cli.define_flag("repeats", options.COUNT, None, "Turns of each. Default: what each benchmark can afford.")
     words = f"The page; its tables and figures go beside it. Default: {PAGES[0]}, with --quick {PAGES[1]}."
     flags.DEFINE_string("out", None, words)
+    nt_environment.define_flags()
 
 
 if __name__ == "__main__":

@@ -71,6 +71,11 @@ THREE, HVP, LINEAR = (
     "gradients a product, linearised",
 )
 PYTORCH, ORACLE, SECONDS, MEMORY = "times PyTorch's speed", "times the Jacobian's speed", "seconds", "peak memory"
+STRUCTURED, FIRST, DIFFERENCE = (
+    "times neural-tangents' speed",
+    "first call / neural-tangents'",
+    "difference from neural-tangents",
+)
 SEEDS = "five seeds, unrolled, in times one"
 
 # Seconds and GiB of kernels were measured once on a two-core machine, with a sketch of the method.
@@ -84,6 +89,7 @@ KERNELS: dict[str, tuple[float | None, float]] = {
     "mlp1024n5000trace": (None, 4.0),
     "cnn16n200": (None, 2.0),
 }
+AGAINST_STRUCTURED = ("mlp256n200", "mlp64n1000", "mlp256n1000", "mlp1024n1000")
 TARGETS = (
     Target("training", "mlp256", PYTORCH, least=1.7),
     Target("training", "cnn16", PYTORCH, least=1.0),
@@ -96,6 +102,9 @@ TARGETS = (
     *(Target("ntk", case, SECONDS, most=s, unit=" s") for case, (s, _) in KERNELS.items() if s is not None),
     *(Target("ntk", case, MEMORY, most=gib, unit=" GiB") for case, (_, gib) in KERNELS.items()),
     Target("ntk", "cnn16n200", ORACLE, least=3.0),
+    *(Target("ntk", case, STRUCTURED, least=5.0) for case in AGAINST_STRUCTURED),
+    *(Target("ntk", case, DIFFERENCE, most=1e-6) for case in AGAINST_STRUCTURED),  # six digits
+    Target("ntk", "mlp256n200", FIRST, most=1.0),
     Target("seed_axis", "cnn32", SEEDS, most=2.5),
 )
 
@@ -152,14 +161,20 @@ def gave_up(row: Row) -> str:
 
 
 def ntk(rows: Sequence[Row]) -> dict[tuple[str, str], Found]:
-    """Return seconds and GiB of our kernels, and how many times the Jacobian's speed they have."""
+    """Return seconds and GiB of our kernels, and how they compare with the Jacobian's and neural-tangents'."""
     found: dict[tuple[str, str], Found] = {}
-    for row in (row for row in rows if not row["absent"]):
+    timed = [row for row in rows if not row["absent"]]
+    first = {row["case"]: float(row["first_seconds"]) for row in timed if row["way"] == "ours"}
+    for row in timed:
         if row["way"] == "ours":
             found[row["case"], SECONDS] = Found(float(row["seconds"]))
             found[row["case"], MEMORY] = Found(float(row["peak_gib"]))
         if row["way"] == "jacobian":
             found[row["case"], ORACLE] = Found(float(row["speedup"]))
+        if row["way"] == "neural-tangents":
+            found[row["case"], STRUCTURED] = Found(float(row["speedup"]))
+            found[row["case"], FIRST] = Found(first[row["case"]] / float(row["first_seconds"]))
+            found[row["case"], DIFFERENCE] = Found(float(row["difference"]))
     return found
 
 

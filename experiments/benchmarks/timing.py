@@ -30,10 +30,10 @@ class Ended(RuntimeError):
 class Worker:
     """A contender in a process of its own: memory is then its own, and libraries read their settings at the start."""
 
-    def __init__(self, command: Sequence[str], setting: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], setting: dict[str, str], python: str = sys.executable) -> None:
         """Start Python with some arguments and environment variables."""
         self.process = subprocess.Popen(
-            [sys.executable, *command],
+            [python, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -40,9 +40,10 @@ TRAINING = [
 
 
 def kernel(case, way, value, gib, absent=None, speedup=1.0):
-    row = {"case": case, "way": way, "absent": absent, "matmul_gflops": 250.0, "gflops": 150.0, "compile_seconds": 1.0}
+    row = {"case": case, "way": way, "absent": absent, "matmul_gflops": 250.0, "gflops": 150.0, "first_seconds": 1.0}
     row |= seconds(value) if value else dict.fromkeys(seconds(1.0))
-    return row | {"peak_gib": gib, "speedup": speedup, "speedup_min": speedup, "speedup_max": speedup}
+    row |= {"peak_gib": gib, "added_gib": gib and gib / 2, "difference": 3e-7}
+    return row | {"speedup": speedup, "speedup_min": speedup, "speedup_max": speedup}
 
 
 def grown(law, sizes=(1, 2, 4, 8, 16, 32), noise=0.0, axis="seeds"):
@@ -101,8 +102,40 @@ def test_a_library_that_is_not_installed_is_said_to_be_so():
     text = speed_page.ntk(kernels, about)
     assert "|  | torch.func | not installed |" in text and "|  | neural-tangents | not installed |" in text
     assert "sits out: too long" in text
+    others, structured = [part for part in run.FULL if part.section == "ntk"][:2]
+    assert run.command(others, Path("x.csv"), about, None)[-1] == "--against=jacobian,neural-tangents"
+    assert run.command(structured, Path("x.csv"), about, None)[-1] == "--out=x.csv"
     words = run.command(run.FULL[0], Path("x.csv"), about, None)
     assert words[-1] == "--notorch" and run.command(run.FULL[0], Path("x.csv"), ABOUT, 2)[-1] == "--repeats=2"
+
+
+def test_neural_tangents_stands_beside_ours_with_first_call_and_memory():
+    rows = [kernel("mlp256n200", "ours", 0.04, 0.3), kernel("mlp256n200", "neural-tangents", 0.1, 0.8, speedup=2.5)]
+    rows[1]["first_seconds"] = 0.4
+    rows += [kernel("mlp256n1000", "ours", 0.6, 0.7), kernel("mlp256n1000", "neural-tangents", 6.0, 3.7, speedup=10.0)]
+    about = ABOUT | {"neural-tangents": "0.6.5"}
+    text = speed_page.ntk(rows, about)
+    assert cells(text, "| MLP 256, 200 samples | ours")[2:] == [
+        "0.0400 [0.0360, 0.0440]", "**1.00**", "150 (60 %)", "0.300 GiB, 0.150 added", "",
+    ]  # fmt: skip
+    theirs = cells(text, "| MLP 256, 200 samples | neural-tangents")
+    assert theirs[3] == "0.400" and theirs[5:] == ["0.800 GiB, 0.400 added", "**2.50x [2.50, 2.50]**"]
+    assert cells(text, "| MLP 256, 1000 samples | neural-tangents")[-1] == "10.0x [10.0, 10.0]"
+    assert "not installed" not in text
+    short = speed_page.in_short({"ntk": rows}, {"ntk": about})
+    start = "| exact tangent kernel, MLP 256, 1000 samples"
+    assert cells(short, start)[1:] == ["0.600 s, 0.700 GiB", "6.00 s, 3.70 GiB (neural-tangents 0.6.5)"]
+    assert cells(speed_page.in_short({}, {"ntk": ABOUT}), start)[2] == "not measured (neural-tangents not installed)"
+    found = {one.target.what: one for one in targets.outcomes("ntk", rows) if one.case == "mlp256n200"}
+    assert found[targets.FIRST].found.value == 2.5 and found[targets.FIRST].missed
+    assert found[targets.STRUCTURED].missed and not found[targets.DIFFERENCE].missed
+    cases = [case for part in run.FULL if part.section == "ntk" for case in part.flags[0][8:].split(",")]
+    assert set(targets.AGAINST_STRUCTURED) < set(cases) and len(set(cases)) == len(cases) == len(targets.KERNELS)
+
+
+def test_the_version_of_neural_tangents_is_that_of_its_environment():
+    assert run.installed(run.nt_environment.Peer("python", "0.6.4"))["neural-tangents"] == "0.6.4"
+    assert run.installed(None)["neural-tangents"] == speed_page.ABSENT
 
 
 def test_the_gpu_s_section_comes_from_its_table():
@@ -205,7 +238,16 @@ def test_a_kernel_beyond_the_budget_sits_out(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--only=training,speed", "--only=none", "--out=nowhere/x.md", "--out=x.txt", "--out=", "--repeats=-1"]
+    "flag",
+    [
+        "--only=training,speed",
+        "--only=none",
+        "--out=nowhere/x.md",
+        "--out=x.txt",
+        "--out=",
+        "--repeats=-1",
+        "--nt_python=nowhere",
+    ],
 )
 def test_bad_flags_end_in_one_line(forks, flag, tmp_path):
     (tmp_path / "figures").mkdir()
