@@ -64,7 +64,7 @@ FULL = (
     Part("curvature", "CNN 16", ("--cases=cnn16", "--samples=64", "--repeats=5", "--solves=2", "--max_iters=300"), 2.5),
     Part("ntk", "against others", ("--cases=mlp256n200,cnn16n200", "--repeats=3", "--limit=20"), 2.1),
     Part("ntk", "against neural-tangents",
-         ("--cases=mlp64n1000,mlp256n1000,mlp1024n1000", "--against=neural-tangents", "--repeats=3"), 1.6),
+         ("--cases=mlp64n1000,mlp256n1000,mlp1024n1000", "--against=neural-tangents", "--repeats=3"), 1.5),
     Part("ntk", "ours alone",
          ("--cases=mlp1024n200,mlp4096n1000,mlp1024n5000trace", "--against=none", "--repeats=3"), 1.5),
     Part("growth", "seeds, width, samples", ("--repeats=5", "--limit=20"), 5.4),

@@ -109,7 +109,7 @@ def test_neural_tangents_sits_out_with_the_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(ntk.timing, "matmul_peak", lambda: 100.0)
     monkeypatch.setattr(ntk.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**21}[name])  # 8 GiB
 
-    def reason(case, peer=nt_environment.Peer("python", "0.6.5")):
+    def reason(case, peer=("python", "0.6.5")):
         return ntk.sits_out("neural-tangents", ntk_ways.parse(case), 10**6, peer)
 
     assert reason("mlp8n6", None) == "not installed: --build_peers makes its environment"
