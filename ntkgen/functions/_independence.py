@@ -129,14 +129,15 @@ def _difference(f: Partial, params: PyTree, own: PyTree, batches: list[PyTree]) 
         out, company = _slope(f, params, x, i)
         outs.append(out)
         # Without a derivative alone, there is only the one in company to look at.
-        apart.append(float(_apart(company, alone, 1.0) if np.isfinite(scale) else _apart(company, company, 0.0)))
-    if not np.isfinite(scale) and np.isfinite(apart).all():
+        apart.append(_apart(company, alone, 1.0) if np.isfinite(scale) else _apart(company, company, 0.0))
+    largest = np.array([float(value) for value in apart])
+    if not np.isfinite(scale) and np.isfinite(largest).all():
         return DEPENDENT  # a statistic of one sample alone, such as a standard deviation, has no derivative
     if not all(np.isfinite(np.asarray(each)).all() for each in outs):
         return "params, x1, x2: expected finite outputs, got infinities or NaN"
     if not np.isfinite(scale):
         return "params, x1: expected finite derivatives, got infinities or NaN"
-    return "" if all(value <= rounding_tolerance(f, INDEPENDENCE, APART) * scale for value in apart) else DEPENDENT
+    return "" if (largest <= rounding_tolerance(f, INDEPENDENCE, APART) * scale).all() else DEPENDENT
 
 
 def _company(rows: list[np.ndarray]) -> list[np.ndarray]:
