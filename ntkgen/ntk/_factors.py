@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen.functions import rounding_tolerance
+from ntkgen.functions import QUICK_TO_COMPILE, rounding_tolerance
 from ntkgen.ntk._layers import Call, Group, Structure, Use, Window, watch
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
-@functools.partial(jax.jit, static_argnums=1, compiler_options={"xla_cpu_use_fusion_emitters": False})
+@functools.partial(jax.jit, static_argnums=1, compiler_options=QUICK_TO_COMPILE)
 def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
@@ -163,7 +163,7 @@ def patches(x: Array, window: Window) -> Array:
     return jnp.concatenate(parts, -1).reshape(x.shape[0], math.prod(counts), -1)
 
 
-@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0, compiler_options={"xla_cpu_use_fusion_emitters": False})
+@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0, compiler_options=QUICK_TO_COMPILE)
 def write_block(theta: Array, left: Factors, right: Factors, i: int, j: int, *, trace: bool, mirror: str) -> Array:
     """Compute the block of two tiles and write it, and its mirror image, in place."""
     block = sum(_contract(a, b, trace=trace) for a, b in zip(left, right, strict=True))

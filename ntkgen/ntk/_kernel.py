@@ -245,7 +245,6 @@ def _certified(task: Task, decision: Decision, kernel: Kernel) -> bool:
     return True
 
 
-
 def _rows(x: PyTree, start: int, size: int) -> PyTree:
     # By numpy: a program would be compiled for every number of samples.
     return jax.tree.map(lambda leaf: np.asarray(leaf)[start : start + size], x)
