@@ -1,16 +1,12 @@
 """Train many seeds of a network in one call; every array of the result leads with the seed axis.
 
 The programs that `fit` runs are in `programs`.
-
-Longer than 350 lines for its docstrings and examples, 26 % of it.
 """
 
 import functools
-import inspect
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -18,11 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkgen import functions, train
-from ntkgen.ensemble import _checks, _layout, _resume, programs
-from ntkgen.ensemble._layout import Layout, over_seeds, place, trim
-from ntkgen.ensemble._options import Options, whole
-from ntkgen.typing import Array, PyTree
+from ntkgen import train
+from ntkgen.ensemble import _job, _resume, programs
+from ntkgen.ensemble._job import Span
+from ntkgen.ensemble._layout import Layout, place, trim
+from ntkgen.ensemble._options import Options
+from ntkgen.ensemble._probes import Context, OnHost
+from ntkgen.ensemble._probes import compiled as compiled_probe
+from ntkgen.typing import PyTree
 
 DEFAULTS = Options()
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -54,70 +53,6 @@ class Checkpoint(Protocol):
         """Return a checkpoint of its own for a part of the run."""
 
 
-class Context(NamedTuple):
-    """What a probe may want beside params.
-
-    Attributes:
-      model_state: the seed's other collections (batch statistics).
-      initial: the seed's initial params.
-      epoch: epochs done, scalar integer.
-      rate: learning rate of the last epoch, scalar (the first epoch's at epoch 0).
-    """
-
-    model_state: dict[str, Any]
-    initial: PyTree
-    epoch: Array
-    rate: Array
-
-
-@dataclass(frozen=True)
-class OnHost:
-    """A probe for what cannot be traced, such as a tangent kernel: it runs as plain Python between epochs.
-
-    Example:
-      >>> import jax, numpy as np
-      >>> from ntkgen import data, ensemble, models, train
-      >>> def largest_bias(params, context):
-      ...     return np.abs(params["dense0"]["bias"]).max(1)
-      >>> probe = ensemble.OnHost(largest_bias, like=jax.ShapeDtypeStruct((), np.float32))
-      >>> digits, config = data.load("digits", num_train=32), train.Config(epochs=1, batch_size=16)
-      >>> result = ensemble.fit(models.MLP(4, depth=2), digits, config, seeds=2, probes=([0, 1], probe))
-      >>> result.probes.shape  # seeds, epochs
-      (2, 2)
-
-    Attributes:
-      fn: fn(params, context) -> pytree of arrays (S, ...), where every leaf of params, of context.model_state and of
-        context.initial leads with the axis of the S seeds that are trained together.
-      like: the pytree that fn returns, as shapes and dtypes of one seed, without that axis.
-    """
-
-    fn: Callable[[PyTree, Context], PyTree]
-    like: PyTree
-
-    def __call__(self, params: PyTree, context: Context) -> PyTree:
-        """Measure."""
-        return self.fn(params, context)
-
-
-@dataclass(frozen=True)
-class _Traced:
-    """A probe that is compiled: equal where it reads the same values from outside, which `code` tells."""
-
-    fn: Callable
-    code: Any
-
-    @classmethod
-    def of(cls, fn: Callable, shapes: PyTree) -> "_Traced":
-        """Trace a probe of one seed's variables."""
-        rest, params = {k: v for k, v in shapes.items() if k != "params"}, shapes["params"]
-        call = cls(fn, None)
-        return cls(fn, functions.fingerprint(call, params, Context(rest, params, jnp.asarray(0), jnp.asarray(0.0))))
-
-    def __call__(self, params: PyTree, context: Context) -> PyTree:
-        """Measure one seed."""
-        return self.fn(params, context) if _num_arguments(self.fn) > 1 else self.fn(params)
-
-
 class Result(NamedTuple):
     """A trained ensemble; every array leads with the seed axis (S,).
 
@@ -145,28 +80,10 @@ class Result(NamedTuple):
     seconds: dict[str, float]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _probe(
-    layout: Layout, fn: Callable, params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array
-) -> PyTree:
-    def one(params: PyTree, state: PyTree, initial: PyTree, epoch: Array, rate: Array) -> PyTree:
-        return fn(params, Context(state, initial, epoch, rate))
-
-    return over_seeds(layout, one, (0, 0, 0, None, None))(params, state, initial, epoch, rate)
-
-
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
     """Copy all arrays, by one program and not by one for each shape."""
     return jax.tree.map(jnp.copy, tree)
-
-
-def _num_arguments(fn: Callable) -> int:
-    """Count the positional arguments that a function accepts, up to two."""
-    parameters = inspect.signature(fn).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 2
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
 
 
 def fit(
@@ -230,33 +147,14 @@ def fit(
     Raises:
       ValueError: an argument does not fit the others; the message names it.
     """
-    if not isinstance(options, Options):
-        raise ValueError(f"options: expected ensemble.Options, got {options!r}")
-    if not isinstance(seeds, int | np.integer | Iterable) or isinstance(seeds, str):
-        raise ValueError(f"seeds: expected how many, or a sequence of whole numbers, got {seeds!r}")
-    seeds = list(range(seeds)) if isinstance(seeds, int | np.integer) else [whole("seeds", seed) for seed in seeds]
-    repeat = init is None and len(set(seeds)) < len(seeds)
-    if not seeds or not 0 <= min(seeds) <= max(seeds) < 2**31 or repeat:
-        raise ValueError(f"seeds: expected at least one, distinct without init, in 0 ... 2^31 - 1, got {seeds}")
     kept: Any = _resume.keeper(checkpoint)
-    program, shapes, data, test = _checks.prepare(model, _checks.splits(dataset, test), config, update, init)
-    _check_tree("init", init, shapes, len(seeds))
-    _check_tree("masks", masks, shapes["params"], len(seeds))
-    span = _span(options, config.epochs, init is not None)
-    single, pairs = _probe_pairs(probes, span.start, config.epochs)
-    pairs = tuple((when, fn if isinstance(fn, OnHost) else _Traced.of(fn, shapes)) for when, fn in pairs)
-
-    layout = _layout.plan(options.strategy, shapes, len(seeds))
-    chunk = options.chunk
-    if chunk is None:
-        chunk = _layout.seeds_per_chunk(
-            shapes, program.batch_size, _pixels(jax.tree.leaves(data.x)[0].shape[1:]), layout
-        )
+    job = _job.prepare(model, dataset, config, seeds, test, init, masks, update, probes, options)
+    seeds, span, layout, chunk, pairs = job.seeds, job.span, job.layout, job.chunk, job.pairs
 
     def made_by() -> dict[str, str]:
         words = {"seeds": seeds, "start_epoch": options.start_epoch, "evaluate_at": options.evaluate_at}
         words |= {"update": update, "probes": [epoch for when, _ in pairs for epoch in when]}
-        return _resume.made_by(model, config, words, {"dataset": (data, test), "init": init, "masks": masks})
+        return _resume.made_by(model, config, words, {"dataset": job.splits, "init": init, "masks": masks})
 
     parts = []
     with _resume.reporter(progress, len(seeds), config.epochs) as call:
@@ -267,10 +165,11 @@ def fit(
             own = seeds[rows]
             scope = kept
             if kept is not None and chunk < len(seeds):
-                scope = kept.scope(f"seeds_{own[0]}_{own[-1]}")
+                which = f"seeds_{own[0]}_{own[-1]}" if len(set(seeds)) == len(seeds) else f"rows_{start}"
+                scope = kept.scope(which)
             report = None if call is None else functools.partial(call, start)
             given = (*(_rows(tree, rows) for tree in (init, masks)), pairs, scope, report)
-            part = _fit_chunk(layout, program, (data, test), config, span, own, *given)
+            part = _fit_chunk(layout, job.program, job.splits, config, span, own, *given)
             # What does not fit on the device together must not gather there either.
             parts.append(part if chunk >= len(seeds) else jax.device_get(part))
 
@@ -280,30 +179,7 @@ def fit(
         arrays = [part._replace(strategy={}, seconds={}) for part in parts]
         first = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     how = {"strategy": layout.strategy, "devices": layout.num_devices, "seeds_per_chunk": min(chunk, len(seeds))}
-    return first._replace(probes=first.probes[0] if single else first.probes, strategy=how, seconds=seconds)
-
-
-class _Span(NamedTuple):
-    """Epochs that are trained, start ... epochs - 1, and those (1-based) after which metrics are measured."""
-
-    start: int
-    measured: frozenset[int]
-
-
-def _span(options: Options, epochs: int, has_init: bool) -> _Span:
-    start_epoch = options.start_epoch
-    if start_epoch >= epochs:
-        raise ValueError(f"start_epoch: expected 0 ... {epochs - 1}, got {start_epoch}")
-    if start_epoch and not has_init:
-        raise ValueError(f"start_epoch: expected init, the variables after those epochs, with {start_epoch}, got none")
-    if options.evaluate_at is None:
-        return _Span(start_epoch, frozenset(range(start_epoch + 1, epochs + 1)))
-    measured = {*options.evaluate_at, epochs}
-    if not start_epoch < min(measured) <= max(measured) <= epochs:
-        raise ValueError(
-            f"evaluate_at: expected epochs in {start_epoch + 1} ... {epochs}, got {list(options.evaluate_at)}"
-        )
-    return _Span(start_epoch, frozenset(measured))
+    return first._replace(probes=first.probes[0] if job.single else first.probes, strategy=how, seconds=seconds)
 
 
 def _rows(tree: PyTree, rows: slice) -> PyTree:
@@ -316,37 +192,12 @@ def _store(values: PyTree, index: int, new: PyTree) -> None:
         out[:, index] = leaf
 
 
-def _pixels(input_shape: tuple[int, ...]) -> int:
-    return int(np.prod(input_shape[:-1]))
-
-
-def _check_tree(name: str, tree: PyTree | None, shapes: PyTree, num_seeds: int) -> None:
-    """Hold a given pytree against the network's own, leading seed axis included."""
-    if tree is None:
-        return
-    ours, theirs = str(jax.tree.structure(shapes)), str(jax.tree.structure(tree))
-    if theirs != ours:
-        raise ValueError(f"{name}: expected the network's structure {ours}, got {theirs}")
-    for leaf, shape in zip(jax.tree.leaves(tree), jax.tree.leaves(shapes), strict=True):
-        if leaf.shape != (num_seeds, *shape.shape):
-            raise ValueError(f"{name}: expected a leaf of shape {(num_seeds, *shape.shape)}, got {leaf.shape}")
-
-
-def _probe_pairs(probes: Any, start: int, epochs: int) -> tuple[bool, tuple[tuple[tuple[int, ...], Callable], ...]]:
-    single = len(probes) == 2 and callable(probes[1])
-    pairs = tuple((tuple(int(epoch) for epoch in when), fn) for when, fn in ([probes] if single else probes))
-    for when, _ in pairs:
-        if any(not start <= epoch <= epochs for epoch in when) or len(set(when)) < len(when):
-            raise ValueError(f"probes: expected distinct epochs in {start} ... {epochs}, got {list(when)}")
-    return single, pairs
-
-
 def _fit_chunk(
     layout: Layout,
     program: train.Program,
     splits: tuple[train.Batch, train.Batch],
     config: train.Config,
-    span: _Span,
+    span: Span,
     seeds: list[int],
     init: PyTree | None,
     masks: PyTree | None,
@@ -374,14 +225,14 @@ def _fit_chunk(
         if isinstance(fn, OnHost):
             params, rest, first = trim((state.variables["params"], rest, initial["params"]), num_seeds)
             return jax.tree.map(np.asarray, fn(params, Context(rest, first, jnp.asarray(epoch), rate)))
-        value = _probe(layout, fn, state.variables["params"], rest, initial["params"], jnp.asarray(epoch), rate)
+        value = compiled_probe(layout, fn, state.variables["params"], rest, initial["params"], jnp.asarray(epoch), rate)
         return jax.tree.map(np.asarray, trim(value, num_seeds))
 
     def empty(fn: Callable, when: tuple[int, ...]) -> PyTree:
         if isinstance(fn, OnHost):
             return jax.tree.map(lambda s: np.zeros((num_seeds, len(when), *s.shape), s.dtype), fn.like)
         shapes = jax.eval_shape(
-            functools.partial(_probe, layout, fn),
+            functools.partial(compiled_probe, layout, fn),
             state.variables["params"],
             {k: v for k, v in state.variables.items() if k != "params"},
             initial["params"],

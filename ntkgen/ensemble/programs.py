@@ -45,20 +45,27 @@ def compiler_options(layout: Layout, backend: str) -> dict[str, bool | int | str
     return dict(UNROLLED_ON_GPU) if layout.strategy == "unrolled" and backend == "gpu" else None
 
 
-def _compiled(fn: Callable[..., train.TrainState]) -> Callable[..., train.TrainState]:
-    """Compile an epoch with the options of its layout and backend."""
+class _Compiled:
+    """An epoch, compiled with the options of its layout and backend."""
 
-    @functools.cache
-    def jitted(fast: bool) -> Callable[..., train.TrainState]:
-        options = UNROLLED_ON_GPU if fast else None
-        return jax.jit(fn, static_argnums=(0, 1), donate_argnums=2, compiler_options=options)
+    def __init__(self, fn: Callable[..., train.TrainState]) -> None:
+        functools.update_wrapper(self, fn)
+        # XLA's options -> what is compiled with them: at most two.
+        self._jitted = functools.cache(
+            lambda fast: jax.jit(
+                fn, static_argnums=(0, 1), donate_argnums=2, compiler_options=UNROLLED_ON_GPU if fast else None
+            )
+        )
 
-    @functools.wraps(fn)
-    def call(layout: Layout, *given: Any, **named: Any) -> train.TrainState:
-        fast = compiler_options(layout, jax.default_backend()) is not None
-        return jitted(fast)(layout, *given, **named)
+    def __call__(self, layout: Layout, *given: Any, **named: Any) -> train.TrainState:
+        return self._own(layout)(layout, *given, **named)
 
-    return call
+    def lower(self, layout: Layout, *given: Any) -> Any:
+        """Lower the program for arrays or their shapes, as a jitted function's `lower` does."""
+        return self._own(layout).lower(layout, *given)
+
+    def _own(self, layout: Layout) -> Any:
+        return self._jitted(compiler_options(layout, jax.default_backend()) is not None)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -97,7 +104,7 @@ def start(layout: Layout, program: train.Program, variables: PyTree, masks: PyTr
     return over_seeds(layout._replace(strategy="vmap"), fn, axes)(variables, masks)
 
 
-@_compiled
+@_Compiled
 def train_epoch(
     layout: Layout,
     program: train.Program,

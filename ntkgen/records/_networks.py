@@ -159,3 +159,8 @@ class Networks:
         if self._fresh is not None:
             self._fresh.add(folder)
         return StoredNetwork(folder, made_by, retrain=retrain)
+
+    def begun(self, made_by: dict[str, Any]) -> bool:
+        """Return whether training of an `identity` has been stored, and will be used."""
+        folder = self.folder / io.config_hash(made_by)
+        return (folder / "training").exists() and (self._fresh is None or folder in self._fresh)

@@ -25,6 +25,7 @@ import numpy as np
 
 from ntkgen import ensemble, io
 from ntkgen.records import _values
+from ntkgen.records._ahead import Ahead
 from ntkgen.records._checkpoints import Checkpointer
 from ntkgen.records._identity import source
 from ntkgen.records._networks import Networks, StoredNetwork, identity
@@ -63,6 +64,7 @@ class Run:
         self.folder, self.finished = folder, finished
         self.networks: dict[str, StoredNetwork] = {}
         self._store = Networks(folder) if store is None else store
+        self._ahead = Ahead()
 
     def write_table(self, name: str, rows: Sequence[dict[str, Any]]) -> Path:
         """Write rows of equal keys as CSV: floats in full precision, None as an empty cell, NaN as nan."""
@@ -110,6 +112,7 @@ class Run:
           **given: more of `ensemble.fit`, but for `checkpoint`. The fields of its `options` are part of what the
             network is: any of them changes rounding, or what is measured.
         """
+        self._ahead.wait(name)
         link = self.folder / "checkpoints" / name
         try:
             if link.is_dir() and not link.is_symlink():
@@ -125,6 +128,34 @@ class Run:
             _link(link, network.training)
             checkpoint = _Named(network.training, EVERY_SECONDS)
             return ensemble.fit(model, dataset, config, seeds, checkpoint=checkpoint, **given)
+
+    def ahead(self, name: str, model: Any, dataset: Any, config: Any, seeds: int | Sequence[int], **given: Any) -> None:
+        """Begin to compile, in a thread, what a later `fit` with the same arguments runs; that fit waits for it.
+
+        Nothing is done for a network that the store has begun, nor for one that another process could not find there.
+        Any number of networks may wait; they are compiled one after another.
+
+        Args:
+          name: as in `fit`, as are all that follow; `progress` may be left out.
+          model: the network.
+          dataset: what it learns.
+          config: how.
+          seeds: the seeds, or how many.
+          **given: more of `ensemble.fit`.
+        """
+        given.pop("progress", None)
+
+        def work() -> None:
+            with contextlib.suppress(TypeError):  # no description: the network is the run's own
+                if self._store.begun(identity(model, dataset, config, seeds, _that_count(**given))):
+                    return
+                ensemble.precompile(model, dataset, config, seeds, **given)
+
+        self._ahead.submit(name, work)
+
+    def close(self) -> None:
+        """Compile nothing more ahead."""
+        self._ahead.close()
 
     def checkpointer(self, name: str, every_seconds: float = EVERY_SECONDS) -> "Checkpointer":
         """Return the checkpoints of one part of the run."""
@@ -292,7 +323,8 @@ def open_run(
                         **({} if command is None else {"command": command}),
                     },
                 )
-            yield run
+            with contextlib.closing(run):
+                yield run
     except io.LockedError as error:
         raise RecordError(f"out_dir: {error}") from None
 

@@ -104,3 +104,24 @@ def test_refusals(digits, given, words):
     }
     with pytest.raises(ValueError, match=words):
         ensemble.fit_widths(**(settings | given))
+
+
+def test_groups_grow_until_padding_costs_more_than_a_compilation():
+    params = {8: 1_000, 16: 2_000, 64: 10_000}
+    few = dict(images=10_000, num_seeds=1)
+    assert ensemble.width_groups(params, **few, backend="cpu") == [[8, 16, 64]]
+    assert ensemble.width_groups(params, images=10_000_000, num_seeds=1, backend="cpu") == [[8], [16], [64]]
+    assert ensemble.width_groups(params, images=1_000_000, num_seeds=1, backend="cpu") == [[8], [16, 64]]
+    assert ensemble.width_groups(params, images=10_000_000, num_seeds=1, backend="gpu") == [[8, 16, 64]]
+    assert ensemble.width_groups(params, **few, strategy="sequential") == [[8], [16], [64]]
+
+
+def test_chunks_of_repeated_seeds_have_checkpoints_of_their_own(digits, tmp_path):
+    config = train.Config(epochs=2, batch_size=32)
+    padded = ensemble.Padded.of(mlp, [4, 6], digits, config, 2)
+    given = padded.model, digits, config, padded.seeds
+    whole = ensemble.fit(*given, init=padded.init)
+    parts = ensemble.fit(*given, init=padded.init, checkpoint=tmp_path, options=ensemble.Options(chunk=2))
+    again = ensemble.fit(*given, init=padded.init, checkpoint=tmp_path, options=ensemble.Options(chunk=2))
+    for one in (parts, again):
+        np.testing.assert_allclose(one.history["train_loss"], whole.history["train_loss"], rtol=1e-5)

@@ -69,6 +69,10 @@ class Config(base.Config):
         default="some", group="measurement",
     )  # fmt: skip
     strategy: str = setting(options.Choice(choices.STRATEGIES), "How seeds are trained together.", default="auto")
+    pad_widths: bool | None = setting(
+        options.SWITCH, "Train MLPs of several widths in one program, padded with units of zero weights, where this is "
+        "faster. Default: yes.",
+    )  # fmt: skip
 
     @property
     def evaluate_at(self) -> list[int]:
@@ -134,6 +138,10 @@ def resolve(preset: str, given: dict[str, Any]) -> Config:
       ValueError: settings that contradict each other.
     """
     values = base.choose_preset(PRESETS, preset, given, "widths")
+    if values["model"] == "mlp":
+        values["pad_widths"] = values.get("pad_widths") is not False
+    else:
+        options.refuse(given, {"pad_widths": f"--model={values['model']}"})
     if isinstance(values["num_train"], int):
         values["num_train"] = (values["num_train"],)
     return Config(**values)

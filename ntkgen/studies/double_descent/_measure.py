@@ -53,31 +53,60 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     """
     config, sweep = prepared.config, prepared.more
     rows, right, layouts = [], [], {}
-    arms = [(count, size) for count in sweep.datasets for size in config.sizes]
+    parts = [(count, sizes) for count in sweep.datasets for sizes in _together(config, sweep, count)]
     # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
-    costs = [count * (50_000 + sweep.num_params[size]) for count, size in arms]
-    with records.Progress(costs, len(config.seeds), config.epochs) as progress:
-        for index, (count, size) in enumerate(arms):
-            name = f"{config.model}{size}_n{count}"
+    costs = [count * (50_000 + len(sizes) * sweep.num_params[sizes[-1]]) for count, sizes in parts]
+    seeds = [len(config.seeds) * len(sizes) for _, sizes in parts]
+    jobs = [_job(config, sweep, *part) for part in parts]
+    for job in jobs[1:]:
+        run.ahead(**job.fit)
+    with records.Progress(costs, seeds, config.epochs) as progress:
+        for index, ((count, sizes), job) in enumerate(zip(parts, jobs, strict=True)):
+            label = f"{config.model} {'-'.join(map(str, (sizes[0], *sizes[1:][-1:])))}, {count} examples"
+            result = run.fit(**job.fit, progress=progress.part(index, label))
+            layouts[job.fit["name"]] = result.strategy
             dataset = sweep.datasets[count]
-            model = base.network(config, size, num_classes=dataset.num_classes)
-            result = run.fit(
-                name,
-                model,
-                dataset,
-                sweep.training,
-                config.seeds,
-                options=ensemble.Options(config.strategy, evaluate_at=config.evaluate_at),
-                progress=progress.part(index, f"{config.model} {size}, {count} examples"),
-            )
-            layouts[name] = result.strategy
-            f = models.apply_fn(model, result.variables)
-            hits = correct(f, result.variables["params"], dataset.test.x, dataset.test.y)
-            right += tables.correct_rows(arm_name(count, size), config.seeds, hits, result.diverged)
-            about = {"num_train": count, "size": size, "num_params": sweep.num_params[size]}
-            rows += _rows(about, config, result)
+            for size, own in ({sizes[0]: result} if job.padded is None else job.padded.split(result)).items():
+                model = base.network(config, size, num_classes=dataset.num_classes)
+                f = models.apply_fn(model, own.variables)
+                hits = correct(f, own.variables["params"], dataset.test.x, dataset.test.y)
+                right += tables.correct_rows(arm_name(count, size), config.seeds, hits, own.diverged)
+                about = {"num_train": count, "size": size, "num_params": sweep.num_params[size]}
+                rows += _rows(about, config, own)
     run.write_json("layout.json", layouts)
     return {"runs": rows, "correct": right}
+
+
+class _Job(NamedTuple):
+    """The arguments of `Run.fit`, and how several widths were made one network, or None."""
+
+    fit: dict[str, Any]
+    padded: ensemble.Padded | None
+
+
+def _together(config: Config, sweep: Sweep, count: int) -> list[list[int]]:
+    """Return the sizes that are trained in one program, ascending."""
+    if not config.pad_widths:
+        return [[size] for size in config.sizes]
+    params = {size: sweep.num_params[size] for size in config.sizes}
+    return ensemble.width_groups(params, count * config.epochs, len(config.seeds), config.strategy)
+
+
+def _job(config: Config, sweep: Sweep, count: int, sizes: list[int]) -> _Job:
+    """Make the arguments of the fit of one or several sizes on a number of examples."""
+    dataset = sweep.datasets[count]
+
+    def network(size: int) -> Any:
+        return base.network(config, size, num_classes=dataset.num_classes)
+
+    given: dict[str, Any] = {"dataset": dataset, "config": sweep.training}
+    given["options"] = ensemble.Options(config.strategy, evaluate_at=config.evaluate_at)
+    if len(sizes) == 1:
+        name = f"{config.model}{sizes[0]}_n{count}"
+        return _Job({"name": name, "model": network(sizes[0]), "seeds": config.seeds, **given}, None)
+    padded = ensemble.Padded.of(network, sizes, dataset, sweep.training, config.seeds)
+    name = f"{config.model}{sizes[0]}-{sizes[-1]}_n{count}"
+    return _Job({"name": name, "model": padded.model, "seeds": padded.seeds, "init": padded.init, **given}, padded)
 
 
 def _rows(about: dict[str, Any], config: Config, result: ensemble.Result) -> Rows:
