@@ -163,7 +163,7 @@ def patches(x: Array, window: Window) -> Array:
     return jnp.concatenate(parts, -1).reshape(x.shape[0], math.prod(counts), -1)
 
 
-@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(jax.jit, static_argnames=("trace", "mirror"), donate_argnums=0)
 def write_block(theta: Array, left: Factors, right: Factors, i: int, j: int, *, trace: bool, mirror: str) -> Array:
     """Compute the block of two tiles and write it, and its mirror image, in place."""
     block = sum(_contract(a, b, trace=trace) for a, b in zip(left, right, strict=True))

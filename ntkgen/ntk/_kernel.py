@@ -17,7 +17,7 @@ where they were replaced, parts are compiled anew (`functions.freeze`).
 
 import secrets
 import warnings
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -246,5 +246,8 @@ def _certified(task: Task, decision: Decision, kernel: Kernel) -> bool:
 
 
 def _rows(x: PyTree, start: int, size: int) -> PyTree:
-    # By numpy: a program would be compiled for every number of samples.
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[start : start + size], x)
+    # By numpy, which needs no program. It knows no weak types, as `jnp.full((2, 3), 1.0)` has one; they decide dtypes.
+    def cut(leaf: Array) -> Any:
+        return (leaf if leaf.weak_type else np.asarray(leaf))[start : start + size]
+
+    return jax.tree.map(cut, x)
