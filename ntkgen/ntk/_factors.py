@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen.functions import rounding_tolerance
+from ntkgen.functions import QUICK_TO_COMPILE, rounding_tolerance
 from ntkgen.ntk._layers import Call, Group, Structure, Use, Window, watch
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, compiler_options=QUICK_TO_COMPILE)
 def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
@@ -51,7 +51,7 @@ def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Arra
       in groups,), True where J^T v reassembled from the factors differs from `vjp`; the largest absolute value, or NaN,
       of the outputs, and of each entry in turn: of the inputs and of the outputs of `Pairs`, or of a Jacobian.
     """
-    out, inputs, derivatives = _capture(f, structure, params, x)
+    out, inputs, derivatives = _capture(f, structure, params, x, v)
     pieces: list[Any] = []
     for group in structure.groups:
         applications = [_application(group, use, inputs[use.call], derivatives[use.call]) for use in group.uses]
@@ -68,9 +68,11 @@ def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Arra
     return tuple(pieces), _certificate(f, structure, pieces, params, x, v), jnp.stack(largest)
 
 
-def _capture(f: Apply, structure: Structure, params: PyTree, x: PyTree) -> tuple[Array, dict, dict]:
-    """Run f once forward and k times backward: outputs, and each call's input (n, ...) and derivative (k, n, ...)."""
-    shape = jax.eval_shape(lambda params, x: f(params, x), params, x)
+def _capture(f: Apply, structure: Structure, params: PyTree, x: PyTree, like: Array) -> tuple[Array, dict, dict]:
+    """Run f once forward and k times backward: outputs, and each call's input (n, ...) and derivative (k, n, ...).
+
+    Outputs have shape and dtype of `like`.
+    """
     calls = {use.call: use.output for group in structure.groups for use in group.uses}
 
     def nudged(nudges: dict[int, Array]) -> tuple[Array, dict[int, Array]]:
@@ -84,7 +86,7 @@ def _capture(f: Apply, structure: Structure, params: PyTree, x: PyTree) -> tuple
 
         return watch(f, params, x, seen), inputs
 
-    zeros = {call: jnp.zeros((*shape.shape[:1], *output), shape.dtype) for call, output in calls.items()}
+    zeros = {call: jnp.zeros((len(like), *output), like.dtype) for call, output in calls.items()}
     out, pullback, inputs = jax.vjp(nudged, zeros, has_aux=True)
     n, num_outputs = out.shape
     units = jnp.broadcast_to(jnp.eye(num_outputs, dtype=out.dtype)[:, None], (num_outputs, n, num_outputs))

@@ -15,10 +15,9 @@ next network of the same model compiles nothing. Arrays that f reads from outsid
 where they were replaced, parts are compiled anew (`functions.freeze`).
 """
 
-import functools
 import secrets
 import warnings
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +217,7 @@ def _assemble(task: Task, decision: Decision) -> Kernel:
     held = {start: take(x1, start, size1) for start in rows} if plan.keeps_factors else {}
     block = () if task.trace else (task.num_outputs,) * 2
     with jax.default_matmul_precision("highest"):
-        theta = jnp.zeros((length(x1), length(x2), *block), task.dtype)
+        theta = lax.broadcast(np.zeros((), task.dtype), (length(x1), length(x2), *block))
         for j in columns:
             right = held[j] if symmetric and held else take(x2, j, size2)
             # A symmetric kernel's diagonal block comes last: where tiles overlap it has the final word.
@@ -246,6 +245,9 @@ def _certified(task: Task, decision: Decision, kernel: Kernel) -> bool:
     return True
 
 
-@functools.partial(jax.jit, static_argnums=2)
 def _rows(x: PyTree, start: int, size: int) -> PyTree:
-    return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)
+    # By numpy, which needs no program. It knows no weak types, as `jnp.full((2, 3), 1.0)` has one; they decide dtypes.
+    def cut(leaf: Array) -> Any:
+        return (leaf if leaf.weak_type else np.asarray(leaf))[start : start + size]
+
+    return jax.tree.map(cut, x)

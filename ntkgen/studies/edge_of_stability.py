@@ -131,13 +131,16 @@ def measured(run: "records.Run", prepared: Prepared) -> dict[str, Rows]:
     keys = jax.vmap(train.measurement_key)(jnp.asarray(config.seeds))
     epochs = tuple(sorted({round(float(epoch)) for epoch in np.linspace(0, config.epochs, config.points)}))
     sample, rows = (dataset.train.x, dataset.train.y), []
-    with records.Progress([1.0] * len(arms(config)), len(config.seeds), config.epochs) as progress:
-        for index, (loss, rate) in enumerate(arms(config)):
-            result = run.fit(
-                f"{loss}_{rate:g}", model, dataset, training(config, loss, rate), config.seeds,
-                probes=(epochs, pruning.snapshot), options=ensemble.Options(evaluate_at=epochs[1:]),
-                progress=progress.part(index, f"{LOSSES[loss]}, rate {rate:g}"),
-            )  # fmt: skip
+    given: dict[str, Any] = {"probes": (epochs, pruning.snapshot)}
+    given |= {"options": ensemble.Options(evaluate_at=epochs[1:])}
+    jobs = [
+        (f"{loss}_{rate:g}", model, dataset, training(config, loss, rate), config.seeds) for loss, rate in arms(config)
+    ]
+    for job in jobs[1:]:
+        run.ahead(*job, **given)
+    with records.Progress([1.0] * len(jobs), len(config.seeds), config.epochs) as progress:
+        for index, ((loss, rate), job) in enumerate(zip(arms(config), jobs, strict=True)):
+            result = run.fit(*job, **given, progress=progress.part(index, f"{LOSSES[loss]}, rate {rate:g}"))
             snapshots = [jax.tree.map(lambda leaf, e=e: leaf[:, e], result.probes) for e in range(len(epochs))]
             networks = [(models.apply_fn(model, variables), variables["params"]) for variables in snapshots]
             track = measure.track(networks, keys, sample, loss=train.per_example(loss), rates=[rate] * len(epochs))

@@ -220,6 +220,23 @@ def test_a_second_kernel_of_the_same_shape_compiles_nothing(compilations):
     assert not second
 
 
+def test_a_first_kernel_compiles_seven_programs(compilations):
+    """Two slopes of the network, their difference, factors, a kernel of zeros, blocks on and off the diagonal."""
+    f, params, x = case(models.MLP(5, depth=2), (3,), dtype=np.float32)
+    with compilations() as made:
+        ntk.empirical_ntk(f, params, x, tile=2)
+    assert "factors" in " ".join(made)  # the control
+    assert len(made) <= 7, made
+
+
+def test_weakly_typed_inputs_keep_the_dtype_of_the_parameters():
+    x = jnp.full((3, 2), 2.0)
+    assert x.weak_type  # the control
+    theta = ntk.empirical_ntk(lambda w, x: x @ w, jnp.ones((2, 1), jnp.bfloat16), x, tile=2)
+    assert theta.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(theta.astype(float), 8.0)
+
+
 def test_deep_linear_network(x64):
     """Without activations and biases, each layer's term is (x^T P P^T x') Q^T Q of the products around it."""
     rng = np.random.default_rng(0)

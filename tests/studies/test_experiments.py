@@ -29,7 +29,7 @@ STUDY = ROOT / "experiments" / "double_descent.py"
 SCRIPTS = sorted(path for path in STUDY.parent.rglob("*.py") if re.search(r"cli\.(main|script)\(", path.read_text()))
 TINY = ["--dataset=digits", "--depth=2", "--num_seeds=2", "--batch_size=64"]
 SIZES, COUNTS, EPOCHS = (4, 8, 16), (150, 300), 3
-SWEEP = [*TINY, "--widths=4,8,16", "--num_train=150,300", f"--epochs={EPOCHS}", "--criterion=0.7"]
+SWEEP = [*TINY, "--nopad_widths", "--widths=4,8,16", "--num_train=150,300", f"--epochs={EPOCHS}", "--criterion=0.7"]
 
 # Runs a study with a checkpoint after every epoch. LOG gets a line for each epoch trained; KILL is where the process
 # kills itself, as `kill -9` would at that moment; HOLD is where it stops and waits for ever.
@@ -202,7 +202,7 @@ def test_config_json_holds_every_setting(whole):
         "data_seed": 0,
         "epochs": 3, "depth": 2, "lr": 0.05, "batch_size": 64, "optimizer": "sgd", "momentum": 0.9, "criterion": 0.7,
         "schedule": "cosine", "weight_decay": 0.0, "vary": "both", "label_noise": 0.0, "strategy": "auto",
-        "evaluate": "some",
+        "evaluate": "some", "pad_widths": False,
         "data_digests": config["data_digests"], "device": config["device"], "numerics": config["numerics"],
     }  # fmt: skip
     assert len(set(config["data_digests"])) == 2
@@ -656,6 +656,25 @@ def test_killed_again_and_again_it_ends_as_if_it_never_was(run, whole, tmp_path)
     trained = log.read_text().splitlines()
     assert sorted(set(trained)) == sorted(whole[2])
     assert len(trained) == len(whole[2]) + 3
+
+
+def test_widths_in_one_program_are_the_same_to_rounding_and_resume_bit_for_bit(run, whole, tmp_path):
+    flags = [flag for flag in SWEEP if flag != "--nopad_widths"]
+    results = {}
+    for name in ("one", "two"):
+        out, log = tmp_path / name, tmp_path / f"{name}.log"
+        if name == "two":
+            assert run(*flags, out=out, log=log, kill="after save 2").returncode == -signal.SIGKILL
+        succeeded(run(*flags, out=out, log=log))
+        assert log.read_text().splitlines() == [f"mlp4-16_n{n} {e + 1}" for n in COUNTS for e in range(EPOCHS)]
+        results[name] = contents(folder_of(out))
+    assert results["one"] == results["two"]
+    alone, together = (records.read_table(folder / "runs.csv") for folder in (whole[0], folder_of(tmp_path / "one")))
+    for one, other in zip(alone, together, strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
+        assert [one[name] for name in ("num_train", "size", "seed")] == [
+            other[name] for name in ("num_train", "size", "seed")
+        ]
 
 
 def test_killed_from_outside_it_goes_on(run, whole, tmp_path):

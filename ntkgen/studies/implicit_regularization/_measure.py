@@ -77,29 +77,28 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
         tuned["own_rates"] = _rates.chosen(found["rates"])
     plan = [arm for arm in _arms.planned_arms(config, sizes, **tuned) if not config.only or arm.name in config.only]
     epochs = [arm.training.epochs for arm in plan]
+    jobs = [_job(config, network, dataset, arm) for arm in plan]
+    for job in jobs[1:]:
+        run.ahead(**job)
     with records.Progress([arm.images for arm in plan], len(config.seeds), epochs) as progress:
-        for index, arm in enumerate(plan):
+        for index, (arm, job) in enumerate(zip(plan, jobs, strict=True)):
 
-            def train_and_measure(arm: TrainingArm = arm, index: int = index) -> dict[str, Rows]:
-                own = first_images(dataset, arm.images)
-                result = run.fit(
-                    arm.name,
-                    network,
-                    own,
-                    arm.training,
-                    config.seeds,
-                    update=arm.update,
-                    probes=(arm.snapshots, pruning.snapshot),
-                    options=ensemble.Options(evaluate_at=arm.snapshots[1:]),
-                    progress=progress.part(index, arm.name),
-                )
+            def train_and_measure(arm: TrainingArm = arm, job: Any = job, index: int = index) -> dict[str, Rows]:
+                result = run.fit(**job, progress=progress.part(index, arm.name))
                 progress.measuring(index, arm.name)
-                return measure_arm(config, arm, network, own, sizes.samples, result)
+                return measure_arm(config, arm, network, job["dataset"], sizes.samples, result)
 
             for name, rows in run.kept(f"arm_{arm.name}", train_and_measure).items():
                 found[name] += rows
     run.write_json("arms.json", {arm.name: arm.describe() for arm in plan})
     return found
+
+
+def _job(config: Config, network: Any, dataset: data.Dataset, arm: TrainingArm) -> dict[str, Any]:
+    """Return the arguments of an arm's fit."""
+    given = {"name": arm.name, "model": network, "dataset": first_images(dataset, arm.images), "config": arm.training}
+    given |= {"seeds": config.seeds, "update": arm.update, "probes": (arm.snapshots, pruning.snapshot)}
+    return given | {"options": ensemble.Options(evaluate_at=arm.snapshots[1:])}
 
 
 def first_images(dataset: data.Dataset, count: int) -> data.Dataset:

@@ -75,18 +75,15 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
 def train_arms(run: records.Run, both: TwoArms, config: Config) -> dict[str, ensemble.Result]:
     """Train both arms, all seeds of each."""
     evaluate_at = sorted({max(1, config.epochs * i // EVALUATIONS) for i in range(1, EVALUATIONS + 1)})
+    options = ensemble.Options(evaluate_at=evaluate_at)
+    jobs = [(arm, both.model, both.dataset, training, config.seeds) for arm, training in both.trainings.items()]
+    for job in jobs[1:]:
+        run.ahead(*job, options=options)
     results = {}
     with records.Progress([1.0] * len(ARMS), len(config.seeds), config.epochs) as progress:
-        for index, (arm, training) in enumerate(both.trainings.items()):
-            results[arm] = run.fit(
-                arm,
-                both.model,
-                both.dataset,
-                training,
-                config.seeds,
-                progress=progress.part(index, arm.replace("_", " ")),
-                options=ensemble.Options(evaluate_at=evaluate_at),
-            )
+        for index, (arm, *given) in enumerate(jobs):
+            report = progress.part(index, arm.replace("_", " "))
+            results[arm] = run.fit(arm, *given, progress=report, options=options)
     return results
 
 

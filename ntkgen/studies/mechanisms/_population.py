@@ -60,15 +60,26 @@ def measure_all(run: records.Run, prepared: Prepared) -> Rows:
     rows: Rows = []
     # Deeper and wider networks take longer to measure, small batches and noisy labels to train.
     costs = [1.0 + arm.label_noise + 16 / arm.batch_size + arm.width * arm.depth / 512 for arm, _ in parts]
+    options = ensemble.Options(config.strategy)
+
+    def job(arm: Arm, replicate: int) -> tuple[str, Any, data.Dataset, train.Config, list[int]]:
+        """Return the arguments of an arm's fit."""
+        dataset = datasets[replicate, arm.label_noise]
+        # Seeds differ between replicates, so that a replicate is one more draw of everything.
+        seeds = [seed + config.num_seeds * replicate for seed in config.seeds]
+        model = network(config, arm, dataset.num_classes)
+        return f"{arm}_data{replicate}", model, dataset, config.training(arm), seeds
+
+    # Arms that differ in rate or noise alone share their program.
+    programs: dict[Arm, Arm] = {}
+    for arm in config.arms:
+        programs.setdefault(arm._replace(rate=0.0, label_noise=0.0), arm)
+    for arm in list(programs.values())[1:]:
+        run.ahead(*job(arm, 0), options=options)
     with records.Progress(costs, config.num_seeds, 1, unit="networks") as progress:
         for index, (arm, replicate) in enumerate(parts):
-            name = f"{arm}_data{replicate}"
-            # Seeds differ between replicates, so that a replicate is one more draw of everything.
-            seeds = [seed + config.num_seeds * replicate for seed in config.seeds]
-            dataset = datasets[replicate, arm.label_noise]
-            model = network(config, arm, dataset.num_classes)
-            training = config.training(arm)
-            result = run.fit(name, model, dataset, training, seeds, options=ensemble.Options(config.strategy))
+            name, model, dataset, training, seeds = given = job(arm, replicate)
+            result = run.fit(*given, options=options)
             trained = measure.Trained.of(model, result, training, seeds)
             columns = measured(run, name, config.measures, trained, dataset)
             loss = result.history["train_loss"][:, -1]

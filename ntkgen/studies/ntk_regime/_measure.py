@@ -43,6 +43,8 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     groups = materials.groups()
     # Dispatch costs what some 50,000 parameters do (CPU).
     costs = [(50_000 + materials.num_params(each.width)) * (3 if each.linearised else 1) for each in groups]
+    for group in groups[1:]:
+        run.ahead(**_job(materials, group))
     with records.Progress(costs, [len(each.seeds) for each in groups], config.epochs) as progress:
         for index, group in enumerate(groups):
             found = measure_group(run, materials, group, progress.part(index, group.name))
@@ -80,8 +82,11 @@ def names_first(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in (*first, *(name for name in row if name not in first))}
 
 
-def train_group(run: records.Run, materials: Materials, group: SeedGroup, report: Any) -> ensemble.Result:
-    """Return a trained group; movement is probed at the snapshots, kernels at half of them and at the start."""
+def _job(materials: Materials, group: SeedGroup) -> dict[str, Any]:
+    """Return the arguments of a group's fit.
+
+    Movement is probed at the snapshots, kernels at half of them and at the start.
+    """
     model = materials.network(group.width, group.series.limit)
     training = materials.training(group.series, group.width)
     snaps, kernel_snaps = snapshots(training.epochs)
@@ -90,11 +95,11 @@ def train_group(run: records.Run, materials: Materials, group: SeedGroup, report
         chunk=len(group.seeds),
         evaluate_at=(training.epochs,) if group.linearised else snaps,
     )
-    given: dict[str, Any] = {"progress": report, "options": options}
+    given: dict[str, Any] = {"name": group.name, "dataset": materials.dataset, "config": training, "options": options}
+    given |= {"model": Linearized(model) if group.linearised else model, "seeds": list(group.seeds)}
     if not group.linearised:
         given["probes"] = ((snaps, moved), ((0, *kernel_snaps), kernel_probe(model, materials.probe_images.x)))
-    network = Linearized(model) if group.linearised else model
-    return run.fit(group.name, network, materials.dataset, training, list(group.seeds), **given)
+    return given
 
 
 def measure_group(run: records.Run, materials: Materials, group: SeedGroup, report: Any) -> dict[str, list[Any]]:
@@ -104,7 +109,7 @@ def measure_group(run: records.Run, materials: Materials, group: SeedGroup, repo
       A row of runs.csv and the rows of drift.csv for each seed as `runs` and `paths` (none if linearised), and as
       `right` (accuracy's column, seed, digits) of what the main networks classify right.
     """
-    trained = functools.cache(lambda: train_group(run, materials, group, report))
+    trained = functools.cache(lambda: run.fit(**_job(materials, group), progress=report))
     found = run.kept(group.name, lambda: measure_trained(materials, group, trained()))
     if group.linearised:
         return found
