@@ -118,7 +118,7 @@ def neural_tangents(
 ) -> tuple[Callable[[], Any], Callable[[], dict]]:
     """Return what computes the kernel by structured derivatives, and no plan; the leaves are those of `torch_func`.
 
-    The whole kernel is one compiled program. With 1,000 samples, `nt.batch` with batches of 100 took 7 % longer on quiet
+    The whole kernel is one compiled program. With 1,000 samples, `nt.batch` in batches of 100 took 7 % longer on quiet
     cores, and a quarter less beside other jobs. It takes less memory.
     """
     import jax

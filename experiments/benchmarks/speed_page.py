@@ -253,7 +253,8 @@ def ntk(rows: Sequence[Row], about: Row) -> str:
 
 `ntk.py`: the full K x K kernel of 784-w-w-w-10 or of a CNN on 32x32x3 images, float32, each way in a process of its
 own. Every kernel of ours is certified against `vjp` before it is returned. "jacobian" is our own slow oracle.
-neural-tangents computes structured derivatives, compiled as one program, in an environment of its own with JAX 0.4.25.
+neural-tangents computes structured derivatives, compiled as one program, in an environment of its own (JAX 0.4.25 where
+--build_peers made it).
 The first call compiles; imports are not in it. Memory is the process's largest, and what the kernel added to what
 imports and weights take: importing neural-tangents loads TensorFlow.
 
