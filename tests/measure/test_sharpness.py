@@ -254,3 +254,23 @@ def test_arrays_that_a_loss_or_a_network_closes_over_may_be_replaced(problem, st
     np.testing.assert_allclose(found(), own, rtol=1e-5)
     held["scale"] = jnp.float32(1.0)
     np.testing.assert_array_equal(found(), first)
+
+
+def test_what_cannot_be_replaced_is_not_traced_at_each_call(monkeypatch):
+    model = models.MLP(3, depth=2)
+    variables = jax.vmap(lambda key: models.init(model, key, (4,)))(jax.random.split(jax.random.key(0), 2))
+    sample = jnp.ones((2, 4)), jnp.arange(2)
+    monkeypatch.setattr("ntkgen.functions.fingerprint", lambda *_: 1 / 0)
+
+    def loss(model, loss):
+        f = models.apply_fn(model, variables)
+        return measure.each_seed(measure.mean_loss, (f, variables["params"]), sample, {"loss": loss}, strategy="vmap")
+
+    assert loss(model, train.cross_entropy).shape == (2,)
+
+    class Own(models.MLP):
+        """A network of somebody else, whose code may read anything."""
+
+    for other in ((Own(3, depth=2), train.cross_entropy), (model, lambda outputs, y: train.cross_entropy(outputs, y))):
+        with pytest.raises(ZeroDivisionError):
+            loss(*other)
