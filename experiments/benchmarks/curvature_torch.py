@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from networks_torch import torch_network
 
+MOST_STEPS = 300  # of Lanczos, that the number of steps is looked for in
 SEED = 0
 PYHESSIAN = importlib.util.find_spec("pyhessian") is not None
 EIGENTHINGS = importlib.util.find_spec("hessian_eigenthings") is not None
@@ -38,12 +39,20 @@ class Case:
     """One network with carried-over weights and its samples."""
 
     def __init__(
-        self, device: str, kind: str, size: int, arrays: str, tolerance: float, max_iters: int, samples_shape: list[int]
+        self,
+        device: str,
+        kind: str,
+        size: int,
+        arrays: str,
+        tolerance: float,
+        max_iters: int,
+        pairs: int,
+        samples_shape: list[int],
     ) -> None:
         """Load weights (Flax layout, by path) and samples."""
         import torch
 
-        self.torch, self.tolerance, self.max_iters = torch, tolerance, max_iters
+        self.torch, self.tolerance, self.max_iters, self.pairs = torch, tolerance, max_iters, pairs
         stored = np.load(arrays)
         self.net = torch_network(kind, size, tuple(samples_shape))
         self._carry(stored)
@@ -55,7 +64,8 @@ class Case:
         generator = torch.Generator().manual_seed(SEED)
         self.v = [torch.randn(p.shape, generator=generator).to(device) for p in self.params]
         self._kept: Any = None
-        self.power_iters = self.lanczos_iters = 0
+        self.power_iters = 0
+        self.lanczos_iters: dict[int, int] = {}  # by number of pairs
 
     def _carry(self, stored: Any) -> None:
         from torch import nn
@@ -172,19 +182,20 @@ class Case:
             from hessian_eigenthings.algorithms.lanczos import lanczos_tridiagonal
 
             operator = self._operator()
-            size = min(100, operator.size, self.max_iters)
             start = self.torch.randn(operator.size, generator=self.torch.Generator().manual_seed(SEED)).to(self.device)
-            found = lanczos_tridiagonal(operator, start, size)
+            found = lanczos_tridiagonal(operator, start, min(MOST_STEPS, operator.size, self.max_iters))
             alphas, betas = found.alphas.double().cpu().numpy(), found.betas.double().cpu().numpy()
-            self.lanczos_iters = len(alphas)
-            for m in range(1, len(alphas)):
-                values, vectors = np.linalg.eigh(
-                    np.diag(alphas[:m]) + np.diag(betas[: m - 1], 1) + np.diag(betas[: m - 1], -1)
-                )
-                if betas[m - 1] * abs(vectors[-1, -1]) <= self.tolerance * abs(values[-1]):
-                    self.lanczos_iters = m
-                    break
+            self.lanczos_iters = {k: self._steps(alphas, betas, k) for k in (1, self.pairs)}
         return {"power_iters": self.power_iters, "lanczos_iters": self.lanczos_iters}
+
+    def _steps(self, alphas: np.ndarray, betas: np.ndarray, k: int) -> int:
+        """Return after how many Lanczos steps k pairs are good to the tolerance, or how many there are."""
+        for m in range(k, len(alphas)):
+            beside = np.diag(betas[: m - 1], 1)
+            values, vectors = np.linalg.eigh(np.diag(alphas[:m]) + beside + beside.T)
+            if (betas[m - 1] * np.abs(vectors[-1, -k:]) <= self.tolerance * np.abs(values[-k:])).all():
+                return m
+        return len(alphas)
 
     def pyhessian_top(self) -> dict[str, Any]:
         """Return the top eigenvalue to the tolerance, timed: PyHessian's power iteration, or the same written out."""
@@ -223,17 +234,26 @@ class Case:
         return {"seconds": seconds, "matvecs": iters, **self._judged([value], [self._split(vector)])}
 
     def eigenthings_lanczos(self) -> dict[str, Any]:
-        """Return it by hessian-eigenthings' Lanczos, timed, with the number of steps found beforehand."""
+        """Return the top eigenvalue by hessian-eigenthings' Lanczos, timed, with the steps found beforehand."""
+        return self._eigenthings_pairs(1)
+
+    def eigenthings_pairs(self) -> dict[str, Any]:
+        """Return as many pairs as ours by the same."""
+        return self._eigenthings_pairs(self.pairs)
+
+    def _eigenthings_pairs(self, k: int) -> dict[str, Any]:
         from hessian_eigenthings import lanczos
 
+        steps = self.lanczos_iters[k]
+
         def solve() -> Any:
-            return lanczos(
-                self._operator(), k=1, max_iter=self.lanczos_iters, which="LA", seed=SEED, reorthogonalize=True
-            )
+            return lanczos(self._operator(), k=k, max_iter=steps, which="LA", seed=SEED, reorthogonalize=True)
 
         seconds, found = self._timed(solve)
-        judged = self._judged([float(found.eigenvalues[0])], [self._split(found.eigenvectors[0])])
-        return {"seconds": seconds, "matvecs": self.lanczos_iters, **judged}
+        order = np.argsort([-float(value) for value in found.eigenvalues])
+        values = [float(found.eigenvalues[int(i)]) for i in order]
+        judged = self._judged(values, [self._split(found.eigenvectors[int(i)]) for i in order])
+        return {"seconds": seconds, "matvecs": steps, **judged}
 
 
 if __name__ == "__main__":

@@ -166,7 +166,12 @@ def test_a_stand_in_for_pyhessian_decides_no_target():
     ours.append(row("ntkgen", "top 10, Lanczos", 0.5, 30))
     for library, value in (("double backward (no PyHessian)", None), ("PyHessian", 2.0)):
         found = targets.curvature([*ours, row(library, "top, power", 0.2, 15)])
-        assert found.get(("mlp64", targets.PEER), (None,))[0] == value
+        assert found.get(("mlp64", targets.BEST), (None,))[0] == value
+    others = [row("hessian-eigenthings", *given) for given in (("top, Lanczos", 0.15), ("top 10, Lanczos", 1.0))]
+    found = targets.curvature([*ours, row("PyHessian", "top, power", 0.2, 15), *others])
+    assert found["mlp64", targets.BEST].value == pytest.approx(1.5) and found["mlp64", targets.TEN].value == 2.0
+    others[1]["residual"] = 0.1  # it gave up
+    assert ("mlp64", targets.TEN) not in targets.curvature([*ours, *others])
     lost = row("ntkgen", "top, power", 0.1, 16, residual=0.1)
     assert targets.curvature([*ours[:3], lost, ours[4]])["mlp64", targets.PRODUCTS] == (
         0.5,
