@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 LIBRARIES = ("PyHessian", "hessian-eigenthings")  # whose eigenvalues ours are compared with
+TOP = ("top, power", "top, Lanczos")  # the ways to one eigenvalue
 RESIDUAL = 1e-3  # that eigenvalues are solved to; a solver above it gave up
 
 
@@ -155,7 +156,7 @@ def curvature(rows: Sequence[Row]) -> dict[tuple[str, str], Found]:
             if library == "PyHessian" and what == "top 3, deflated":
                 found[case, THREE] = Found(float(row["seconds"]) / float(many[-1]["seconds"]))
         solved = [row for row in by.values() if row["library"] in LIBRARIES and row["what"].startswith("top")]
-        for name, own, wanted in ((BEST, ours, ("top, power", "top, Lanczos")), (TEN, many[-1], (many[-1]["what"],))):
+        for name, own, wanted in ((BEST, ours, TOP), (TEN, many[-1], (many[-1]["what"],))):
             times = [float(row["seconds"]) for row in solved if row["what"] in wanted and not gave_up(row)]
             if times:
                 found[case, name] = Found(min(times) / float(own["seconds"]))

@@ -22,6 +22,8 @@ from jax import lax
 from ntkgen.spectrum import _lanczos
 from ntkgen.typing import Array
 
+ROOM = 32  # for vectors of the search at first, a multiple of `_lanczos.BLOCK`
+GROWTH = 2  # of the room for all vectors
 MISSED = 1e-3  # probability of the bound, at most
 
 
@@ -68,7 +70,16 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
         rows = min(rows, int(state.steps) + num_iters)
     if known and int(state.steps) >= size:
         return plain
-    begun = _begin(state, value, k=k, which=which, rows=-(-(rows + 1) // _lanczos.BLOCK) * _lanczos.BLOCK)
+
+    def room(search: _Search, everything: bool) -> _Search:
+        """Take memory as steps are taken: projected operators are as large as the room for them."""
+        held = len(search.whole.basis)
+        if not everything and (held > rows or int(search.whole.steps) + 1 < held):
+            return search
+        return _padded(search, rows=_rounded(rows + 1 if everything else min(rows + 1, GROWTH * held)))
+
+    first = min(rows + 1, int(state.steps) + ROOM) if known else rows + 1
+    begun = _begin(state, value, k=k, which=which, rows=_rounded(first))
     begun = begun._replace(whole=begun.whole._replace(done=begun.whole.done | ~good))
     end = _lanczos.loop(
         op.product,
@@ -76,6 +87,7 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
         functools.partial(_step, k=k, which=which, tol=tol),
         lambda s: (s.whole.steps < rows) & ~s.whole.done,
         begun,
+        room,
     )
     if known and not bool(end.grew):
         return plain._replace(num_matvecs=end.whole.steps, complete=good & end.clear)
@@ -88,6 +100,22 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
         grown,
         plain._replace(num_matvecs=end.whole.steps, complete=grown.complete),
     )
+
+
+def _rounded(rows: int) -> int:
+    """Return a number of rows up to a multiple of `ROOM`: each is a program of its own."""
+    return -(-rows // ROOM) * ROOM
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _padded(search: _Search, *, rows: int) -> _Search:
+    """Add rows of zeros."""
+    whole = search.whole
+    basis, products, alpha, beta = (
+        jnp.pad(a, [(0, rows - len(a))] + [(0, 0)] * (a.ndim - 1))
+        for a in (whole.basis, whole.products, whole.alpha, whole.beta)
+    )
+    return search._replace(whole=_lanczos.Lanczos(basis, products, alpha, beta, whole.steps, whole.done))
 
 
 def _score(values: Array, which: str) -> Array:
