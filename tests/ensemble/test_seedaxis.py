@@ -197,7 +197,7 @@ def test_options_of_xla_are_for_unrolled_on_a_gpu_alone(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(jax, "default_backend", lambda: backend)
             patch.setattr(jax, "jit", lambda fn, **how: given.append(how["compiler_options"]) or fn)
-            assert programs._compiled(lambda layout, state: state)(ensemble.Layout(strategy), 7) == 7
+            assert programs._Compiled(lambda layout, state: state)(ensemble.Layout(strategy), 7) == 7
         (options,) = given
         assert options == programs.compiler_options(ensemble.Layout(strategy), backend)
         return options

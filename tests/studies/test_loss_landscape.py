@@ -415,7 +415,7 @@ def test_weights_carried_to_torch_give_the_same_outputs(tmp_path, monkeypatch):
     variables = {**variables, **jax.jit(lambda v: models.refit_statistics(model, v, x, len(x)))(variables)}
     leaves = {"/".join(k.key for k in path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(variables)}
     np.savez(tmp_path / "arrays.npz", x=x, y=np.arange(5), **leaves)
-    case = curvature_torch.Case("cpu", "cnn", 2, str(tmp_path / "arrays.npz"), 1e-3, 10, list(x.shape[1:]))
+    case = curvature_torch.Case("cpu", "cnn", 2, str(tmp_path / "arrays.npz"), 1e-3, 10, 2, list(x.shape[1:]))
     with torch.no_grad():
         theirs = case.net(case.x).numpy()
     ours = jax.jit(models.apply_fn(model, variables))(variables["params"], x)

@@ -13,7 +13,8 @@ from ntkgen.ensemble import programs
 from ntkgen.studies import base, double_descent, options, runner
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = dict(dataset="digits", depth=2, widths=(2, 4), num_train=100, num_seeds=2, epochs=1, batch_size=50)
+SETTINGS = dict(dataset="digits", depth=2, widths=(2, 4), num_train=100, num_seeds=2, epochs=1, batch_size=50,
+                pad_widths=False)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

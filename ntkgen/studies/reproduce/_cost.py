@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ntkgen import models
+from ntkgen import ensemble, models
 from ntkgen.studies import datasets
 
 # 25 epochs of width 512: 0.45 s for 3.7e9 products. A CNN of 4 to 32 channels: about half an
@@ -27,7 +27,7 @@ IMAGES = {
 # What a study takes where its networks cost nothing, and the passes over its images that measure one network. Both are
 # fitted to the quick run; larger networks were compared with rough times of a few long runs only, to a factor of two.
 FIXED = {
-    "double_descent": 18.0, "implicit_regularization": 40.0, "loss_landscape": 40.0, "ntk_regime": 75.0,
+    "double_descent": 12.0, "implicit_regularization": 40.0, "loss_landscape": 40.0, "ntk_regime": 75.0,
     "lottery_ticket": 22.0, "mechanisms": 52.0,
 }  # fmt: skip
 PASSES = {
@@ -100,9 +100,13 @@ def _count(facts: Mapping[str, Any]) -> int:
 
 def _double_descent(config: Any, facts: Mapping[str, Any]) -> Iterator[Training]:
     for count in facts["num_train"]:
-        for size in config.sizes:
-            cost = products(config, size, config.depth or 4)
-            yield Training(config.model, cost, count, config.batch_size, config.epochs, config.num_seeds)
+        costs = {size: int(products(config, size, config.depth or 4)) for size in config.sizes}
+        groups = [[size] for size in config.sizes]
+        if config.pad_widths:
+            groups = ensemble.width_groups(costs, count * config.epochs, config.num_seeds, config.strategy)
+        for sizes in groups:
+            seeds = config.num_seeds * len(sizes)
+            yield Training(config.model, costs[sizes[-1]], count, config.batch_size, config.epochs, seeds)
 
 
 def _implicit_regularization(config: Any, facts: Mapping[str, Any]) -> Iterator[Training]:
