@@ -93,7 +93,9 @@ def test_a_table_becomes_a_frame(first):
 def test_figures_go_where_they_are_sent_with_the_tables_behind_them(first, out, tmp_path):
     results = double_descent.run(**SETTINGS, out_dir=out, figures_dir=tmp_path / "a" / "b", say=lambda _: None)
     digest = results.folder.name.rpartition("-")[2][:8]
-    stem = f"double_descent_digits_depth2_widths2-4_num_train100_num_seeds2_epochs1_batch_size50_{digest}"
+    stem = (
+        f"double_descent_digits_depth2_widths2-4_num_train100_num_seeds2_epochs1_batch_size50_pad_widthsFalse_{digest}"
+    )
     assert results.figures == {name: tmp_path / "a" / "b" / f"{stem}_{name}.png" for name in first[0].figures}
     tables = {path.name.removeprefix(f"{stem}_") for path in (tmp_path / "a" / "b").glob("*.csv")}
     assert tables == {"summary.csv", "comparison.csv", "epochs.csv"}
