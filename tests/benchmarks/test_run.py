@@ -80,11 +80,11 @@ def test_the_page_is_made_from_tables_and_a_missed_target_is_bold(tmp_path):
     ]
     assert cells(text, "| MLP 256 | 5")[4] == "**1.59x [1.59, 1.59]**"
     assert cells(text, "| CNN 16 | 5")[4] == "1.02x [1.02, 1.02]"
-    assert cells(text, "| MLP 256 | times")[2:] == ["at least 1.7", "1.59", "**missed**"]
+    assert cells(text, "| MLP 256 | times")[2:] == ["at least 1.8", "1.59", "**missed**"]
     assert cells(text, "| CNN 16 | times")[-1] == "met" and cells(text, "| CNN 32 | times")[-1] == "not measured"
     assert cells(text, "| train an MLP")[1:] == ["0.111 s", "0.166 s (PyTorch 2.13.0 eager)"]
     assert cells(text, "| top Hessian eigenvalue, MLP")[1] == "not measured"
-    assert "* MLP 256, times PyTorch's speed: **1.59**, wanted at least 1.7" in text and "A quick run" not in text
+    assert "* MLP 256, times PyTorch's speed: **1.59**, wanted at least 1.8" in text and "A quick run" not in text
     assert "A CPU, 2 cores, 23.5 GiB" in text and "commit abc; 2026-11-27: training 1.5 min, growth 1.5 min" in text
     assert "slope 1.00 [1.00, 1.00]" in text and "(speed_growth_seeds.png)" in text
     assert "Seconds" not in plotting.title_of((tmp_path / "speed_growth_seeds.png").read_bytes())

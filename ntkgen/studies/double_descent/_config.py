@@ -1,5 +1,6 @@
 """Settings and presets of the double-descent study."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,19 @@ class Config(base.Config):
     def sizes(self) -> tuple[int, ...]:
         """Return the widths or channels."""
         return (self.channels if self.model == "cnn" else self.widths) or ()
+
+    def programs(self, num_params: Mapping[int, int], num_train: int) -> list[list[int]]:
+        """Return the sizes that share a program, each group ascending.
+
+        Args:
+          num_params: size -> learned numbers.
+          num_train: training examples.
+        """
+        if not self.pad_widths:
+            return [[size] for size in self.sizes]
+        from ntkgen import ensemble  # JAX: the command line is checked without it
+
+        return ensemble.width_groups(num_params, num_train * self.epochs, self.num_seeds, self.strategy)
 
     @property
     def size_name(self) -> str:

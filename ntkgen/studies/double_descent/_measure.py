@@ -53,16 +53,16 @@ def measure(run: records.Run, prepared: Prepared) -> dict[str, Rows]:
     """
     config, sweep = prepared.config, prepared.more
     rows, right, layouts = [], [], {}
-    parts = [(count, sizes) for count in sweep.datasets for sizes in _together(config, sweep, count)]
-    # Dispatch costs what some 50,000 parameters do (CPU); beyond that the arithmetic counts.
-    costs = [count * (50_000 + len(sizes) * sweep.num_params[sizes[-1]]) for count, sizes in parts]
+    parts = [(count, sizes) for count in sweep.datasets for sizes in config.programs(sweep.num_params, count)]
+    # Of a seed's epoch. Dispatch costs what some 50,000 parameters do (CPU), and a program's sizes share it.
+    costs = [count * (50_000 / len(sizes) + sweep.num_params[sizes[-1]]) for count, sizes in parts]
     seeds = [len(config.seeds) * len(sizes) for _, sizes in parts]
     jobs = [_job(config, sweep, *part) for part in parts]
     for job in jobs[1:]:
         run.ahead(**job.fit)
     with records.Progress(costs, seeds, config.epochs) as progress:
         for index, ((count, sizes), job) in enumerate(zip(parts, jobs, strict=True)):
-            label = f"{config.model} {'-'.join(map(str, (sizes[0], *sizes[1:][-1:])))}, {count} examples"
+            label = f"{config.model} {_span(sizes)}, {count} examples"
             result = run.fit(**job.fit, progress=progress.part(index, label))
             layouts[job.fit["name"]] = result.strategy
             dataset = sweep.datasets[count]
@@ -84,12 +84,9 @@ class _Job(NamedTuple):
     padded: ensemble.Padded | None
 
 
-def _together(config: Config, sweep: Sweep, count: int) -> list[list[int]]:
-    """Return the sizes that are trained in one program, ascending."""
-    if not config.pad_widths:
-        return [[size] for size in config.sizes]
-    params = {size: sweep.num_params[size] for size in config.sizes}
-    return ensemble.width_groups(params, count * config.epochs, len(config.seeds), config.strategy)
+def _span(sizes: list[int]) -> str:
+    """Return the sizes of one program in short: 8, or 4-64."""
+    return f"{sizes[0]}" + (f"-{sizes[-1]}" if len(sizes) > 1 else "")
 
 
 def _job(config: Config, sweep: Sweep, count: int, sizes: list[int]) -> _Job:
@@ -99,13 +96,12 @@ def _job(config: Config, sweep: Sweep, count: int, sizes: list[int]) -> _Job:
     def network(size: int) -> Any:
         return base.network(config, size, num_classes=dataset.num_classes)
 
+    name = f"{config.model}{_span(sizes)}_n{count}"
     given: dict[str, Any] = {"dataset": dataset, "config": sweep.training}
     given["options"] = ensemble.Options(config.strategy, evaluate_at=config.evaluate_at)
     if len(sizes) == 1:
-        name = f"{config.model}{sizes[0]}_n{count}"
         return _Job({"name": name, "model": network(sizes[0]), "seeds": config.seeds, **given}, None)
     padded = ensemble.Padded.of(network, sizes, dataset, sweep.training, config.seeds)
-    name = f"{config.model}{sizes[0]}-{sizes[-1]}_n{count}"
     return _Job({"name": name, "model": padded.model, "seeds": padded.seeds, "init": padded.init, **given}, padded)
 
 

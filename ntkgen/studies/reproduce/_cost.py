@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ntkgen import ensemble, models
+from ntkgen import models
 from ntkgen.studies import datasets
 
 # 25 epochs of width 512: 0.45 s for 3.7e9 products. A CNN of 4 to 32 channels: about half an
@@ -101,10 +101,7 @@ def _count(facts: Mapping[str, Any]) -> int:
 def _double_descent(config: Any, facts: Mapping[str, Any]) -> Iterator[Training]:
     for count in facts["num_train"]:
         costs = {size: int(products(config, size, config.depth or 4)) for size in config.sizes}
-        groups = [[size] for size in config.sizes]
-        if config.pad_widths:
-            groups = ensemble.width_groups(costs, count * config.epochs, config.num_seeds, config.strategy)
-        for sizes in groups:
+        for sizes in config.programs(costs, count):
             seeds = config.num_seeds * len(sizes)
             yield Training(config.model, costs[sizes[-1]], count, config.batch_size, config.epochs, seeds)
 
