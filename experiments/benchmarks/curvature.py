@@ -10,8 +10,8 @@ A network is trained for a few epochs by ntkgen; its weights and samples are car
 * the top eigenvalue to a *true* residual of 1e-3: our Lanczos and power iteration, PyHessian's power iteration,
   hessian-eigenthings' power iteration and Lanczos. Neither PyHessian nor the last stops by a true residual: how many
   iterations they need is found untimed. Ours include the linearisation, theirs the gradient's graph;
-* ten eigenpairs with residuals of 1e-3, against hessian-eigenthings' Lanczos, told how many steps that takes, and
-  PyHessian's three deflated ones at its own tolerance.
+* ten eigenpairs with residuals of 1e-3. hessian-eigenthings' Lanczos finds as many, told how many steps that takes.
+  PyHessian finds three, deflated, at its own tolerance.
 
 Torch runs on CPU in two processes, with OpenMP's defaults and with passive waiting; the faster one at products goes on
 to the eigenvalues. Errors are against scipy's `eigsh` on our float64 product. Without one of the packages
