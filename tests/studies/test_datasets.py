@@ -32,6 +32,9 @@ class NoRun:
     def kept(self, name, make):
         return make()
 
+    def ahead(self, name, model, dataset, config, seeds, **given):
+        """Compile nothing; the arguments are those of `fit`."""
+
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
