@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from ntkgen import studies
+from ntkgen import memory, studies
 from ntkgen.studies import base, options, runner
 
 flags.disclaim_key_flags()  # flags defined through this module belong to its caller, whose --help then lists them
@@ -322,6 +322,7 @@ def guarded() -> Iterator[None]:
       >>> print(said.getvalue().strip())
       error: out of memory (4 GiB); the same command goes on from what is stored
     """
+    memory.keep_freed()
     with _errors_of_the_moment(), _no_interrupt_is_lost(), _streams():
         yield
 

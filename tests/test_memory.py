@@ -68,3 +68,16 @@ def test_kernels_and_seeds_ask_the_same(monkeypatch):
     monkeypatch.setattr(memory, "total", lambda: 100)
     with pytest.raises(ValueError, match=r"memory_budget: .* got 50"):
         ntk.plan(f, params, x)
+
+
+def test_a_users_own_setting_of_the_allocator_stays(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("set"))
+    for name, value in {"MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert not memory.keep_freed()
+
+
+def test_a_c_library_without_the_setting_is_no_error(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert not memory.keep_freed()

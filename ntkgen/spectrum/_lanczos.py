@@ -15,14 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.tree_util import Partial
+from threadpoolctl import ThreadpoolController
 
 from ntkgen import functions, tree
 from ntkgen.typing import Array, Matvec, PyTree
 
 RESTARTS = 2**31 - 1  # child of seed 0's key that restarts are drawn from; no run has it
-BLOCK = 8  # basis vectors that one matrix product takes
+MUCH = 0.7  # a pass that leaves less of a vector is followed by a second one
+WHOLE = 48  # basis vectors that one matrix product takes, at most; where there is room for more,
+BLOCK = 16  # each product takes a copy of so many: rows still empty cost nothing, but a copy as much as the product
 JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
-ROOM = 16  # for basis vectors at first, a multiple of BLOCK; where one pair is wanted it mostly is enough
+ROOM = 16  # for basis vectors at first; where one pair is wanted it mostly is enough
 GROWTH = 3  # of the room for basis vectors; each size is a program of its own
 
 
@@ -74,13 +77,28 @@ def _given(leaf: Array, own: Any) -> Array:
 def flattened(matvec: Matvec, like: PyTree) -> Callable[[Array], Array]:
     """Let an operator on trees act on flat vectors (d,) of at least float32; it is given the dtypes of `like`."""
     _, unravel = tree.ravel(jax.tree.map(_at_least_single, like))
+    dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves(like))
     matvec = compiled(matvec, like)
+    if isinstance(matvec, Partial):  # one program for all
+        return functools.partial(_product, matvec, unravel=unravel, dtypes=dtypes)
+    return lambda vector: _join(matvec(_split(vector, unravel=unravel, dtypes=dtypes)), vector)
 
-    def product(vector: Array) -> Array:
-        given = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), unravel(vector), like)
-        return tree.ravel(jax.tree.map(_at_least_single, matvec(given)))[0].astype(vector.dtype)
 
-    return product
+@functools.partial(jax.jit, static_argnames=("unravel", "dtypes"))
+def _product(matvec: Partial, vector: Array, *, unravel: Callable, dtypes: tuple) -> Array:
+    return _join(matvec(_split(vector, unravel=unravel, dtypes=dtypes)), vector)
+
+
+@functools.partial(jax.jit, static_argnames=("unravel", "dtypes"))
+def _split(vector: Array, *, unravel: Callable, dtypes: tuple) -> PyTree:
+    tree = unravel(vector)
+    leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+@jax.jit
+def _join(result: PyTree, vector: Array) -> Array:
+    return tree.ravel(jax.tree.map(_at_least_single, result))[0].astype(vector.dtype)
 
 
 def _at_least_single(leaf: Array) -> Array:
@@ -88,21 +106,15 @@ def _at_least_single(leaf: Array) -> Array:
 
 
 def compiled(matvec: Matvec, like: PyTree) -> Matvec:
-    """Compile a plain function; pass on what was compiled already, whose compilation then serves many calls.
+    """Make a plain function a `Partial`, which is compiled; pass on what is one, or is compiled already.
 
-    Arrays that a plain function reads from outside are those of this call (`functions.freeze`).
+    One compilation serves many calls. Arrays that a plain function reads from outside are those of this call
+    (`functions.freeze`).
     """
-    if isinstance(matvec, Partial):
-        return functools.partial(_apply, matvec)
     inner: Any = matvec
-    while isinstance(inner, functools.partial):
+    while isinstance(inner, functools.partial) and not isinstance(inner, Partial):
         inner = inner.func
-    return matvec if hasattr(inner, "lower") else functools.partial(_apply, functions.freeze(matvec, like))
-
-
-@jax.jit
-def _apply(matvec: Partial, v: PyTree) -> PyTree:
-    return matvec(v)
+    return matvec if isinstance(matvec, Partial) or hasattr(inner, "lower") else functions.freeze(matvec, like)
 
 
 def loop(
@@ -118,10 +130,17 @@ def loop(
     first = product(vector(state))
     if isinstance(first, jax.core.Tracer):
         return lax.while_loop(more, lambda s: advance(s, product(vector(s))), room(state, True))
-    state = advance(room(state, False), first)
-    while more(state):
-        state = advance(room(state, False), product(vector(state)))
+    # A step's eigenproblem is small. On it LAPACK's threads gain nothing, and they spin on into the next product.
+    with _lapack().limit(limits=1, user_api="blas"):
+        state = advance(room(state, False), first)
+        while more(state):
+            state = advance(room(state, False), product(vector(state)))
     return state
+
+
+@functools.cache  # to look for the libraries takes milliseconds
+def _lapack() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def stack(function: Callable, xs: Array) -> Any:
@@ -206,9 +225,9 @@ def iterate(
         if not whole and (rows > size or int(state.steps) + 1 < rows):  # the next step writes the row after its own
             return state
         wanted = size if whole else min(size, max(k, ROOM if rows < ROOM else GROWTH * rows))
-        rows = -(-wanted // BLOCK) * BLOCK
-        basis, products = _padded(state.basis, rows), _padded(state.products, rows if keep_products else 0)
-        alpha, beta = (_padded(leaf, min(size, rows)) for leaf in (state.alpha, state.beta))
+        rows = rounded(wanted)
+        basis, products = resized(state.basis, rows), resized(state.products, rows if keep_products else 0)
+        alpha, beta = (resized(leaf, min(size, rows)) for leaf in (state.alpha, state.beta))
         return Lanczos(basis, products, alpha, beta, *state[4:])
 
     return loop(
@@ -221,10 +240,19 @@ def iterate(
     )
 
 
+def rounded(rows: int) -> int:
+    """Return a number of rows up to a multiple of `BLOCK`, where blocks are what `orthogonal_part` takes."""
+    return rows if rows <= WHOLE else -(-rows // BLOCK) * BLOCK
+
+
+def resized(array: Array, rows: int) -> Array:
+    """Drop rows, or add rows of zeros."""
+    return array if len(array) == rows else _resized(array, rows)
+
+
 @functools.partial(jax.jit, static_argnames="rows")  # one buffer: new memory is what this costs
-def _padded(array: Array, rows: int) -> Array:
-    """Add rows of zeros."""
-    return jnp.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1))
+def _resized(array: Array, rows: int) -> Array:
+    return jnp.pad(array[:rows], [(0, max(0, rows - len(array)))] + [(0, 0)] * (array.ndim - 1))
 
 
 @jax.jit
@@ -239,14 +267,14 @@ def _lanczos_step(state: Lanczos, product: Array, goal: Any, k: int, which: str,
     basis, products, alpha, beta, j, _ = state
     products = products.at[j].set(product) if len(products) else products
     alpha = alpha.at[j].set(dot(basis[j], product))
-    w = orthogonal_part(basis, product, j)
+    w = following(basis, product, j, alpha[j], jnp.where(j > 0, beta[j - 1], 0.0))
     length = jnp.linalg.norm(w)
     # What is left of an invariant subspace is the rounding of products as large as the operator.
     exhausted = length <= 10 * jnp.finfo(w.dtype).eps * jnp.maximum(jnp.max(jnp.abs(alpha)), jnp.max(beta))
     length = jnp.where(exhausted, 0.0, length)
     beta = beta.at[j].set(length)
-    following = lax.cond(exhausted, lambda: fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
-    basis = basis.at[j + 1].set(following, mode="drop")
+    next_row = lax.cond(exhausted, lambda: fresh(basis, j), lambda: w / jnp.where(exhausted, 1.0, length))
+    basis = basis.at[j + 1].set(next_row, mode="drop")
     broken = ~jnp.isfinite(length)  # the product is not finite, and nothing after it would be
     state = Lanczos(basis, products, alpha, beta, j + 1, broken)
     if not judged:
@@ -256,16 +284,37 @@ def _lanczos_step(state: Lanczos, product: Array, goal: Any, k: int, which: str,
     return state._replace(done=broken | jnp.all(estimate <= goal * jnp.abs(value)))
 
 
+def following(basis: Array, product: Array, j: Array, alpha: Array, beta: Array) -> Array:
+    """Return the part (d,) of a product that lies outside rows 0 ... j.
+
+    Args:
+      basis: (m, d), rows orthonormal.
+      product: (d,), the operator times row j.
+      j: () row.
+      alpha: () row j times the product.
+      beta: () length that row j had before it was normalised; 0 where it is a fresh one.
+    """
+    # The recurrence first: what a pass over all rows then takes away tells whether another one is needed.
+    w = product - alpha * basis[j] - beta * basis[jnp.maximum(j - 1, 0)]
+    return orthogonal_part(basis, w, j)
+
+
 def orthogonal_part(basis: Array, w: Array, j: Array) -> Array:
-    """Subtract twice what lies in rows 0 ... j, block by block so that rows still empty cost nothing."""
+    """Subtract what lies in rows 0 ... j; rows after them are zero.
+
+    A second time where the first took much away: what rounding left of it is then no longer small beside the rest
+    (Daniel, Gragg, Kaufman and Stewart 1976, Math. Comp. 30).
+    """
+    block = len(basis) if len(basis) <= WHOLE else BLOCK
+    blocks = j // block + 1
 
     def subtract(i: Array, w: Array) -> Array:
-        rows = lax.dynamic_slice_in_dim(basis, i * BLOCK, BLOCK)
+        rows = basis if block == len(basis) else lax.dynamic_slice_in_dim(basis, i * block, block)
         return w - dot(dot(rows, w), rows)
 
-    for _ in range(2):
-        w = lax.fori_loop(0, j // BLOCK + 1, subtract, w)
-    return w
+    once = lax.fori_loop(0, blocks, subtract, w)
+    much = jnp.linalg.norm(once) < MUCH * jnp.linalg.norm(w)
+    return lax.fori_loop(0, jnp.where(much, blocks, 0), subtract, once)
 
 
 def fresh(basis: Array, j: Array) -> Array:

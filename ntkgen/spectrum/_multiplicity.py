@@ -1,19 +1,21 @@
 r"""A search for eigenpairs that Lanczos iteration from one start vector cannot see: those of multiple eigenvalues.
 
-With B the basis that was built, a fresh random vector orthogonal to B begins Lanczos iteration of (I - B^T B) H
-(I - B^T B). An eigenvector that the first start did not hold is an eigenvector of this operator, too. Let theta be its
-largest Ritz value after j steps and d its dimension. For a random start Kuczynski and Wozniakowski (1992, SIAM J.
-Matrix Anal. Appl. 13, theorem 4.2) give, for any spectrum,
+With B the basis that was built, a fresh random vector q orthogonal to B begins Lanczos iteration of (I - B^T B) H
+(I - B^T B). An eigenvector u that the first start did not hold is an eigenvector of this operator, too. The first j
+steps give orthonormal polynomials p_0 ... p_j of the masses that q has on all eigenvectors. For each of them the
+inequality of Christoffel, Markov and Stieltjes says
 
-    P(lambda_max - theta > eps (lambda_max - lambda_min)) <= 1.648 sqrt(d) exp(-sqrt(eps) (2 j - 1)).
+    <q, u>^2 <= 1 / K_j(x),    K_j(x) = p_0(x)^2 + ... + p_j(x)^2,    x the eigenvalue of u,
 
-So after few steps nothing is left beyond the k-th value, unless it is close to theta. Otherwise steps go on until theta
-itself has converged. What lies beyond the k-th value is taken up by Rayleigh and Ritz over all vectors, and the search
-begins anew.
+whatever the spectrum (Golub and Meurant 2010, Matrices, Moments and Quadrature, chapter 2), and K_j grows beyond the
+largest Ritz value. A random q in d dimensions has <q, u>^2 <= t with probability at most sqrt(2 d t / pi). So once
+K_j is large at the k-th value, a larger one was missed with a small probability at most: steps end. Where a Ritz value
+lies beyond the k-th, steps go on until it has converged. It is taken up by Rayleigh and Ritz over all vectors, and the
+search begins anew.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +25,9 @@ from ntkgen.spectrum import _lanczos
 from ntkgen.typing import Array
 
 ROOM = 32  # for vectors of the search at first, a multiple of `_lanczos.BLOCK`
+SPARE = 8  # rows that the first start left free, so that the search begins in them: new memory is what room costs
 GROWTH = 2  # of the room for all vectors
-MISSED = 1e-3  # probability of the bound, at most
+MISSED = 1e-3  # probability that an eigenvalue beyond the k-th was not seen, at most
 
 
 class Found(NamedTuple):
@@ -41,10 +44,29 @@ class _Search(NamedTuple):
     whole: _lanczos.Lanczos  # all rows; alpha and beta are those of the search of the moment
     begun: Array  # () rows before it
     level: Array  # () score of the k-th pair
-    low: Array  # () smallest Ritz value, of the score's orientation
-    high: Array  # () largest
+    scale: Array  # () largest magnitude of a Ritz value
+    polynomials: "Polynomials"
     grew: Array  # () whether a pair was taken up
     clear: Array  # () nothing is left
+
+
+class Polynomials(NamedTuple):
+    """The orthonormal polynomials of a Lanczos iteration at a few points."""
+
+    last: Array  # (points,) p_{j-1}
+    now: Array  # (points,) p_j
+    kernel: Array  # (points,) p_0^2 + ... + p_j^2
+
+    @classmethod
+    def begin(cls, points: int, dtype: Any) -> "Polynomials":
+        """Return p_0 = 1."""
+        one = jnp.ones(points, dtype)
+        return cls(jnp.zeros_like(one), one, one)
+
+    def advance(self, points: Array, alpha: Array, before: Array, beta: Array) -> "Polynomials":
+        """Take a step of the recurrence: alpha and beta (both ()) of this step, `before` the beta of the last one."""
+        after = ((points - alpha) * self.now - before * self.last) / beta
+        return Polynomials(self.now, after, self.kernel + after**2)
 
 
 def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k: int, which: str, tol: float) -> Found:
@@ -78,8 +100,12 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
             return search
         return _padded(search, rows=_rounded(rows + 1 if everything else min(rows + 1, GROWTH * held)))
 
+    held = len(state.basis)
     first = min(rows + 1, int(state.steps) + ROOM) if known else rows + 1
-    begun = _begin(state, value, k=k, which=which, rows=_rounded(first))
+    first = held if known and held - int(state.steps) >= SPARE else _rounded(first)
+    basis, products = (_lanczos.resized(a, first) for a in (state.basis, state.products))
+    projected = state._replace(basis=basis[:0], products=products[:0])
+    begun = _begin(basis, products, projected, value, which=which)
     begun = begun._replace(whole=begun.whole._replace(done=begun.whole.done | ~good))
     end = _lanczos.loop(
         op.product,
@@ -122,19 +148,26 @@ def _score(values: Array, which: str) -> Array:
     return {"LA": values, "SA": -values, "LM": jnp.abs(values)}[which]
 
 
-@functools.partial(jax.jit, static_argnames=("k", "which", "rows"))
-def _begin(state: _lanczos.Lanczos, value: Array, *, k: int, which: str, rows: int) -> _Search:
-    basis, products = (leaf[: min(rows, len(leaf))] for leaf in (state.basis, state.products))
-    basis, products = (jnp.pad(leaf, [(0, rows - len(leaf)), (0, 0)]) for leaf in (basis, products))
-    # The row after the last step is no vector of the basis yet.
-    basis = jnp.where((jnp.arange(rows) < state.steps)[:, None], basis, 0.0)
+@functools.partial(jax.jit, static_argnames="which", donate_argnums=(0, 1))
+def _begin(basis: Array, products: Array, state: _lanczos.Lanczos, value: Array, *, which: str) -> _Search:
+    basis = basis.at[state.steps].set(0.0, mode="drop")  # no vector of the basis yet
     basis = basis.at[state.steps].set(_lanczos.fresh(basis, state.steps), mode="drop")
     ritz = jnp.linalg.eigvalsh(_lanczos.tridiagonal(state))
-    inside = jnp.where(jnp.arange(len(ritz)) < state.steps, ritz, ritz[0])
-    empty = jnp.zeros(rows, basis.dtype)
+    scale = jnp.max(jnp.where(jnp.arange(len(ritz)) < state.steps, jnp.abs(ritz), 0.0))
+    empty = jnp.zeros(len(basis), basis.dtype)
     whole = _lanczos.Lanczos(basis, products, empty, empty, state.steps, jnp.zeros((), bool))
     no = jnp.zeros((), bool)
-    return _Search(whole, state.steps, jnp.min(_score(value, which)), jnp.min(inside), jnp.max(inside), no, no)
+    level = jnp.min(_score(value, which))
+    return _Search(whole, state.steps, level, scale, _polynomials(which, basis.dtype), no, no)
+
+
+def _points(level: Array, which: str) -> Array:
+    """Return the values of this score."""
+    return {"LA": jnp.stack([level]), "SA": jnp.stack([-level]), "LM": jnp.stack([level, -level])}[which]
+
+
+def _polynomials(which: str, dtype: Any) -> Polynomials:
+    return Polynomials.begin(2 if which == "LM" else 1, dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("k", "which", "tol"), donate_argnums=0)
@@ -143,43 +176,47 @@ def _step(state: _Search, product: Array, *, k: int, which: str, tol: float) -> 
     j = i - state.begun  # steps of this search before
     products = products.at[i].set(product)
     alpha = alpha.at[j].set(_lanczos.dot(basis[i], product))
-    w = _lanczos.orthogonal_part(basis, product, i)
+    before = jnp.where(j > 0, beta[j - 1], 0.0)
+    w = _lanczos.following(basis, product, i, alpha[j], before)
     length = jnp.linalg.norm(w)
-    scale = jnp.maximum(jnp.abs(state.low), jnp.abs(state.high))
-    exhausted = length <= 10 * jnp.finfo(w.dtype).eps * scale
+    exhausted = length <= 10 * jnp.finfo(w.dtype).eps * state.scale
     length = jnp.where(exhausted, 0.0, length)
     beta = beta.at[j].set(length)
     inner = _lanczos.Lanczos(basis, products, alpha, beta, j + 1, state.whole.done)
     values, vectors = jnp.linalg.eigh(_lanczos.tridiagonal(inner))
-    mine = jnp.arange(len(values)) < j + 1
-    scores = jnp.where(mine, _score(values, which), -jnp.inf)
+    scores = jnp.where(jnp.arange(len(values)) < j + 1, _score(values, which), -jnp.inf)
     best = jnp.argmax(scores)
     top, estimate = scores[best], length * jnp.abs(vectors[j, best])
     settled = estimate <= tol * jnp.maximum(jnp.abs(top), state.level)
-    beyond = top > state.level + tol * jnp.abs(state.level)
+    limit = state.level + tol * jnp.abs(state.level)
+    beyond = top > limit
     broken = ~jnp.isfinite(length)
-    low = jnp.minimum(state.low, jnp.min(jnp.where(mine, values, jnp.inf)))
-    high = jnp.maximum(state.high, jnp.max(jnp.where(mine, values, -jnp.inf)))
-    clear = ~broken & ~beyond & (settled | _certain(state.level, top, low, high, j + 1, len(product), which))
+    polynomials = state.polynomials.advance(_points(limit, which), alpha[j], before, length)
+    clear = ~broken & ~beyond & (settled | (missed(jnp.min(polynomials.kernel), len(product)) <= MISSED))
     found = settled & beyond
     nothing_left = i + 1 >= len(product)
-    following = lax.cond(
+    next_row = lax.cond(
         exhausted | found, lambda: _lanczos.fresh(basis, i), lambda: w / jnp.where(exhausted, 1.0, length)
     )
-    basis = basis.at[i + 1].set(following, mode="drop")
+    basis = basis.at[i + 1].set(next_row, mode="drop")
     done = broken | clear | nothing_left
     whole = _lanczos.Lanczos(basis, products, alpha, beta, i + 1, done)
     take = found | nothing_left
     level = lax.cond(take, lambda: _level(whole, k, which), lambda: state.level)
     begun = jnp.where(found, i + 1, state.begun)
-    return _Search(whole, begun, level, low, high, state.grew | take, clear | (nothing_left & ~broken))
+    anew = _polynomials(which, basis.dtype)
+    polynomials = jax.tree.map(lambda new, old: jnp.where(found, new, old), anew, polynomials)
+    return _Search(whole, begun, level, state.scale, polynomials, state.grew | take, clear | (nothing_left & ~broken))
 
 
-def _certain(level: Array, top: Array, low: Array, high: Array, steps: Array, size: int, which: str) -> Array:
-    """Return whether a value of at least `level` would have shown up, by the theorem above."""
-    opposite = {"LA": -low, "SA": high, "LM": jnp.maximum(high, -low)}[which]
-    eps = jnp.maximum(level - top, 0.0) / (level + opposite)
-    return 1.648 * jnp.sqrt(size) * jnp.exp(-jnp.sqrt(eps) * (2 * steps - 1)) <= MISSED
+def missed(kernel: Array, size: int) -> Array:
+    """Return a bound () on the probability that a random start of this dimension did not show an eigenvalue.
+
+    Args:
+      kernel: K_j () at the eigenvalue, as `Polynomials` has it.
+      size: dimension d of the operator.
+    """
+    return jnp.sqrt(2 * size / (jnp.pi * kernel))
 
 
 def _coordinates(whole: _lanczos.Lanczos, k: int, which: str) -> tuple[Array, Array]:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_curvature as oracle
+import threadpoolctl
 from hypothesis import strategies as st
 
 from ntkgen import curvature, spectrum, train
-from ntkgen.spectrum import _estimates
+from ntkgen.spectrum import _estimates, _lanczos
 
 D = 40
 SPECTRA = {
@@ -185,6 +186,31 @@ def test_no_ghosts_in_float32():
     found = spectrum.lanczos(jax.jit(lambda v: matrix @ v), jnp.ones(200), 100, 5)
     np.testing.assert_allclose(found.value[:4], [1000, 100, 50, 20], rtol=1e-4)
     assert found.value[4] < 1.01
+
+
+@pytest.mark.parametrize("steps", [40, 150])  # one matrix product for all rows, and one for each block of rows
+def test_basis_stays_orthonormal_in_float32(steps):
+    values = np.concatenate([np.linspace(0, 1, 196), [20, 50, 100, 1000]])
+    matrix = jnp.asarray(oracle.symmetric(values), jnp.float32)
+    op = _lanczos.FlatOperator.of(jax.tree_util.Partial(jnp.matmul, matrix), jnp.ones(200), steps, None)
+    state = _lanczos.iterate(op, steps)
+    basis = np.asarray(state.basis[: int(state.steps)], float)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(steps), rtol=0, atol=1e-6)
+
+
+def test_threads_of_lapack_are_as_before_and_one_meanwhile():
+    """More of them spin on after a small eigenproblem and slow the next product."""
+    controller = threadpoolctl.ThreadpoolController().select(user_api="blas")
+    meanwhile = []
+
+    def matvec(v):
+        jax.debug.callback(lambda: meanwhile.extend(library["num_threads"] for library in controller.info()))
+        return jnp.arange(1.0, 6.0) * v
+
+    with controller.limit(limits=2):
+        spectrum.lanczos(matvec, jnp.ones(5), 4)
+        assert {library["num_threads"] for library in controller.info()} == {2}
+    assert {2, 1} >= set(meanwhile) and 1 in meanwhile  # the first product begins before
 
 
 def test_a_warm_start_costs_less(x64):
