@@ -5,8 +5,6 @@ import ctypes
 import os
 from pathlib import Path
 
-import jax
-
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of glibc's settings, in its malloc.h
 KEPT = 512 * 2**20  # bytes of freed memory that stay with the process, at most
 SHARE = 0.5  # of the memory, that one kernel or one chunk of seeds may plan to use
@@ -23,6 +21,8 @@ def total() -> int:
       >>> memory.total() > 0
       True
     """
+    import jax  # not before it is needed: the command line is checked without JAX
+
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit:
         return int(limit)

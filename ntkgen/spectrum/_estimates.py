@@ -158,10 +158,10 @@ def lanczos(
     """Find k eigenpairs at an end of the spectrum by Lanczos iteration with full reorthogonalisation.
 
     Each new vector is freed of the basis B, v - B^T (B v), by two matrix products, and once more where that took much
-    away, so that no ghost copies come up. One start sees one vector of each eigenspace. So where k > 1 and all pairs have converged, a fresh random vector
-    orthogonal to all others begins a search in the complement: multiple eigenvalues are found as often as they occur
-    (`_multiplicity`), or `complete` is False. Memory: two vectors for each step, taken as steps are (inside `jit`: for
-    all num_iters, twice as many where k > 1).
+    away, so that no ghost copies come up. One start sees one vector of each eigenspace. So where k > 1 and all pairs
+    have converged, a fresh random vector orthogonal to all others begins a search in the complement: multiple
+    eigenvalues are found as often as they occur (`_multiplicity`), or `complete` is False. Memory: two vectors for each
+    step, taken as steps are (inside `jit`: for all num_iters, twice as many where k > 1).
 
     Operators of half precision (bfloat16, float16) are given vectors rounded to it. Everything else is float32, vectors
     included, and each residual costs a product of its own.
