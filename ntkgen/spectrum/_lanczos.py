@@ -91,9 +91,9 @@ def _product(matvec: Partial, vector: Array, *, unravel: Callable, dtypes: tuple
 
 @functools.partial(jax.jit, static_argnames=("unravel", "dtypes"))
 def _split(vector: Array, *, unravel: Callable, dtypes: tuple) -> PyTree:
-    tree = unravel(vector)
-    leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(tree), dtypes, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    split = unravel(vector)
+    leaves = [leaf.astype(dtype) for leaf, dtype in zip(jax.tree.leaves(split), dtypes, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(split), leaves)
 
 
 @jax.jit
