@@ -17,7 +17,7 @@ from ntkgen.functions._frozen import (
     programs,
     refuse_replaced,
 )
-from ntkgen.functions._independence import QUICK_TO_COMPILE, dependence, require_independence, rounding_tolerance
+from ntkgen.functions._independence import dependence, require_independence, rounding_tolerance
 from ntkgen.functions._modules import (
     Evaluation,
     forward_train,
@@ -29,10 +29,10 @@ from ntkgen.functions._modules import (
     whole,
 )
 from ntkgen.functions._networks import check_network
+from ntkgen.functions._quick import quick_jit
 from ntkgen.functions._restrict import restrict
 
 __all__ = [
-    "QUICK_TO_COMPILE",
     "SWITCHES",
     "Evaluation",
     "Function",
@@ -50,6 +50,7 @@ __all__ = [
     "needed",
     "parameters",
     "programs",
+    "quick_jit",
     "refit_statistics",
     "refuse_replaced",
     "require_independence",

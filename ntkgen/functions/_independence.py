@@ -3,7 +3,6 @@
 Per-sample quantities (kernels, products in chunks) are not defined otherwise: batch norm in training mode, dropout.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -11,15 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from ntkgen.functions._quick import quick_jit
 from ntkgen.typing import Array, PyTree
 
 # Roundings by which derivatives may differ in other company, since sums may be ordered differently; and at most so much
 # of them, or in half precision nothing would be too much.
 INDEPENDENCE, APART = 1000, 0.1
-
-# XLA options: the older way to compile for a CPU. It takes 40 % less for a CNN. Its code is about as fast: a kernel of
-# an MLP the same, one of a CNN and few samples up to 5 % slower. No other backend reads it.
-QUICK_TO_COMPILE: dict[str, bool | int | str] = {"xla_cpu_use_fusion_emitters": False}
 
 _passed: set[tuple] = set()  # fingerprints and shapes
 
@@ -162,7 +158,7 @@ def _one_array(out: PyTree) -> Array:
     return leaves[0] if len(leaves) == 1 else jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], 1)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@quick_jit
 def _slope(f: Partial, params: PyTree, x: PyTree, i: int) -> tuple[Array, PyTree]:
     """Give all outputs, and the gradient of a sum of sample i's with unequal weights."""
     out, pullback = jax.vjp(lambda p: _one_array(f(p, x)), params)
@@ -170,7 +166,7 @@ def _slope(f: Partial, params: PyTree, x: PyTree, i: int) -> tuple[Array, PyTree
     return out, pullback(jax.lax.dynamic_update_index_in_dim(jnp.zeros_like(out), weights, i, 0))[0]
 
 
-@functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+@quick_jit
 def _apart(gradient: PyTree, other: PyTree, weight: float) -> Array:
     """Give the largest entry of gradient - weight * other."""
     apart = jax.tree.map(lambda a, b: jnp.abs(a - weight * b).max().astype(float), gradient, other)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 
-from ntkgen.functions import QUICK_TO_COMPILE, rounding_tolerance
+from ntkgen.functions import quick_jit, rounding_tolerance
 from ntkgen.ntk._layers import Call, Group, Structure, Use, Window, watch
 from ntkgen.typing import Apply, Array, PyTree
 
@@ -35,7 +35,7 @@ class Pairs(NamedTuple):
 Factors = tuple[Any, ...]  # of Pairs, or of Jacobians (n, k, entries)
 
 
-@functools.partial(jax.jit, static_argnums=1, compiler_options=QUICK_TO_COMPILE)
+@functools.partial(quick_jit, static_argnums=1)
 def factors(f: Partial, structure: Structure, params: PyTree, x: PyTree, v: Array) -> tuple[Factors, Array, Array]:
     """Take the factors of the kernel for a tile of samples, with their certificate.
 
