@@ -11,7 +11,7 @@ import jax
 OPTIONS: dict[str, bool | int | str] = {"xla_cpu_use_fusion_emitters": False}
 
 
-def quick_jit(function: Callable, **settings: Any) -> Callable:
+def quick_jit(function: Callable, **settings: Any) -> "Quick":
     """Return `jax.jit(function, **settings)`, for programs whose compilation takes longer than their runs.
 
     Example:
@@ -19,16 +19,29 @@ def quick_jit(function: Callable, **settings: Any) -> Callable:
       >>> functions.quick_jit(lambda x, n: n * x, static_argnums=1)(2.0, 3).item()
       6.0
     """
+    return Quick(function, settings)
 
-    @functools.cache
-    def program() -> Callable:
-        return jax.jit(function, compiler_options=OPTIONS if known() else None, **settings)
 
-    @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        return program()(*args)
+class Quick:
+    """A jitted function; XLA is asked for its options at the first call, not where the function is defined."""
 
-    return call
+    def __init__(self, function: Callable, settings: dict[str, Any]) -> None:
+        """Keep what `jax.jit` is given."""
+        self.function, self.settings = function, settings
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The function as `jax.jit` returns it."""
+        return jax.jit(self.function, compiler_options=OPTIONS if known() else None, **self.settings)
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the program."""
+        return self.program(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """Lower the program, as that of `jax.jit`."""
+        return self.program.lower(*args)
 
 
 @functools.cache
