@@ -85,7 +85,7 @@ def time_case(kind: str, size: int) -> list[Row]:
         row["difference"] = float(np.max(np.abs(found[name].value / reference - 1)))
         rows.append(row)
         print(
-            f"{row['case']:8} {name:10} {row['seeds']:3} seeds {timing.spread(turns)} s, "
+            f"{row['case']:8} {source:13} {name:10} {row['seeds']:3} seeds {timing.spread(turns)} s, "
             f"{row['to_one']:5.2f} times one, first call {first:.1f} s; {row['matvecs']} products at most, largest "
             f"residual {row['residual']:.1e}, differs by {row['difference']:.1e}",
             flush=True,

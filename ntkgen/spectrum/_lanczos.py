@@ -22,8 +22,8 @@ from ntkgen.typing import Array, Matvec, PyTree
 
 RESTARTS = 2**31 - 1  # child of seed 0's key that restarts are drawn from; no run has it
 MUCH = 0.7  # a pass that leaves less of a vector is followed by a second one
-WHOLE = 48  # basis vectors that one matrix product takes, at most; where there is room for more,
-BLOCK = 16  # each product takes a copy of so many: rows still empty cost nothing, but a copy as much as the product
+WHOLE = 48  # rows: a basis with room for no more is one matrix product, empty rows included
+BLOCK = 16  # rows of a larger basis that one product takes; empty blocks cost nothing, but each block is copied first
 JUST_BELOW = 0.9  # of the tolerance: an estimated residual differs from the measured one by rounding
 ROOM = 16  # for basis vectors at first; where one pair is wanted it mostly is enough
 GROWTH = 3  # of the room for basis vectors; each size is a program of its own

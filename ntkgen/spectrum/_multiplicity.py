@@ -65,6 +65,7 @@ class Polynomials(NamedTuple):
 
     def advance(self, points: Array, alpha: Array, before: Array, beta: Array) -> "Polynomials":
         """Take a step of the recurrence: alpha and beta (both ()) of this step, `before` the beta of the last one."""
+        beta = jnp.where(beta > 0, beta, 1.0)  # 0 ends a search, and nobody asks any more
         after = ((points - alpha) * self.now - before * self.last) / beta
         return Polynomials(self.now, after, self.kernel + after**2)
 
@@ -74,7 +75,7 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
 
     Args:
       op: the operator.
-      state: of Lanczos iteration, products kept.
+      state: of Lanczos iteration, products kept. Its arrays are used up where numbers are known.
       num_iters: steps that the search may take.
       k: pairs wanted; 1 needs no search, since a multiple value is that value.
       which: "LA", "SA" or "LM".
@@ -98,7 +99,9 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
         held = len(search.whole.basis)
         if not everything and (held > rows or int(search.whole.steps) + 1 < held):
             return search
-        return _padded(search, rows=_rounded(rows + 1 if everything else min(rows + 1, GROWTH * held)))
+        wanted = _rounded(rows + 1 if everything else min(rows + 1, GROWTH * held))
+        basis, products, alpha, beta = (_lanczos.resized(array, wanted) for array in search.whole[:4])
+        return search._replace(whole=_lanczos.Lanczos(basis, products, alpha, beta, *search.whole[4:]))
 
     held = len(state.basis)
     first = min(rows + 1, int(state.steps) + ROOM) if known else rows + 1
@@ -131,17 +134,6 @@ def search(op: _lanczos.FlatOperator, state: _lanczos.Lanczos, num_iters: int, k
 def _rounded(rows: int) -> int:
     """Return a number of rows up to a multiple of `ROOM`: each is a program of its own."""
     return -(-rows // ROOM) * ROOM
-
-
-@functools.partial(jax.jit, static_argnames="rows")
-def _padded(search: _Search, *, rows: int) -> _Search:
-    """Add rows of zeros."""
-    whole = search.whole
-    basis, products, alpha, beta = (
-        jnp.pad(a, [(0, rows - len(a))] + [(0, 0)] * (a.ndim - 1))
-        for a in (whole.basis, whole.products, whole.alpha, whole.beta)
-    )
-    return search._replace(whole=_lanczos.Lanczos(basis, products, alpha, beta, whole.steps, whole.done))
 
 
 def _score(values: Array, which: str) -> Array:
